@@ -1,0 +1,7 @@
+//! npyfs: a filesystem in which any program grows one NumPy array by writing files.
+
+#[macro_use]
+pub mod error;
+pub mod npy;
+
+pub use error::{Error, Result};

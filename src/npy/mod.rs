@@ -1,0 +1,1 @@
+//! The `.npy` format, pure: bytes in, values out, no I/O.

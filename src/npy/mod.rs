@@ -1,1 +1,22 @@
 //! The `.npy` format, pure: bytes in, values out, no I/O.
+//!
+//! What numpy writes and reads is defined in `numpy/lib/format.py`; what other writers make of it
+//! is told apart here once, so that the engine only ever compares meanings. Nothing in this folder
+//! panics on any input, and every refusal is a [`HeaderError`] with a sentence of its own.
+
+pub mod dtype;
+pub mod error;
+pub mod header;
+pub mod literal;
+pub mod published;
+pub mod reverse;
+pub mod swap;
+
+#[cfg(test)]
+pub(crate) mod strategy;
+
+pub use dtype::Dtype;
+pub use error::HeaderError;
+pub use header::{Header, MAX_HEADER, Prefix};
+//pub use published::{Published, Steps};
+pub use swap::Swap;

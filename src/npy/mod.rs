@@ -18,5 +18,5 @@ pub(crate) mod strategy;
 pub use dtype::Dtype;
 pub use error::HeaderError;
 pub use header::{Header, MAX_HEADER, Prefix};
-//pub use published::{Published, Steps};
+pub use published::{Published, Steps};
 pub use swap::Swap;

@@ -258,10 +258,10 @@ fn encoding_writes_what_numpy_writes() {
     assert_eq!(text("'f8'", &[2, 3]), (1, 128, plain.into()));
     let plain = "{'descr': '|b1', 'fortran_order': False, 'shape': (7,), }";
     assert_eq!(text("'?'", &[7]), (1, 128, plain.into()));
-    // numpy 2 leaves 21 digits of room for the first dimension; with 31 characters of descr that
-    // and the newline reach 128, and then it adds another 64.
-    let fits = format!("[('{}', '<f8')]", "x".repeat(14));
-    let over = format!("[('{}', '<f8')]", "x".repeat(15));
+    // numpy leaves 21 digits of room for the first dimension. Where that and the newline reach
+    // the boundary exactly, it adds another 64 bytes.
+    let fits = format!("[('{}', '<f8')]", "x".repeat(29));
+    let over = format!("[('{}', '<f8')]", "x".repeat(30));
     let (_, fits, _) = text(&fits, &[2, 3]);
     let (_, over, _) = text(&over, &[2, 3]);
     assert_eq!((fits, over), (128, 192));

@@ -2,6 +2,8 @@
 
 #[macro_use]
 pub mod error;
+#[path = "dataset/convert.rs"]
+pub mod convert;
 pub mod npy;
 
 pub use error::{Error, Result};

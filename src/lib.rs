@@ -3,5 +3,6 @@
 #[macro_use]
 pub mod error;
 pub mod npy;
+pub mod sys;
 
 pub use error::{Error, Result};

@@ -10,6 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::sys::statfs::statfs;
 
 /// The filesystem type of our mounts.
 pub(crate) const FSTYPE: &str = "fuse.npyfs";
@@ -109,9 +110,10 @@ fn topmost(stack: Vec<Entry>) -> Option<Entry> {
         .find(|entry| !covered.contains(&entry.id))
 }
 
-/// Whether the mount at this path has lost its daemon.
+/// Whether the mount at this path has lost its daemon. The answer to stat(2) may be cached from
+/// when it lived, that to statfs(2) never is.
 pub(crate) fn is_dead(path: &Path) -> bool {
-    fs::metadata(path).is_err_and(|error| lost(&error))
+    statfs(path).is_err_and(|errno| errno == Errno::ENOTCONN)
 }
 
 fn lost(error: &io::Error) -> bool {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -31,7 +32,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         });
     }
     let daemon = daemon_of(&path);
-    match attach::unmount(&path, false) {
+    match unmount_idle(&path) {
         Ok(()) => {}
         Err(error) if error.errno() == Errno::EBUSY => {
             return Err(Failure::new(
@@ -62,6 +63,17 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Exit::Busy,
         format!("{shown} is unmounted, but its daemon (process {pid}) still runs"),
     ))
+}
+
+/// Unmounts, unless it stays in use: what has just been closed may be held for a moment more.
+fn unmount_idle(path: &Path) -> npyfs::Result<()> {
+    for _ in 0..20 {
+        match attach::unmount(path, false) {
+            Err(error) if error.errno() == Errno::EBUSY => sleep(Duration::from_millis(20)),
+            other => return other,
+        }
+    }
+    attach::unmount(path, false)
 }
 
 fn check_ours(path: &Path) -> Result<(), Failure> {

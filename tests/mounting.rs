@@ -13,7 +13,9 @@ use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::{Mount, User, eventually, is_alive, is_mounted, kill, npyfs, parked, refusal, run};
+use common::{
+    Mount, User, eventually, force_unmount, is_alive, is_mounted, kill, npyfs, parked, refusal, run,
+};
 use tempfile::TempDir;
 
 /// A store and a mount point that nothing is mounted on yet.
@@ -77,7 +79,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if is_mounted(&self.mountpoint()) {
-            run(Command::new("umount").arg("-l").arg(self.mountpoint()));
+            force_unmount(&self.mountpoint());
             assert!(std::thread::panicking(), "a mount was left behind");
         }
     }
@@ -628,5 +630,7 @@ fn the_harness_notices_a_daemon_that_died() {
     }
     let mount = Mount::new();
     kill(mount.pid(), "KILL");
-    run(Command::new("umount").arg("-l").arg(mount.path("")));
+    let dead = || fs::read_dir(mount.path("")).is_err();
+    assert!(eventually(Duration::from_secs(5), dead));
+    run(&mut umount(&mount.path("")));
 }

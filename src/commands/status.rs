@@ -1,7 +1,7 @@
 //! `npyfs status`: what each dataset's `.npyfs/status.json` says, as a table or as JSON.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -24,6 +24,7 @@ type Status = Map<String, Value>;
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let mut found = Vec::new();
+    let mut text = String::new();
     match &args.path {
         Some(path) => {
             let path = mountinfo::canonical(path)
@@ -36,24 +37,29 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                 unmounted(&path, &mut found)?;
             }
         }
-        None => all_mounts(args.json, &mut found)?,
+        None => text = all_mounts(&mut found)?,
     }
     if args.json {
         let found = found.into_iter().map(Value::Object).collect();
-        println!("{:#}", Value::Array(found));
+        text = format!("{:#}\n", Value::Array(found));
     } else if !found.is_empty() {
-        print!("{}", table(&found));
+        text.push_str(&table(&found));
     }
-    Ok(())
+    match io::stdout().write_all(text.as_bytes()) {
+        // `npyfs status | head -1` has what it wanted.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.or_exit(Exit::Failed, || "cannot print".into()),
+    }
 }
 
-/// The datasets of every mount; a line about each mount itself, for people.
-fn all_mounts(json: bool, found: &mut Vec<Status>) -> Result<(), Failure> {
+/// The datasets of every mount, and a line about each mount itself.
+fn all_mounts(found: &mut Vec<Status>) -> Result<String, Failure> {
+    let mut text = String::new();
     let mut mounts =
         mountinfo::read().or_exit(Exit::Failed, || "cannot read the table of mounts".into())?;
     mounts.retain(Entry::is_npyfs);
-    if mounts.is_empty() && !json {
-        println!("no npyfs mounts");
+    if mounts.is_empty() {
+        text.push_str("no npyfs mounts\n");
     }
     for mount in mounts {
         let at = mount.mountpoint.display();
@@ -69,11 +75,10 @@ fn all_mounts(json: bool, found: &mut Vec<Status>) -> Result<(), Failure> {
                 Err(failure) => failure.message,
             }
         };
-        if !json {
-            println!("{} on {at}: {state}", mount.store().display());
-        }
+        let store = mount.store().display();
+        text.push_str(&format!("{store} on {at}: {state}\n"));
     }
-    Ok(())
+    Ok(text)
 }
 
 /// The datasets at and below a directory of a mount, in order of name.

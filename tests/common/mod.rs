@@ -22,7 +22,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 pub use need::{User, missing, python, skip};
-pub use process::{eventually, is_alive, is_mounted, kill, npyfs, parked, run};
+pub use process::{eventually, force_unmount, is_alive, is_mounted, kill, npyfs, parked, run};
 
 /// `require!(fuse)`, `require!(root)`, `require!(fusermount3)`, `require!(python)`,
 /// `require!(PROGRAM)`: ends the test as skipped, with the reason, where that is missing.
@@ -208,7 +208,7 @@ impl Mount {
     pub fn crash(&mut self) {
         kill(self.pid, "KILL");
         assert!(self.wait_for_end(), "the daemon outlived SIGKILL");
-        run(Command::new("umount").arg("-l").arg(&self.mountpoint));
+        force_unmount(&self.mountpoint);
         self.running = false;
     }
 
@@ -363,7 +363,7 @@ impl Mount {
         }
         if is_mounted(&self.mountpoint) {
             problems.push("the mount was left behind".into());
-            run(Command::new("umount").arg("-l").arg(&self.mountpoint));
+            force_unmount(&self.mountpoint);
         }
         if !self.wait_for_end() {
             problems.push(format!("the daemon (process {}) was left behind", self.pid));

@@ -50,6 +50,20 @@ pub fn kill(pid: i32, signal: &str) {
         .arg(pid.to_string()));
 }
 
+/// Takes a mount away, whatever state it is in.
+pub fn force_unmount(mountpoint: &Path) {
+    let by_root = Command::new("umount")
+        .arg("-l")
+        .arg(mountpoint)
+        .output()
+        .unwrap();
+    if !by_root.status.success() {
+        run(Command::new("fusermount3")
+            .args(["-u", "-z"])
+            .arg(mountpoint));
+    }
+}
+
 /// Runs a command that must succeed.
 #[track_caller]
 pub fn run(command: &mut Command) -> Output {

@@ -7,6 +7,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, unused_imports)]
 
 mod need;
+mod place;
 mod process;
 
 use std::cell::RefCell;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 pub use need::{User, missing, python, skip};
+pub use place::{Place, try_mount, umount};
 pub use process::{eventually, force_unmount, is_alive, is_mounted, kill, npyfs, parked, run};
 
 /// `require!(fuse)`, `require!(root)`, `require!(fusermount3)`, `require!(python)`,

@@ -5,5 +5,6 @@ pub mod error;
 #[path = "dataset/convert.rs"]
 pub mod convert;
 pub mod npy;
+pub mod sys;
 
 pub use error::{Error, Result};

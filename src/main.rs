@@ -1,3 +1,24 @@
 //! Arguments to command to exit code.
 
-fn main() {}
+mod cli;
+mod commands;
+mod daemon;
+mod exit;
+mod mountinfo;
+mod placeholder;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let command = match cli::parse(std::env::args_os().collect()) {
+        Ok(command) => command,
+        Err(error) => error.exit(),
+    };
+    match command.run() {
+        Ok(()) => ExitCode::from(exit::Exit::Ok as u8),
+        Err(failure) => {
+            eprintln!("npyfs: {failure}");
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}

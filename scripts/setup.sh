@@ -1,0 +1,75 @@
+# What the scripts need of the machine; sourced by them from the root of the repository.
+# Installs only what is missing, so a second run changes nothing. Everything that is not a package
+# or the test user lies under target/.
+
+NPYFS_PYTHON="$PWD/target/venv/bin/python"
+NPYFS_TEST_USER=npyfs-test
+export NPYFS_PYTHON
+
+say() { printf '== %s\n' "$*" >&2; }
+have() { command -v "$1" >/dev/null 2>&1; }
+is_root() { [ "$(id -u)" -eq 0 ]; }
+
+install_packages() {
+    is_root || { say "not root, so not installed: $*"; return 0; }
+    say "installing $*"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# The Debian package of each program that is not there.
+setup_packages() {
+    local wanted=() program package
+    while read -r program package; do
+        have "$program" || wanted+=("$package")
+    done <<'LIST'
+fusermount3 fuse3
+rsync rsync
+gcc gcc
+mkfs.xfs xfsprogs
+python3 python3
+LIST
+    # gcc alone brings no headers.
+    [ -e /usr/include/stdio.h ] || wanted+=(libc6-dev)
+    if ((${#wanted[@]})); then
+        install_packages "${wanted[@]}"
+    fi
+}
+
+setup_rust() {
+    local part
+    have cargo || { say "cargo is missing: install Rust (see rust-version in Cargo.toml)"; return 1; }
+    for part in fmt clippy; do
+        cargo "$part" --version >/dev/null 2>&1 || { say "cargo $part is missing"; return 1; }
+    done
+}
+
+# numpy, in a virtual environment of its own.
+setup_venv() {
+    if "$NPYFS_PYTHON" -c 'import numpy' 2>/dev/null; then
+        return 0
+    fi
+    say "making target/venv"
+    rm -rf target/venv
+    mkdir -p target
+    if ! python3 -m venv target/venv >/dev/null 2>&1; then
+        # Debian keeps venv in a package of its own.
+        install_packages python3-venv
+        rm -rf target/venv
+        /usr/bin/python3 -m venv target/venv
+    fi
+    "$NPYFS_PYTHON" -m pip install --quiet numpy
+}
+
+# The user that tests mount as, and a /dev/fuse open to it as udev makes it.
+setup_user() {
+    is_root || return 0
+    if ! id "$NPYFS_TEST_USER" >/dev/null 2>&1; then
+        say "making the user $NPYFS_TEST_USER"
+        useradd --system --no-create-home --shell /usr/sbin/nologin "$NPYFS_TEST_USER"
+    fi
+    if [ -c /dev/fuse ] && [ "$(stat -c %a /dev/fuse)" != 666 ]; then
+        say "opening /dev/fuse to all users"
+        chmod 666 /dev/fuse
+    fi
+}

@@ -1,0 +1,348 @@
+//! The command line: every way of calling the program ends in one of the same few structs.
+//!
+//! Three forms of mounting fold into [`MountArgs`]: `npyfs mount STORE MOUNTPOINT`,
+//! `mount.npyfs STORE MOUNTPOINT -o ...` (mount(8) and fstab), and `npyfs STORE MOUNTPOINT -o ...`
+//! (mount.fuse3, for `mount -t fuse.npyfs`). A word of `-o` that nobody knows is refused by name.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, FromArgMatches, Parser};
+
+use crate::commands::Command;
+use crate::exit;
+
+/// A filesystem in which any program grows one NumPy array by writing .npy files.
+#[derive(Parser, Debug)]
+#[command(name = "npyfs", version, after_help = exit::help(), subcommand_required = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How mount(8) calls: the letters are its own, not ours.
+#[derive(Parser, Debug)]
+#[command(name = "mount.npyfs", version, after_help = exit::help())]
+struct HelperCli {
+    /// The directory that keeps the datasets
+    store: PathBuf,
+    /// Where to show them
+    mountpoint: PathBuf,
+    /// Tolerate unknown mount options
+    #[arg(short = 's')]
+    sloppy: bool,
+    /// Check everything, but do not mount
+    #[arg(short = 'f')]
+    fake: bool,
+    /// Accepted: there is no mtab to write
+    #[arg(short = 'n')]
+    no_mtab: bool,
+    /// Accepted
+    #[arg(short = 'v')]
+    verbose: bool,
+    /// Accepted: the type that mount(8) was asked for
+    #[arg(short = 't', value_name = "TYPE")]
+    fstype: Option<String>,
+    #[arg(short = 'o', value_name = "OPT[,OPT...]", value_delimiter = ',')]
+    words: Vec<String>,
+}
+
+/// What to mount, where and how.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct MountArgs {
+    /// The directory that keeps the datasets
+    pub(crate) store: PathBuf,
+    /// Where to show them
+    pub(crate) mountpoint: PathBuf,
+    /// Stay in the foreground
+    #[arg(short, long)]
+    pub(crate) foreground: bool,
+    /// Mount options: those of mount(8) (ro, noexec, allow_other, nofail, ...), and each long
+    /// option below without its dashes
+    #[arg(short = 'o', value_name = "OPT[,OPT...]", value_delimiter = ',')]
+    words: Vec<String>,
+    /// Append the daemon's log to this file (a background daemon has no other place for it)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tuning: Tuning,
+    #[command(flatten)]
+    pub(crate) flags: MountFlags,
+    /// Only check that the mount would be tried.
+    #[arg(skip)]
+    pub(crate) fake: bool,
+}
+
+/// npyfs's own options.
+#[derive(Args, Clone, Debug, Default, PartialEq)]
+pub(crate) struct Tuning {
+    /// Let chunks, data.npy and whole datasets be removed
+    #[arg(long)]
+    pub(crate) allow_delete: bool,
+    /// Serve data.npy through the page cache, also where mappings could go to the store's file
+    #[arg(long)]
+    pub(crate) cached: bool,
+    /// Threads that answer the kernel
+    #[arg(long, value_name = "N", default_value = "2", value_parser = parse_threads)]
+    pub(crate) threads: usize,
+    /// How often unsynced datasets are synced
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) sync_interval: Option<Duration>,
+    /// How much refused data is kept, per dataset
+    #[arg(long, value_name = "BYTES[K|M|G|T]", value_parser = parse_size)]
+    pub(crate) rejected_limit: Option<u64>,
+    /// How much memory chunks in flight may take
+    #[arg(long, value_name = "BYTES[K|M|G|T]", value_parser = parse_size)]
+    pub(crate) memory_limit: Option<u64>,
+}
+
+/// What the kernel is told about the mount.
+#[derive(Args, Clone, Debug, Default, PartialEq)]
+pub(crate) struct MountFlags {
+    #[arg(skip)]
+    pub(crate) read_only: bool,
+    #[arg(skip)]
+    pub(crate) no_exec: bool,
+    #[arg(skip)]
+    pub(crate) suid: bool,
+    #[arg(skip)]
+    pub(crate) dev: bool,
+    /// Let other users in (file modes are always checked)
+    #[arg(long)]
+    pub(crate) allow_other: bool,
+}
+
+impl MountArgs {
+    /// Moves the words of `-o` into the fields that they stand for.
+    fn fold(&mut self, sloppy: bool) -> Result<(), String> {
+        for word in std::mem::take(&mut self.words) {
+            match self.apply(&word) {
+                Ok(()) => {}
+                Err(_) if sloppy => {}
+                Err(message) => return Err(message),
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, word: &str) -> Result<(), String> {
+        let (name, value) = match word.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (word, None),
+        };
+        match (name, value) {
+            ("rw", None) => self.flags.read_only = false,
+            ("ro", None) => self.flags.read_only = true,
+            ("exec", None) => self.flags.no_exec = false,
+            ("noexec", None) => self.flags.no_exec = true,
+            ("suid", None) => self.flags.suid = true,
+            ("nosuid", None) => self.flags.suid = false,
+            ("dev", None) => self.flags.dev = true,
+            ("nodev", None) => self.flags.dev = false,
+            ("allow_other", None) => self.flags.allow_other = true,
+            // Modes are always checked, and access times are never kept.
+            ("default_permissions" | "atime" | "noatime" | "relatime", None) => {}
+            // For fstab and the programs that read it.
+            ("defaults" | "auto" | "noauto" | "nouser" | "users" | "owner" | "group", None) => {}
+            ("async" | "diratime" | "nodiratime" | "nofail" | "_netdev" | "", None) => {}
+            ("user" | "comment", _) => {}
+            (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
+            _ => return self.apply_own(name, value, word),
+        }
+        Ok(())
+    }
+
+    /// The words that are long options too, with either dash.
+    fn apply_own(&mut self, name: &str, value: Option<&str>, word: &str) -> Result<(), String> {
+        let tuning = &mut self.tuning;
+        let told = |error: String| format!("mount option '{word}': {error}");
+        match (name.replace('_', "-").as_str(), value) {
+            ("allow-delete", None) => tuning.allow_delete = true,
+            ("cached", None) => tuning.cached = true,
+            ("threads", Some(value)) => tuning.threads = parse_threads(value).map_err(told)?,
+            ("sync-interval", Some(value)) => {
+                tuning.sync_interval = Some(parse_seconds(value).map_err(told)?);
+            }
+            ("rejected-limit", Some(value)) => {
+                tuning.rejected_limit = Some(parse_size(value).map_err(told)?);
+            }
+            ("memory-limit", Some(value)) => {
+                tuning.memory_limit = Some(parse_size(value).map_err(told)?);
+            }
+            ("log-file", Some(value)) => self.log_file = Some(value.into()),
+            _ => return Err(format!("unknown mount option '{word}'")),
+        }
+        Ok(())
+    }
+}
+
+fn parse_threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(threads @ 1..=64) => Ok(threads),
+        _ => Err("must be a number from 1 to 64".into()),
+    }
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .filter(|interval| !interval.is_zero())
+        .ok_or_else(|| "must be a number of seconds above 0".into())
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.char_indices().next_back() {
+        Some((at, 'k' | 'K')) => (&text[..at], 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 30),
+        Some((at, 't' | 'T')) => (&text[..at], 40),
+        _ => (text, 0),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(|| "must be a number of bytes, or one with K, M, G or T behind it".into())
+}
+
+/// The command that these arguments (the program's name first) ask for.
+///
+/// # Errors
+/// clap's, which `--help` and `--version` are too: `error.exit()` prints and ends.
+pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Command, clap::Error> {
+    if called_by_mount(&arguments) {
+        let form = HelperCli::try_parse_from(arguments)?;
+        let mut args = MountArgs {
+            store: form.store,
+            mountpoint: form.mountpoint,
+            foreground: false,
+            words: form.words,
+            log_file: None,
+            tuning: Tuning {
+                threads: 2,
+                ..Tuning::default()
+            },
+            flags: MountFlags::default(),
+            fake: form.fake,
+        };
+        args.fold(form.sloppy).map_err(usage::<HelperCli>)?;
+        return Ok(Command::Mount(args));
+    }
+    let matches = Cli::command().try_get_matches_from(arguments)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    if let Command::Mount(args) = &mut cli.command {
+        args.fold(false).map_err(usage::<Cli>)?;
+    }
+    Ok(cli.command)
+}
+
+/// By our name as mount(8)'s helper, or with a path where a subcommand stands.
+fn called_by_mount(arguments: &[OsString]) -> bool {
+    let name = arguments
+        .first()
+        .and_then(|name| Path::new(name).file_name());
+    let path = |argument: &OsString| argument.as_encoded_bytes().contains(&b'/');
+    name.is_some_and(|name| name == "mount.npyfs")
+        || (arguments.len() >= 3 && path(&arguments[1]) && path(&arguments[2]))
+}
+
+fn usage<C: CommandFactory>(message: String) -> clap::Error {
+    C::command().error(ErrorKind::InvalidValue, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn try_mount(line: &str) -> Result<MountArgs, String> {
+        let arguments = line.split(' ').map(OsString::from).collect();
+        match parse(arguments).map_err(|error| error.to_string())? {
+            Command::Mount(args) => Ok(args),
+            other => panic!("{line} is {other:?}"),
+        }
+    }
+
+    fn mount(line: &str) -> MountArgs {
+        try_mount(line).unwrap()
+    }
+
+    #[test]
+    fn clap_finds_no_fault_with_the_definitions() {
+        Cli::command().debug_assert();
+        HelperCli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_word_and_its_long_option_mean_the_same() {
+        let words = mount(
+            "npyfs mount s m -o allow_delete,cached,threads=3 \
+             -o sync-interval=0.5,rejected_limit=2K,memory-limit=1G,allow_other",
+        );
+        let options = mount(
+            "npyfs mount s m --allow-delete --cached --threads 3 --sync-interval=0.5 \
+             --rejected-limit=2048 --memory-limit=1024M --allow-other",
+        );
+        assert_eq!(words.tuning, options.tuning);
+        assert_eq!(words.flags, options.flags);
+        assert_eq!(words.tuning.rejected_limit, Some(2048));
+    }
+
+    #[test]
+    fn the_three_calling_forms_agree() {
+        let forms = [
+            "npyfs mount /s /m -o ro,nosuid,x-systemd.automount,_netdev",
+            "/sbin/mount.npyfs /s /m -n -o ro,nosuid,nofail,user=ann,comment=x",
+            "npyfs /s /m -o ro,nodev,suid,dev,nosuid,nodev",
+        ];
+        for form in forms {
+            let args = mount(form);
+            assert_eq!(args.store, Path::new("/s"), "{form}");
+            assert_eq!(args.tuning.threads, 2, "{form}");
+            assert!(args.flags.read_only && !args.flags.suid, "{form}");
+            assert!(!args.foreground && !args.fake, "{form}");
+        }
+        assert!(mount("mount.npyfs /s /m -f").fake);
+    }
+
+    #[test]
+    fn words_that_cannot_be_are_refused_by_name() {
+        for (line, said) in [
+            (
+                "npyfs mount s m -o ro,noatim",
+                "unknown mount option 'noatim'",
+            ),
+            ("npyfs mount s m -o ro=1", "unknown mount option 'ro=1'"),
+            (
+                "npyfs mount s m -o threads=0",
+                "'threads=0': must be a number from 1 to 64",
+            ),
+            (
+                "npyfs mount s m -o memory-limit=1Q",
+                "'memory-limit=1Q': must be a number of bytes",
+            ),
+            (
+                "npyfs mount s m -o sync-interval=nan",
+                "'sync-interval=nan': must be a number",
+            ),
+            (
+                "mount.npyfs /s /m -o remount",
+                "unknown mount option 'remount'",
+            ),
+        ] {
+            let error = try_mount(line).unwrap_err();
+            assert!(error.contains(said), "{line}: {error}");
+        }
+        mount("mount.npyfs /s /m -s -o never-heard-of");
+    }
+
+    #[test]
+    fn sizes_do_not_overflow() {
+        assert_eq!(parse_size("16777215T"), Ok(16_777_215 << 40));
+        assert!(parse_size("16777216T").is_err());
+        assert!(parse_size("").is_err());
+        assert!(parse_size("K").is_err());
+    }
+}

@@ -1,0 +1,31 @@
+//! The subcommands. A further one is a file here and a line in each of the two lists below.
+
+mod mount;
+mod status;
+mod umount;
+
+use clap::Subcommand;
+
+use crate::cli::MountArgs;
+use crate::exit::Failure;
+
+/// What the program was asked to do.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Show a store's datasets at a mount point
+    Mount(MountArgs),
+    /// End a mount and wait for its daemon
+    Umount(umount::Args),
+    /// Show the datasets of all mounts, of a mount, of a directory
+    Status(status::Args),
+}
+
+impl Command {
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        match self {
+            Command::Mount(args) => mount::run(args),
+            Command::Umount(args) => umount::run(&args),
+            Command::Status(args) => status::run(&args),
+        }
+    }
+}

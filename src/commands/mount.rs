@@ -1,0 +1,165 @@
+//! `npyfs mount`: everything that can be refused is refused here, before a daemon exists.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use env_logger::{Builder, Env, Target};
+use nix::unistd::{AccessFlags, access};
+
+use crate::cli::{MountArgs, Tuning};
+use crate::daemon::{self, Plan, Served, signals};
+use crate::exit::{Exit, Failure, OrExit};
+use crate::mountinfo;
+use crate::placeholder::Placeholder;
+
+pub(crate) fn run(args: MountArgs) -> Result<(), Failure> {
+    let store = check_store(&args.store, args.flags.read_only)?;
+    let mountpoint = check_mountpoint(&args.mountpoint)?;
+    check_apart(&store, &mountpoint)?;
+    if args.fake {
+        return Ok(());
+    }
+    let log_file = args.log_file.as_deref().map(open_log).transpose()?;
+    let plan = Plan {
+        store,
+        mountpoint,
+        flags: args.flags,
+        threads: args.tuning.threads,
+    };
+    let make = || build(&plan, &args.tuning);
+    // Before the fork and before any thread: a signal that comes while the mount is being made
+    // waits, and then ends it.
+    signals::block().or_exit(Exit::Failed, || "cannot block signals".into())?;
+    if args.foreground {
+        start_log(log_file, "info");
+        daemon::serve(&plan, make, || Ok(()))
+    } else {
+        daemon::background::start(|ready| {
+            // The terminal is the parent's: it is told of trouble only.
+            let level = if log_file.is_some() { "info" } else { "warn" };
+            start_log(log_file, level);
+            daemon::serve(&plan, make, || ready.report())
+        })
+    }
+}
+
+/// The filesystem and how to close it. Runs in the daemon, where threads may start.
+///
+/// INTEGRATION: the one place to swap. `Store::open(&plan.store, npyfs::store::Options { .. })?`,
+/// `Fs::new(store.clone(), npyfs::fs::Options { .. })`, `Adapter::new(fs)`; `close` is
+/// `move || store.close()`.
+fn build(plan: &Plan, tuning: &Tuning) -> npyfs::Result<Served<Placeholder>> {
+    log::debug!("{:?}, {tuning:?}", plan.flags);
+    Ok(Served {
+        filesystem: Placeholder,
+        close: Box::new(|| Ok(())),
+    })
+}
+
+/// `RUST_LOG` decides what is logged; without it, `level` and what is worse.
+fn start_log(file: Option<File>, level: &str) {
+    let mut builder = Builder::from_env(Env::default().default_filter_or(level));
+    if let Some(file) = file {
+        builder.target(Target::Pipe(Box::new(file)));
+    }
+    builder.init();
+}
+
+fn open_log(path: &Path) -> Result<File, Failure> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .or_exit(Exit::Usage, || {
+            format!("cannot write to the log file {}", path.display())
+        })
+}
+
+fn check_store(path: &Path, read_only: bool) -> Result<PathBuf, Failure> {
+    let shown = path.display();
+    let refuse = |why: String| Err(Failure::new(Exit::Store, why));
+    let store = match fs::canonicalize(path) {
+        Ok(store) => store,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return refuse(format!("{shown} does not exist: make the store first"));
+        }
+        Err(error) => return refuse(format!("cannot use {shown} as a store: {error}")),
+    };
+    if !store.is_dir() {
+        return refuse(format!("{shown} is not a directory"));
+    }
+    if let Err(error) = fs::read_dir(&store) {
+        return refuse(format!("cannot read the store {shown}: {error}"));
+    }
+    if let Err(error) = access(&store, AccessFlags::X_OK) {
+        return refuse(format!("cannot search the store {shown}: {error}"));
+    }
+    if !read_only && let Err(error) = access(&store, AccessFlags::W_OK) {
+        return refuse(format!(
+            "cannot write to the store {shown} ({error}): mount it with -o ro"
+        ));
+    }
+    if fs::symlink_metadata(store.join("data.npy")).is_ok() {
+        return refuse(format!(
+            "{shown} is a dataset, not a store of datasets: mount the directory above it"
+        ));
+    }
+    Ok(store)
+}
+
+/// The canonical mount point, with a dead mount of ours taken away.
+fn check_mountpoint(path: &Path) -> Result<PathBuf, Failure> {
+    let shown = path.display();
+    let refuse = |why: String| Err(Failure::new(Exit::MountPoint, why));
+    let mountpoint = match mountinfo::canonical(path) {
+        Ok(mountpoint) => mountpoint,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return refuse(format!("{shown} does not exist: make the directory first"));
+        }
+        Err(error) => return refuse(format!("cannot mount at {shown}: {error}")),
+    };
+    loop {
+        let here = mountinfo::at(&mountpoint)
+            .or_exit(Exit::Failed, || "cannot read the table of mounts".into())?;
+        match here {
+            Some(entry) if mountinfo::is_dead(&mountpoint) => {
+                if !entry.is_npyfs() {
+                    return refuse(format!(
+                        "{shown} has a dead mount of type {}: unmount it first",
+                        entry.fstype
+                    ));
+                }
+                daemon::attach::unmount(&mountpoint, true).or_exit(Exit::MountPoint, || {
+                    format!("cannot clear the dead mount at {shown}")
+                })?;
+            }
+            Some(entry) if entry.is_npyfs() => {
+                return refuse(format!(
+                    "{shown} already is a mount of {}: end it with npyfs umount",
+                    entry.store().display()
+                ));
+            }
+            _ => break,
+        }
+    }
+    if !mountpoint.is_dir() {
+        return refuse(format!("{shown} is not a directory"));
+    }
+    Ok(mountpoint)
+}
+
+/// A store must not be seen through its own mount, nor hidden by it.
+fn check_apart(store: &Path, mountpoint: &Path) -> Result<(), Failure> {
+    let (shown, at) = (store.display(), mountpoint.display());
+    let why = if store == mountpoint {
+        format!("the store and the mount point are the same directory, {shown}")
+    } else if store.starts_with(mountpoint) {
+        format!("the store {shown} is inside the mount point {at}: the mount would hide it")
+    } else if mountpoint.starts_with(store) {
+        format!("the mount point {at} is inside the store {shown}: it would be a dataset of itself")
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(Exit::MountPoint, why))
+}

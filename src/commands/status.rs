@@ -1,0 +1,230 @@
+//! `npyfs status`: what each dataset's `.npyfs/status.json` says, as a table or as JSON.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::umount::pid_of;
+use crate::exit::{Exit, Failure, OrExit};
+use crate::mountinfo::{self, Entry};
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// A mount point, a store, a dataset or a directory of datasets [default: all mounts]
+    path: Option<PathBuf>,
+    /// Print an array of objects, one a dataset
+    #[arg(long)]
+    json: bool,
+}
+
+/// A dataset's status.json, with its `path` added.
+type Status = Map<String, Value>;
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let mut found = Vec::new();
+    let mut text = String::new();
+    match &args.path {
+        Some(path) => {
+            let path = mountinfo::canonical(path)
+                .or_exit(Exit::NotMounted, || path.display().to_string())?;
+            let mount = mountinfo::containing(&path)
+                .or_exit(Exit::Failed, || "cannot read the table of mounts".into())?;
+            if mount.is_some_and(|mount| mount.is_npyfs()) {
+                collect(&path, &mut found)?;
+            } else {
+                unmounted(&path, &mut found)?;
+            }
+        }
+        None => text = all_mounts(&mut found)?,
+    }
+    if args.json {
+        let found = found.into_iter().map(Value::Object).collect();
+        text = format!("{:#}\n", Value::Array(found));
+    } else if !found.is_empty() {
+        text.push_str(&table(&found));
+    }
+    match io::stdout().write_all(text.as_bytes()) {
+        // `npyfs status | head -1` has what it wanted.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.or_exit(Exit::Failed, || "cannot print".into()),
+    }
+}
+
+/// The datasets of every mount, and a line about each mount itself.
+fn all_mounts(found: &mut Vec<Status>) -> Result<String, Failure> {
+    let mut text = String::new();
+    let mut mounts =
+        mountinfo::read().or_exit(Exit::Failed, || "cannot read the table of mounts".into())?;
+    mounts.retain(Entry::is_npyfs);
+    if mounts.is_empty() {
+        text.push_str("no npyfs mounts\n");
+    }
+    for mount in mounts {
+        let at = mount.mountpoint.display();
+        let state = if mountinfo::is_dead(&mount.mountpoint) {
+            "dead: npyfs umount clears it".into()
+        } else {
+            match collect(&mount.mountpoint, found) {
+                Ok(()) => match pid_of(&mount.mountpoint) {
+                    Some(pid) => format!("served by process {pid}"),
+                    None => "served".into(),
+                },
+                // Somebody else's mount, which not even root may look into without allow_other.
+                Err(failure) => failure.message,
+            }
+        };
+        let store = mount.store().display();
+        text.push_str(&format!("{store} on {at}: {state}\n"));
+    }
+    Ok(text)
+}
+
+/// The datasets at and below a directory of a mount, in order of name.
+fn collect(directory: &Path, found: &mut Vec<Status>) -> Result<(), Failure> {
+    let shown = directory.display();
+    let failed = || format!("cannot read {shown}");
+    match fs::read(directory.join(".npyfs/status.json")) {
+        Ok(text) => {
+            let mut status: Status = serde_json::from_slice(&text)
+                .or_exit(Exit::Failed, || format!("{shown}/.npyfs/status.json"))?;
+            status.insert("path".into(), shown.to_string().into());
+            found.push(status);
+        }
+        // The root of a mount is no dataset; nor is a file that was named.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound) => {}
+        Err(error) => return Err(error).or_exit(Exit::Failed, failed),
+    }
+    let mut below = Vec::new();
+    for entry in fs::read_dir(directory).or_exit(Exit::Failed, failed)? {
+        let entry = entry.or_exit(Exit::Failed, failed)?;
+        if entry.file_type().or_exit(Exit::Failed, failed)?.is_dir() {
+            below.push(entry.path());
+        }
+    }
+    below.sort();
+    below.iter().try_for_each(|below| collect(below, found))
+}
+
+/// The datasets at and below a directory that is not in a mount.
+///
+/// INTEGRATION: for each directory with a `data.npy`, `npyfs::Dataset::open(path)?.status()`.
+fn unmounted(path: &Path, _found: &mut Vec<Status>) -> Result<(), Failure> {
+    let shown = path.display();
+    Err(Failure::new(
+        Exit::NotMounted,
+        format!("{shown} is not in an npyfs mount"),
+    ))
+}
+
+const HEADINGS: [&str; 8] = [
+    "DATASET",
+    "DTYPE",
+    "ROW SHAPE",
+    "ROWS",
+    "SIZE",
+    "CHUNKS",
+    "REFUSALS",
+    "LAST COMMIT",
+];
+
+/// Columns as wide as they need to be, numbers to the right.
+fn table(found: &[Status]) -> String {
+    let mut rows = vec![HEADINGS.map(String::from)];
+    rows.extend(found.iter().map(row));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<usize> = (0..HEADINGS.len()).filter_map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            let cell = match column {
+                3..=6 => format!("{cell:>width$}"),
+                _ => format!("{cell:<width$}"),
+            };
+            line.push_str(&cell);
+            line.push_str("  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn row(status: &Status) -> [String; 8] {
+    let cell = |key: &str| match status.get(key) {
+        None | Some(Value::Null) => "-".into(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    };
+    let shape = match status.get("row_shape") {
+        Some(Value::Array(lengths)) if lengths.is_empty() => "scalar".into(),
+        Some(Value::Array(lengths)) => {
+            let lengths: Vec<String> = lengths.iter().map(Value::to_string).collect();
+            lengths.join("x")
+        }
+        _ => cell("row_shape"),
+    };
+    let size = match status.get("bytes").and_then(Value::as_u64) {
+        Some(bytes) => human(bytes),
+        None => cell("bytes"),
+    };
+    [
+        cell("path"),
+        cell("dtype"),
+        shape,
+        cell("rows"),
+        size,
+        cell("chunks"),
+        cell("refusals"),
+        cell("last_commit"),
+    ]
+}
+
+/// Three digits or so, in powers of 1024.
+fn human(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"] {
+        if value < 1023.95 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    if unit == "B" {
+        return format!("{bytes} B");
+    }
+    format!("{value:.1} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_aligned_and_says_what_is_missing() {
+        let first = r#"{"path": "/m/run7", "dtype": "<f8", "row_shape": [3, 4], "rows": 12345,
+            "bytes": 1185120, "chunks": 7, "refusals": 1, "last_commit": "2026-01-02T03:04:05Z"}"#;
+        let second = r#"{"path": "/m/a", "dtype": null, "row_shape": [], "rows": 0, "bytes": 0}"#;
+        let found: Vec<Status> = [first, second]
+            .map(|text| serde_json::from_str(text).unwrap())
+            .into();
+        let expected = "\
+DATASET  DTYPE  ROW SHAPE   ROWS     SIZE  CHUNKS  REFUSALS  LAST COMMIT
+/m/run7  <f8    3x4        12345  1.1 MiB       7         1  2026-01-02T03:04:05Z
+/m/a     -      scalar         0      0 B       -         -  -
+";
+        assert_eq!(table(&found), expected);
+    }
+
+    #[test]
+    fn sizes_are_readable() {
+        let sizes = [0, 1023, 1024, 1 << 20, 3 << 39, u64::MAX].map(human);
+        assert_eq!(
+            sizes,
+            ["0 B", "1023 B", "1.0 KiB", "1.0 MiB", "1.5 TiB", "16.0 EiB"]
+        );
+    }
+}

@@ -1,0 +1,131 @@
+//! The daemon: builds the filesystem, mounts it, serves it, and ends without a trace.
+//!
+//! The order is the guarantee. Signals are blocked before anything starts, so one that comes
+//! early waits. The store is opened before the mount appears, so whoever sees the mount can use
+//! it. Only then is readiness told. When the session ends, by whichever way, a mount of ours that
+//! is still there is taken away, one of somebody else's at the same path is not, and the store is
+//! closed last.
+
+pub(crate) mod attach;
+pub(crate) mod background;
+mod notify;
+pub(crate) mod signals;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use fuser::{Config, Filesystem, Session, SessionACL};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::cli::MountFlags;
+use crate::exit::{Exit, Failure, OrExit};
+use attach::Attached;
+
+/// What to mount where: canonical paths.
+pub(crate) struct Plan {
+    pub(crate) store: PathBuf,
+    pub(crate) mountpoint: PathBuf,
+    pub(crate) flags: MountFlags,
+    pub(crate) threads: usize,
+}
+
+/// A filesystem to serve, and what to do when it no longer is.
+pub(crate) struct Served<F> {
+    pub(crate) filesystem: F,
+    pub(crate) close: Close,
+}
+
+pub(crate) type Close = Box<dyn FnOnce() -> npyfs::Result<()> + Send>;
+
+/// Closes the store once, whoever comes first.
+#[derive(Clone)]
+struct Closer(Arc<Mutex<Option<Close>>>);
+
+impl Closer {
+    fn new(close: Close) -> Self {
+        Self(Arc::new(Mutex::new(Some(close))))
+    }
+
+    fn close(&self) -> npyfs::Result<()> {
+        // A second caller waits here for the first, so that nobody exits in the middle of it.
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.take().map_or(Ok(()), |close| close())
+    }
+}
+
+/// Serves until the mount is gone. `make` builds the filesystem, `ready` is told that it is
+/// mounted.
+pub(crate) fn serve<F: Filesystem>(
+    plan: &Plan,
+    make: impl FnOnce() -> npyfs::Result<Served<F>>,
+    ready: impl FnOnce() -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    raise_descriptor_limit();
+    let shown = plan.store.display();
+    let served = make().or_exit(Exit::Store, || format!("cannot open the store {shown}"))?;
+    let closer = Closer::new(served.close);
+    let outcome = mount_and_run(plan, served.filesystem, &closer, ready);
+    let closed = closer
+        .close()
+        .or_exit(Exit::Failed, || format!("cannot close the store {shown}"));
+    if let (Err(_), Err(second)) = (&outcome, &closed) {
+        log::error!("{second}");
+    }
+    outcome.and(closed)
+}
+
+fn mount_and_run<F: Filesystem>(
+    plan: &Plan,
+    filesystem: F,
+    closer: &Closer,
+    ready: impl FnOnce() -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let (device, attached) = Attached::new(plan)?;
+    let attached = Arc::new(attached);
+    let mut config = Config::default();
+    config.n_threads = Some(plan.threads);
+    config.acl = if plan.flags.allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    // Not `Session::new`: what that mounts it also unmounts, by path, at its end, when the path
+    // may be somebody else's mount by then.
+    let started = Session::from_fd(filesystem, device, config.acl, config)
+        .or_exit(Exit::Mount, || {
+            "the kernel and the daemon cannot agree".into()
+        })
+        .and_then(|session| {
+            signals::watch(Arc::clone(&attached), closer.clone())
+                .or_exit(Exit::Failed, || "cannot start the signal thread".into())?;
+            log::info!(
+                "mounted {} at {}",
+                plan.store.display(),
+                plan.mountpoint.display()
+            );
+            ready()?;
+            Ok(session)
+        });
+    let session = match started {
+        Ok(session) => session,
+        Err(failure) => {
+            attached.sweep();
+            return Err(failure);
+        }
+    };
+    notify::ready();
+    let ended = session.run();
+    notify::stopping();
+    attached.sweep();
+    log::info!("unmounted {}", plan.mountpoint.display());
+    ended.or_exit(Exit::Failed, || "the session failed".into())
+}
+
+/// Every dataset and every chunk in flight holds descriptors: take what the system grants.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        log::warn!("cannot raise the limit of open files: {error}");
+    }
+}

@@ -1,0 +1,190 @@
+//! The kernel's table of mounts, and paths that may lead to a dead one.
+//!
+//! Nothing here asks a filesystem that might not answer, except where the caller wants to know
+//! just that ([`is_dead`], [`canonical`]).
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::statfs::statfs;
+
+/// The filesystem type of our mounts.
+pub(crate) const FSTYPE: &str = "fuse.npyfs";
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    id: u64,
+    parent: u64,
+    /// `major:minor`, which no other mounted filesystem has.
+    pub(crate) device: String,
+    pub(crate) mountpoint: PathBuf,
+    pub(crate) fstype: String,
+    /// For a mount of ours, the store.
+    pub(crate) source: OsString,
+}
+
+impl Entry {
+    pub(crate) fn is_npyfs(&self) -> bool {
+        self.fstype == FSTYPE
+    }
+
+    /// The store's path.
+    pub(crate) fn store(&self) -> &Path {
+        Path::new(&self.source)
+    }
+
+    /// `ID PARENT DEVICE ROOT MOUNTPOINT OPTIONS [FIELD...] - FSTYPE SOURCE OPTIONS`
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
+        let (id, parent) = (number()?, number()?);
+        let device = String::from_utf8(fields.next()?.to_vec()).ok()?;
+        let mountpoint = PathBuf::from(unescape(fields.nth(1)?));
+        fields.find(|field| *field == b"-")?;
+        let fstype = String::from_utf8(fields.next()?.to_vec()).ok()?;
+        let source = unescape(fields.next()?);
+        Some(Self {
+            id,
+            parent,
+            device,
+            mountpoint,
+            fstype,
+            source,
+        })
+    }
+}
+
+/// The kernel writes space, tab, newline, backslash and `#` as three octal digits.
+fn unescape(field: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        let octal = after
+            .get(..3)
+            .filter(|_| byte == b'\\')
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        bytes.push(octal.unwrap_or(byte));
+        rest = &after[if octal.is_some() { 3 } else { 0 }..];
+    }
+    OsString::from_vec(bytes)
+}
+
+/// Every mount that this process can see.
+pub(crate) fn read() -> io::Result<Vec<Entry>> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    Ok(table
+        .split(|byte| *byte == b'\n')
+        .filter_map(Entry::parse)
+        .collect())
+}
+
+/// The topmost mount at exactly this canonical path.
+pub(crate) fn at(path: &Path) -> io::Result<Option<Entry>> {
+    let mut here = read()?;
+    here.retain(|entry| entry.mountpoint == path);
+    Ok(topmost(here))
+}
+
+/// The topmost mount that this canonical path is in.
+pub(crate) fn containing(path: &Path) -> io::Result<Option<Entry>> {
+    let mut above = read()?;
+    above.retain(|entry| path.starts_with(&entry.mountpoint));
+    let depth = |entry: &Entry| entry.mountpoint.as_os_str().len();
+    let deepest = above.iter().map(depth).max();
+    above.retain(|entry| Some(depth(entry)) == deepest);
+    Ok(topmost(above))
+}
+
+/// Of mounts stacked on one path: the one that no other is stacked on.
+fn topmost(stack: Vec<Entry>) -> Option<Entry> {
+    let covered: Vec<u64> = stack.iter().map(|entry| entry.parent).collect();
+    stack
+        .into_iter()
+        .rev()
+        .find(|entry| !covered.contains(&entry.id))
+}
+
+/// Whether the mount at this path has lost its daemon. The answer to stat(2) may be cached from
+/// when it lived, that to statfs(2) never is.
+pub(crate) fn is_dead(path: &Path) -> bool {
+    statfs(path).is_err_and(|errno| errno == Errno::ENOTCONN)
+}
+
+fn lost(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ENOTCONN as i32)
+}
+
+/// The canonical path, also of a dead mount point, where realpath(3) fails.
+pub(crate) fn canonical(path: &Path) -> io::Result<PathBuf> {
+    let error = match fs::canonicalize(path) {
+        Err(error) if lost(&error) => error,
+        other => return other,
+    };
+    match fs::read_link(path) {
+        Ok(target) => canonical(&path.parent().unwrap_or(Path::new("/")).join(target)),
+        Err(_) => {
+            let name = path.file_name().ok_or(error)?;
+            let parent = path.parent().unwrap_or(Path::new("/"));
+            let parent = if parent.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                parent
+            };
+            Ok(fs::canonicalize(parent)?.join(name))
+        }
+    }
+}
+
+/// A path as one field of a comma-separated option: fusermount3 takes the backslash away again.
+pub(crate) fn escape_commas(path: &OsStr) -> OsString {
+    let mut bytes = Vec::with_capacity(path.len());
+    for byte in path.as_bytes() {
+        if matches!(byte, b',' | b'\\') {
+            bytes.push(b'\\');
+        }
+        bytes.push(*byte);
+    }
+    OsString::from_vec(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Entry {
+        Entry::parse(line.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_line_gives_its_unescaped_paths() {
+        let entry = parse(
+            r"61 29 0:53 / /mnt/two\040words rw,noatime shared:3 - fuse.npyfs /a\134b rw,user_id=0",
+        );
+        assert_eq!(entry.mountpoint, Path::new("/mnt/two words"));
+        assert_eq!(entry.store(), Path::new(r"/a\b"));
+        assert_eq!(entry.device, "0:53");
+        assert!(entry.is_npyfs());
+    }
+
+    #[test]
+    fn the_topmost_of_a_stack_is_the_one_without_a_child() {
+        let upper = parse("70 61 0:54 / /mnt rw - tmpfs none rw");
+        let lower = parse("61 29 0:53 / /mnt rw - fuse.npyfs /store rw");
+        assert_eq!(topmost(vec![upper.clone(), lower]), Some(upper));
+    }
+
+    #[test]
+    fn the_root_is_a_mount_and_contains_everything() {
+        assert_eq!(
+            at(Path::new("/")).unwrap().unwrap().mountpoint,
+            Path::new("/")
+        );
+        assert!(containing(Path::new("/no/such/path")).unwrap().is_some());
+    }
+}

@@ -1,0 +1,117 @@
+//! The system calls that need unsafe code, each behind a function that is safe to call.
+//!
+//! Everything else in the crate is denied `unsafe`; what nix and std offer safely is used from
+//! there and does not pass through here.
+#![allow(unsafe_code)]
+
+use std::fs;
+use std::io;
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::unistd::ForkResult;
+
+use crate::error::{Context, Result};
+
+/// Forks this process, which must have one thread only.
+///
+/// # Errors
+/// `EAGAIN` and `ENOMEM` of fork(2); `EBUSY` where a second thread exists, because the child
+/// would inherit locks that nobody there can release.
+pub fn fork() -> Result<ForkResult> {
+    let threads = fs::read_dir("/proc/self/task")
+        .context(|| "cannot count this process's threads".into())?
+        .count();
+    if threads != 1 {
+        return Err(err!(EBUSY, "cannot fork a process of {threads} threads"));
+    }
+    // SAFETY: the only thread is this one, so no lock of the allocator or of another library is
+    // held by a thread that the child will not have.
+    unsafe { nix::unistd::fork() }.context(|| "cannot fork".into())
+}
+
+/// Waits for a message that carries a descriptor; `None` where the sender closed without one.
+///
+/// # Errors
+/// As recvmsg(2).
+pub fn receive_descriptor(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    let mut byte = [0u8];
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!(RawFd);
+    let message = recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut parts,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(descriptors) = control
+            && let Some(&descriptor) = descriptors.first()
+        {
+            // SAFETY: the kernel has just installed this descriptor for this message, which has
+            // room for one, so nothing else owns it.
+            return Ok(Some(unsafe { OwnedFd::from_raw_fd(descriptor) }));
+        }
+    }
+    Ok(None)
+}
+
+/// A process held by descriptor, so that its number cannot come to mean another.
+#[derive(Debug)]
+pub struct Process(OwnedFd);
+
+impl Process {
+    /// The process that has this number now.
+    ///
+    /// # Errors
+    /// `ESRCH` where there is none, else as pidfd_open(2).
+    pub fn open(pid: i32) -> io::Result<Self> {
+        // SAFETY: pidfd_open takes two integers and touches no memory of ours.
+        let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        match RawFd::try_from(descriptor) {
+            // SAFETY: the kernel has just made this descriptor for us.
+            Ok(descriptor) if descriptor >= 0 => {
+                Ok(Self(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+            }
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Waits until the process has ended; false where it has not within `limit`.
+    ///
+    /// # Errors
+    /// As poll(2).
+    pub fn wait(&self, limit: Duration) -> io::Result<bool> {
+        let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+        let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        Ok(poll(&mut polled, timeout)? > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_process_with_threads_is_not_forked() {
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || stopped.recv());
+        assert_eq!(fork().unwrap_err().errno(), nix::errno::Errno::EBUSY);
+        drop(stop);
+        assert!(other.join().unwrap().is_err());
+    }
+
+    #[test]
+    fn waiting_for_a_process_ends_when_it_does() {
+        let mut child = Command::new("sleep").arg("0.2").spawn().unwrap();
+        let process = Process::open(child.id().cast_signed()).unwrap();
+        assert!(!process.wait(Duration::ZERO).unwrap());
+        assert!(process.wait(Duration::from_secs(20)).unwrap());
+        child.wait().unwrap();
+    }
+}

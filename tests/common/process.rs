@@ -1,0 +1,97 @@
+//! Processes and mounts, looked at from outside through /proc.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// The binary under test.
+pub fn npyfs() -> PathBuf {
+    env!("CARGO_BIN_EXE_npyfs").into()
+}
+
+/// Polls until the condition holds; false where it does not within `limit`.
+pub fn eventually(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    while !condition() {
+        if start.elapsed() > limit {
+            return false;
+        }
+        sleep(Duration::from_millis(2));
+    }
+    true
+}
+
+/// Whether an npyfs mount, live or dead, is at exactly this path (which has no odd characters).
+pub fn is_mounted(mountpoint: &Path) -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table.lines().any(|line| {
+        line.split(' ').nth(4).map(Path::new) == Some(mountpoint) && line.contains(" - fuse.npyfs ")
+    })
+}
+
+/// Whether the process runs; a zombie that nobody has waited for does not.
+pub fn is_alive(pid: i32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return false;
+    };
+    let state = stat
+        .rsplit(") ")
+        .next()
+        .and_then(|rest| rest.chars().next());
+    !matches!(state, Some('Z' | 'X') | None)
+}
+
+/// Sends a signal, by its name without SIG.
+pub fn kill(pid: i32, signal: &str) {
+    run(Command::new("kill")
+        .arg(format!("-{signal}"))
+        .arg(pid.to_string()));
+}
+
+/// Takes a mount away, whatever state it is in.
+pub fn force_unmount(mountpoint: &Path) {
+    let by_root = Command::new("umount")
+        .arg("-l")
+        .arg(mountpoint)
+        .output()
+        .unwrap();
+    if !by_root.status.success() {
+        run(Command::new("fusermount3")
+            .args(["-u", "-z"])
+            .arg(mountpoint));
+    }
+}
+
+/// Runs a command that must succeed.
+#[track_caller]
+pub fn run(command: &mut Command) -> Output {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    output
+}
+
+/// A child that is killed and waited for when the test is over.
+pub struct Parked(Child);
+
+/// Starts a command that is to run beside the test.
+pub fn parked(command: &mut Command) -> Parked {
+    Parked(command.spawn().unwrap())
+}
+
+impl Parked {
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        for ended in [self.0.kill(), self.0.wait().map(drop)] {
+            if let Err(error) = ended {
+                eprintln!("cannot end {}: {error}", self.0.id());
+            }
+        }
+    }
+}

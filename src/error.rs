@@ -34,6 +34,15 @@ impl Error {
         }
     }
 
+    /// An error of the operating system (`EIO` where it gave no errno), and what was being done.
+    pub fn io(source: io::Error, message: impl Into<String>) -> Self {
+        Self {
+            errno: Errno::from_raw(source.raw_os_error().unwrap_or(libc::EIO)),
+            message: message.into(),
+            source: Some(Arc::new(source)),
+        }
+    }
+
     /// The same error under another errno: a rename must not answer `EINVAL`, say.
     #[must_use]
     pub fn with_errno(mut self, errno: Errno) -> Self {
@@ -88,11 +97,7 @@ pub trait Context<T> {
 
 impl<T> Context<T> for io::Result<T> {
     fn context(self, message: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|error| Error {
-            errno: Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
-            message: message(),
-            source: Some(Arc::new(error)),
-        })
+        self.map_err(|error| Error::io(error, message()))
     }
 }
 

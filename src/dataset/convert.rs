@@ -27,7 +27,7 @@ const RUN: u64 = 256;
 
 /// What it takes to turn the bytes of a chunk into rows of a dataset.
 #[derive(Clone, Debug)]
-pub struct Conversion {
+pub(crate) struct Conversion {
     /// Bytes of an item.
     item: u64,
     /// Bytes of the body.
@@ -46,7 +46,7 @@ type Write<'a> = &'a mut dyn FnMut(&[u8]) -> Result<()>;
 impl Conversion {
     /// What `chunk` needs to become rows of a dataset of `dataset`, whose values are the same
     /// ([`Dtype::same_values`]); `None` where its bytes are these rows already.
-    pub fn needed(chunk: &Header, dataset: &Dtype) -> Option<Self> {
+    pub(crate) fn needed(chunk: &Header, dataset: &Dtype) -> Option<Self> {
         let (item, body) = (chunk.dtype().itemsize(), chunk.body_bytes());
         let item_swaps = chunk.dtype().swaps(dataset);
         if body == 0 || (!chunk.fortran_order() && item_swaps.is_empty()) {
@@ -74,7 +74,7 @@ impl Conversion {
     ///
     /// # Errors
     /// The first error of `read` or `write`.
-    pub fn run(&self, memory: usize, read: Read<'_>, write: Write<'_>) -> Result<()> {
+    pub(crate) fn run(&self, memory: usize, read: Read<'_>, write: Write<'_>) -> Result<()> {
         if self.dims.is_empty() {
             return self.pass(0, self.body, &self.body_swaps, memory, read, write);
         }

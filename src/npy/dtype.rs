@@ -7,6 +7,7 @@
 
 use std::ffi::{c_long, c_ulong};
 use std::fmt;
+use std::str::FromStr;
 
 use super::HeaderError;
 use super::literal::{Literal, quote, tuple};
@@ -71,6 +72,20 @@ struct Field {
     /// Bytes from the start of the item.
     offset: u64,
     dtype: Dtype,
+}
+
+/// From numpy's spelling: `<f4`, or a Python literal such as `[('a', '<f4')]`.
+impl FromStr for Dtype {
+    type Err = HeaderError;
+
+    fn from_str(text: &str) -> Result<Self, HeaderError> {
+        if text.starts_with(['[', '(', '\'', '"']) {
+            let (literal, _) = Literal::parse(text)?;
+            Self::from_literal(&literal)
+        } else {
+            Self::from_literal(&Literal::Str(text.to_owned()))
+        }
+    }
 }
 
 impl Dtype {

@@ -1,0 +1,98 @@
+//! Changing what is known of committed chunks: their names and attributes, never their rows.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+use super::journal::{AppendError, Attributes, Record};
+use super::{Change, Dataset};
+use crate::error::{Error, Result};
+
+impl Dataset {
+    /// Gives a committed chunk another free name.
+    ///
+    /// # Errors
+    /// `EEXIST` where the new name is committed, `EBUSY` where it is in flight, `ESTALE` where the
+    /// old one is gone, and those of the journal.
+    pub fn rename(&self, from: &OsStr, to: &OsStr) -> Result<()> {
+        self.check_chunk_name(to)?;
+        self.own()?;
+        if crate::lock(&self.in_flight).contains_key(to) {
+            return Err(err!(
+                EBUSY,
+                "{} is being written by somebody else",
+                to.display()
+            ));
+        }
+        if self.chunk(to)?.is_some() {
+            return Err(err!(
+                EEXIST,
+                "{} is committed; a name is appended once",
+                to.display()
+            ));
+        }
+        self.amend(&Record::Rename {
+            from: from.as_bytes(),
+            to: to.as_bytes(),
+        })
+    }
+
+    /// Sets mode, owner or time of a committed chunk.
+    ///
+    /// # Errors
+    /// `ESTALE` where the name is gone, and those of the journal.
+    pub fn set_attributes(&self, name: &OsStr, change: &Change) -> Result<()> {
+        self.own()?;
+        let old = {
+            let catalog = self.catalog();
+            let (_, receipt) = catalog
+                .find(name)
+                .ok_or_else(|| err!(ESTALE, "{} is not a chunk any more", name.display()))?;
+            receipt.attributes
+        };
+        let set = Attributes {
+            mode: change.mode.unwrap_or(old.mode) & 0o7777,
+            uid: change.uid.unwrap_or(old.uid),
+            gid: change.gid.unwrap_or(old.gid),
+            mtime: change.mtime.unwrap_or(old.mtime),
+        };
+        if set == old {
+            return Ok(());
+        }
+        self.amend(&Record::Attributes {
+            name: name.as_bytes(),
+            set,
+        })
+    }
+
+    /// Writes a record about existing chunks, and takes it in.
+    fn amend(&self, record: &Record<'_>) -> Result<()> {
+        let mut guard = self.writer()?;
+        let writer = self.usable(&mut guard)?;
+        let mut bytes = Vec::new();
+        record.encode(&mut bytes);
+        let before = writer.journal.len();
+        if let Err(error) = writer.journal.append(&bytes) {
+            let (AppendError::Undone(source) | AppendError::Torn(source)) = &error;
+            let reason = Error::io(
+                io::Error::from_raw_os_error(source.raw_os_error().unwrap_or(libc::EIO)),
+                "cannot write the journal",
+            );
+            if matches!(error, AppendError::Torn(_)) {
+                writer.failed = Some(reason.clone());
+            }
+            return Err(reason);
+        }
+        writer.dirty = true;
+        let Err(out) = self.catalog_mut().apply(record) else {
+            return Ok(());
+        };
+        let reason = err!(ESTALE, "the dataset has changed: {}", out.0);
+        writer.journal.cut(before).map_err(|error| {
+            let error = Error::io(error, "cannot take a journal record back");
+            writer.failed = Some(error.clone());
+            error
+        })?;
+        Err(reason)
+    }
+}

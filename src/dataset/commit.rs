@@ -1,0 +1,448 @@
+//! The commit: a whole chunk becomes rows of the array, or nothing changes.
+//!
+//! Under the dataset's writer, in this order, each a small write that waits for no disk:
+//!
+//! 1. the rows are behind the last committed row (copied there now, or streamed there before);
+//! 2. the journal has the chunk's record;
+//! 3. the count in the backing header is published;
+//! 4. the count in memory is, and with it the chunk's name.
+//!
+//! A failure in 1 or 2 leaves nothing that counts. A failure in 3 takes 2 back. If the taking back
+//! fails too, the disk may say other than memory does: the writer is marked failed and refuses
+//! until the dataset is opened again and recovered, while reads go on.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use super::convert::Conversion;
+use super::disk::{Blob, read_exact_at, read_pieces};
+use super::journal::{AppendError, Attributes, ChunkRecord, Journal, Record};
+use super::staged::Staged;
+use super::tail::{Outcome, Stream, Unborn};
+use super::view::{Form, Layout};
+use super::{Array, DATA, Dataset, clock};
+use crate::error::{Context, Error, Result};
+use crate::npy::{Header, Published};
+
+/// Where the first commit puts the array before its journal record, and takes it from after.
+pub(crate) const NEWBORN: &str = ".npyfs/data.npy.new";
+/// Memory for the conversion of one chunk, in bytes.
+const CONVERSION_MEMORY: usize = 64 << 20;
+
+/// The right to append to a dataset: held by one daemon at a time.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) journal: Journal,
+    /// The array's header is in the journal.
+    pub(crate) array_recorded: bool,
+    /// The chunk that has the tail, or has left bytes there that are still to be moved.
+    pub(crate) stream: Option<Arc<Stream>>,
+    pub(crate) unborn: Option<Arc<Unborn>>,
+    /// Rows that the journal says have reached the disk.
+    pub(crate) durable: u64,
+    /// Something was written since the last sync.
+    pub(crate) dirty: bool,
+    /// Disk and memory may differ: why.
+    pub(crate) failed: Option<Error>,
+    pub(crate) _lock: Box<dyn super::disk::Lock>,
+}
+
+/// A chunk that is about to be committed.
+#[derive(Debug)]
+pub(crate) struct Candidate<'a> {
+    pub(crate) name: &'a OsStr,
+    /// The header's bytes as they came.
+    pub(crate) head: &'a [u8],
+    pub(crate) header: &'a Header,
+    pub(crate) attributes: Attributes,
+}
+
+/// Where a candidate's rows are.
+#[derive(Debug)]
+pub(crate) enum Rows<'a> {
+    Memory(&'a [u8]),
+    /// Behind the candidate's header.
+    File(&'a dyn Blob),
+    /// In the tail, with this checksum, unless the stream was displaced.
+    Stream(&'a Arc<Stream>, u32),
+}
+
+impl Dataset {
+    /// Appends the rows of a chunk and gives them its name.
+    pub(crate) fn commit(&self, chunk: &Candidate<'_>, rows: Rows<'_>) -> Result<()> {
+        let slow = !matches!(rows, Rows::Memory(_));
+        let _busy = slow.then(|| self.busy.enter());
+        if let Rows::Stream(stream, _) = rows {
+            stream.drain()?;
+        }
+        let mut guard = self.writer()?;
+        let writer = self.usable(&mut guard)?;
+        let result = self.commit_locked(writer, chunk, rows);
+        if let Err(error) = &result
+            && writer.failed.is_some()
+        {
+            log::error!("{}: {error}", self.label());
+        }
+        result
+    }
+
+    fn commit_locked(
+        &self,
+        writer: &mut Writer,
+        chunk: &Candidate<'_>,
+        rows: Rows<'_>,
+    ) -> Result<()> {
+        if self.catalog().find(chunk.name).is_some() {
+            let name = chunk.name.display();
+            return Err(err!(
+                EEXIST,
+                "{name} was committed by another producer meanwhile"
+            ));
+        }
+        let array = self.array();
+        let (layout, first_row, unborn) = match array {
+            Some(array) => {
+                self.fits(chunk.header, &array.layout)?;
+                (array.layout, array.rows, None)
+            }
+            None => {
+                let unborn = self.unborn(writer, chunk.header)?;
+                (unborn.layout.clone(), 0, Some(unborn))
+            }
+        };
+        let count = first_row
+            .checked_add(chunk.header.rows())
+            .filter(|&count| layout.offset(count).is_some())
+            .ok_or_else(|| err!(EFBIG, "the array would have more bytes than a file can"))?;
+        let crc = self.place(writer, &layout, chunk, rows, first_row, count)?;
+
+        let now = clock::now();
+        if let Some(unborn) = &unborn {
+            self.prepare_birth(unborn, count)
+                .inspect_err(|_| writer.unborn = None)?;
+        }
+        let before = writer.journal.len();
+        self.record(writer, &layout, chunk, first_row, crc, now)?;
+        writer.dirty = true;
+        let published = match &unborn {
+            Some(_) => self.give_birth(),
+            None => publish(&layout, first_row, count),
+        };
+        if let Err(error) = published {
+            self.take_back(writer, before, &layout, unborn.is_none(), count, first_row);
+            return Err(error);
+        }
+        writer.array_recorded = true;
+        writer.unborn = None;
+        self.reveal(chunk, first_row, crc, now, &layout)?;
+        self.set_array(Array {
+            layout,
+            rows: count,
+            modified: now,
+        });
+        Ok(())
+    }
+
+    /// Step 1: has the rows behind row `first_row`, and their checksum.
+    fn place(
+        &self,
+        writer: &mut Writer,
+        layout: &Arc<Layout>,
+        chunk: &Candidate<'_>,
+        rows: Rows<'_>,
+        first_row: u64,
+        count: u64,
+    ) -> Result<u32> {
+        let (Some(start), Some(end)) = (layout.offset(first_row), layout.offset(count)) else {
+            return Err(err!(
+                EFBIG,
+                "the array would have more bytes than a file can"
+            ));
+        };
+        let own = match rows {
+            Rows::Stream(stream, crc) => {
+                let holds_tail = writer
+                    .stream
+                    .take_if(|holder| Arc::ptr_eq(holder, stream))
+                    .is_some();
+                match stream.take()? {
+                    Outcome::InPlace if holds_tail && Arc::ptr_eq(stream.layout(), layout) => {
+                        return Ok(crc);
+                    }
+                    // It streamed into an array that another took the place of before it was born.
+                    Outcome::InPlace => None,
+                    Outcome::Staged(file) => Some(file),
+                }
+            }
+            _ => None,
+        };
+        if let Some(stream) = &writer.stream
+            && Arc::ptr_eq(stream.layout(), layout)
+            && stream.make_way(&self.folder, end)
+        {
+            writer.stream = None;
+        }
+        let header_len = chunk.header.len();
+        let mut sink = Sink {
+            data: &*layout.data,
+            at: start,
+            crc: 0,
+        };
+        match (rows, &own) {
+            (Rows::Memory(body), _) => self.copy_rows(chunk, Body::Memory(body), &mut sink)?,
+            (Rows::File(blob), _) => {
+                self.copy_rows(chunk, Body::File(blob, header_len), &mut sink)?
+            }
+            (_, Some(file)) => {
+                self.copy_rows(chunk, Body::File(file.blob(), header_len), &mut sink)?;
+            }
+            (Rows::Stream(stream, _), None) => {
+                let body = Body::File(&*stream.layout().data, stream.base()?);
+                self.copy_rows(chunk, body, &mut sink)?;
+            }
+        }
+        if sink.at == end {
+            Ok(sink.crc)
+        } else {
+            Err(err!(
+                EIO,
+                "wrote {} of {} bytes of rows",
+                sink.at - start,
+                end - start
+            ))
+        }
+    }
+
+    fn copy_rows(&self, chunk: &Candidate<'_>, body: Body<'_>, sink: &mut Sink<'_>) -> Result<()> {
+        let array = self.array();
+        let dtype = array.as_ref().map(|array| array.layout.dtype());
+        let conversion = Conversion::needed(chunk.header, dtype.unwrap_or(chunk.header.dtype()));
+        match (conversion, body) {
+            (None, Body::Memory(bytes)) => sink.write(bytes),
+            (None, Body::File(blob, start)) => {
+                let len = chunk.header.body_bytes();
+                read_pieces(blob, start, len, |piece| sink.put(piece))
+                    .context(|| "cannot copy the rows to their place".into())
+            }
+            (Some(conversion), Body::Memory(bytes)) => conversion.run(
+                CONVERSION_MEMORY,
+                &mut |offset, buffer| {
+                    let at = offset as usize;
+                    let source = bytes
+                        .get(at..at + buffer.len())
+                        .ok_or_else(|| err!(EIO, "the chunk's body ends early"))?;
+                    buffer.copy_from_slice(source);
+                    Ok(())
+                },
+                &mut |rows| sink.write(rows),
+            ),
+            (Some(conversion), Body::File(blob, start)) => conversion.run(
+                CONVERSION_MEMORY,
+                &mut |offset, buffer| {
+                    read_exact_at(blob, buffer, start + offset)
+                        .context(|| "cannot read the staged chunk".into())
+                },
+                &mut |rows| sink.write(rows),
+            ),
+        }
+    }
+
+    /// Step 2.
+    fn record(
+        &self,
+        writer: &mut Writer,
+        layout: &Layout,
+        chunk: &Candidate<'_>,
+        first_row: u64,
+        crc: u32,
+        now: i64,
+    ) -> Result<()> {
+        let mut records = Vec::with_capacity(128 + chunk.name.len());
+        if !writer.array_recorded {
+            let header = layout.header_bytes(0);
+            Record::Array { header: &header }.encode(&mut records);
+        }
+        let header = {
+            let catalog = self.catalog();
+            match catalog.known_header(chunk.head) {
+                Some(number) => number,
+                None => {
+                    Record::Header { bytes: chunk.head }.encode(&mut records);
+                    catalog.next_header()
+                }
+            }
+        };
+        let converted = Conversion::needed(chunk.header, layout.dtype()).is_some();
+        self.chunk_record(chunk, first_row, header, crc, converted, now)
+            .encode(&mut records);
+        match writer.journal.append(&records) {
+            Ok(()) => Ok(()),
+            Err(AppendError::Undone(error)) => Err(Error::io(error, "cannot write the journal")),
+            Err(AppendError::Torn(error)) => {
+                let error = Error::io(
+                    error,
+                    "cannot write the journal, nor cut off what was written of it",
+                );
+                writer.failed = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    fn chunk_record<'a>(
+        &self,
+        chunk: &Candidate<'a>,
+        first_row: u64,
+        header: u32,
+        crc: u32,
+        converted: bool,
+        committed: i64,
+    ) -> Record<'a> {
+        Record::Chunk(ChunkRecord {
+            name: chunk.name.as_bytes(),
+            first_row,
+            rows: chunk.header.rows(),
+            header,
+            crc,
+            converted,
+            attributes: chunk.attributes,
+            committed,
+        })
+    }
+
+    /// Step 4 for the name; readers see the rows once the array's count is set.
+    fn reveal(
+        &self,
+        chunk: &Candidate<'_>,
+        first_row: u64,
+        crc: u32,
+        now: i64,
+        layout: &Layout,
+    ) -> Result<()> {
+        let converted = Conversion::needed(chunk.header, layout.dtype()).is_some();
+        let mut catalog = self.catalog_mut();
+        let (header, _) = catalog.header_number(chunk.head);
+        let record = self.chunk_record(chunk, first_row, header, crc, converted, now);
+        catalog
+            .apply(&record)
+            .map_err(|out| err!(EIO, "the catalog refused a committed chunk: {}", out.0))
+    }
+
+    /// Undoes step 2 after step 3 failed.
+    fn take_back(
+        &self,
+        writer: &mut Writer,
+        journal_len: u64,
+        layout: &Layout,
+        born: bool,
+        from: u64,
+        to: u64,
+    ) {
+        let undone = (if born {
+            publish(layout, from, to)
+        } else {
+            Ok(())
+        })
+        .and_then(|()| {
+            writer
+                .journal
+                .cut(journal_len)
+                .context(|| "cannot take a journal record back".into())
+        });
+        if let Err(error) = undone {
+            writer.failed = Some(error);
+        }
+    }
+
+    /// The array to be, in the form that this header asks for.
+    pub(crate) fn unborn(&self, writer: &mut Writer, header: &Header) -> Result<Arc<Unborn>> {
+        if let Some(unborn) = &writer.unborn
+            && self.fits(header, &unborn.layout).is_ok()
+        {
+            return Ok(unborn.clone());
+        }
+        let published = Published::new(header.dtype(), header.row_shape())?;
+        let file = Staged::create(&self.folder).context(|| "cannot create data.npy".into())?;
+        let layout = Arc::new(Layout {
+            data: file.shared_blob(),
+            form: Form::Published(published),
+        });
+        let unborn = Arc::new(Unborn {
+            layout,
+            file: Mutex::new(Some(file)),
+        });
+        // A stream in an array of another form goes on there: its chunk is refused at its commit,
+        // by the check against the array that came first.
+        writer.stream = None;
+        writer.unborn = Some(unborn.clone());
+        Ok(unborn)
+    }
+
+    /// Has the whole array, its count included, at a name that recovery knows.
+    fn prepare_birth(&self, unborn: &Unborn, count: u64) -> Result<()> {
+        let header = unborn.layout.header_bytes(count);
+        unborn
+            .layout
+            .data
+            .write_at(&header, 0)
+            .context(|| "cannot write the header of data.npy".into())?;
+        let mut file = unborn
+            .file
+            .lock()
+            .map_err(|_| err!(EIO, "a failure inside npyfs ended the array's birth"))?;
+        if let Some(file) = file.take() {
+            file.keep_as(Path::new(NEWBORN))
+                .context(|| "cannot create data.npy".into())?;
+        }
+        Ok(())
+    }
+
+    fn give_birth(&self) -> Result<()> {
+        self.folder
+            .rename(Path::new(NEWBORN), Path::new(DATA))
+            .context(|| "cannot create data.npy".into())
+    }
+}
+
+/// Step 3: takes the count in the backing header from `old` to `new`.
+pub(crate) fn publish(layout: &Layout, old: u64, new: u64) -> Result<()> {
+    let Form::Published(header) = &layout.form else {
+        return Err(err!(EIO, "the header of data.npy has no count field"));
+    };
+    for (offset, word) in header.steps(old, new) {
+        layout
+            .data
+            .write_at(&word, offset)
+            .context(|| "cannot write the row count of data.npy".into())?;
+    }
+    Ok(())
+}
+
+enum Body<'a> {
+    Memory(&'a [u8]),
+    /// From this offset on.
+    File(&'a dyn Blob, u64),
+}
+
+/// Writes rows one behind the other and sums them up.
+struct Sink<'a> {
+    data: &'a dyn Blob,
+    at: u64,
+    crc: u32,
+}
+
+impl Sink<'_> {
+    fn put(&mut self, rows: &[u8]) -> std::io::Result<()> {
+        self.data.write_at(rows, self.at)?;
+        self.at += rows.len() as u64;
+        self.crc = crc32c::crc32c_append(self.crc, rows);
+        Ok(())
+    }
+
+    fn write(&mut self, rows: &[u8]) -> Result<()> {
+        self.put(rows)
+            .context(|| "cannot append the rows to data.npy".into())
+    }
+}

@@ -1,0 +1,438 @@
+//! The one door to the disk.
+//!
+//! The engine reaches the store only through [`Folder`] (a dataset's directory) and [`Blob`] (an
+//! open file in it). Each method is one small operation, so that a test can put a folder in its
+//! place that fails at the n-th of them, or that keeps only what was synced.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, openat, renameat};
+use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+/// How [`Folder::open`] opens a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Open {
+    /// An existing file, for reading.
+    Read,
+    /// An existing file, for reading and writing.
+    Write,
+    /// As `Write`; an empty file is made where there is none.
+    Create,
+    /// A file that must not exist yet, for reading and writing.
+    CreateNew,
+    /// As `Create`; every write goes to the end.
+    Append,
+}
+
+/// A file in a directory's listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name, without the directory.
+    pub name: OsString,
+    /// Its size in bytes.
+    pub len: u64,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+}
+
+/// A lock that lasts as long as this value.
+pub trait Lock: Send + Sync + fmt::Debug {}
+
+/// A dataset's directory in the store. Paths are relative to it.
+pub trait Folder: Send + Sync + fmt::Debug {
+    /// Opens a file. `NotFound` and `AlreadyExists` are errors that callers tell apart.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn Blob>>;
+    /// What a path stands for now, so that a replaced file is noticed: device and inode.
+    ///
+    /// # Errors
+    /// The operating system's; `NotFound` where nothing is there.
+    fn identity(&self, path: &Path) -> io::Result<(u64, u64)>;
+    /// Renames, replacing what `to` was.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes a directory, if it is not there yet.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn make_dir(&self, path: &Path) -> io::Result<()>;
+    /// The directory's files and directories, in no order.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn list(&self, path: &Path) -> io::Result<Vec<Listed>>;
+    /// Makes a directory's entries durable.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn sync(&self, path: &Path) -> io::Result<()>;
+    /// Takes the exclusive lock on a file, made where it is missing. `None`: somebody has it.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
+}
+
+/// An open file of the store. Offsets and lengths are in bytes.
+pub trait Blob: Send + Sync + fmt::Debug {
+    /// The file's length.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether the file has no bytes.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+    /// Reads at `offset`; fewer bytes than asked for only at the end of the file.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes all of `data` at `offset`.
+    ///
+    /// # Errors
+    /// The operating system's; some of the bytes may have been written.
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
+    /// Cuts or extends (with zeros) the file.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Reserves space without changing the length, so that a later write cannot find the disk
+    /// full. Filesystems that cannot reserve answer as if they had.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `EDQUOT`, `EFBIG` where the space is not to be had.
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Inserts `len` zero bytes at the front, in constant time. `false`: this filesystem cannot.
+    ///
+    /// # Errors
+    /// The operating system's, where it can in principle.
+    fn insert_front(&self, len: u64) -> io::Result<bool>;
+    /// Makes contents and length durable.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn sync(&self) -> io::Result<()>;
+    /// The file itself, where the blob is one: for passthrough and `stat`.
+    fn file(&self) -> Option<&File>;
+}
+
+/// Reads exactly `buffer.len()` bytes.
+///
+/// # Errors
+/// The operating system's; `EIO` where the file ends before them.
+pub fn read_exact_at(blob: &dyn Blob, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    if blob.read_at(buffer, offset)? == buffer.len() {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::EIO))
+    }
+}
+
+/// Hands `len` bytes from `offset` on to `each`, piece by piece.
+///
+/// # Errors
+/// Those of reading (`EIO` where the file ends early) and of `each`.
+pub fn read_pieces(
+    blob: &dyn Blob,
+    offset: u64,
+    len: u64,
+    mut each: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    const PIECE: u64 = 1 << 20;
+    let mut buffer = vec![0; len.min(PIECE) as usize];
+    let mut done = 0;
+    while done < len {
+        let piece = &mut buffer[..(len - done).min(PIECE) as usize];
+        read_exact_at(blob, piece, offset + done)?;
+        each(piece)?;
+        done += piece.len() as u64;
+    }
+    Ok(())
+}
+
+/// Copies `len` bytes from one blob into another.
+///
+/// # Errors
+/// Those of reading and writing.
+pub fn copy(from: &dyn Blob, at: u64, to: &dyn Blob, offset: u64, len: u64) -> io::Result<()> {
+    let mut done = 0;
+    read_pieces(from, at, len, |piece| {
+        to.write_at(piece, offset + done)?;
+        done += piece.len() as u64;
+        Ok(())
+    })
+}
+
+/// A directory of the operating system, held open: it may be renamed while it is in use.
+#[derive(Debug)]
+pub struct Directory(OwnedFd);
+
+impl Directory {
+    /// Opens the directory.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::options()
+            .read(true)
+            .custom_flags_directory()
+            .open(path)?;
+        Ok(Self(file.into()))
+    }
+
+    /// Wraps a descriptor of a directory.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+/// `O_DIRECTORY` by name.
+trait CustomFlags {
+    fn custom_flags_directory(&mut self) -> &mut Self;
+}
+
+impl CustomFlags for std::fs::OpenOptions {
+    fn custom_flags_directory(&mut self) -> &mut Self {
+        std::os::unix::fs::OpenOptionsExt::custom_flags(self, libc::O_DIRECTORY)
+    }
+}
+
+/// New files are readable by all and writable by their owner, less the daemon's umask.
+const FILE_MODE: Mode = Mode::from_bits_truncate(0o666);
+
+impl Folder for Directory {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn Blob>> {
+        let flags = OFlag::O_CLOEXEC
+            | OFlag::O_NOFOLLOW
+            | match how {
+                Open::Read => OFlag::O_RDONLY,
+                Open::Write => OFlag::O_RDWR,
+                Open::Create => OFlag::O_RDWR | OFlag::O_CREAT,
+                Open::CreateNew => OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL,
+                Open::Append => OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND,
+            };
+        let fd = openat(&self.0, path, flags, FILE_MODE)?;
+        Ok(Arc::new(DiskFile(File::from(fd))))
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
+        let stat = fstatat(&self.0, path, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        Ok((stat.st_dev, stat.st_ino))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Ok(renameat(&self.0, from, &self.0, to)?)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        Ok(unlinkat(&self.0, path, UnlinkatFlags::NoRemoveDir)?)
+    }
+
+    fn make_dir(&self, path: &Path) -> io::Result<()> {
+        match mkdirat(&self.0, path, Mode::from_bits_truncate(0o777)) {
+            Ok(()) | Err(Errno::EEXIST) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Listed>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut dir = Dir::openat(&self.0, path, flags, Mode::empty())?;
+        let mut found = Vec::new();
+        for entry in dir.iter() {
+            let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+            if name == "." || name == ".." {
+                continue;
+            }
+            match fstatat(&self.0, &path.join(&name), AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Ok(stat) => {
+                    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+                    if kind == SFlag::S_IFREG || kind == SFlag::S_IFDIR {
+                        found.push(Listed {
+                            name,
+                            len: stat.st_size as u64,
+                            is_dir: kind == SFlag::S_IFDIR,
+                        });
+                    }
+                }
+                Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(found)
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        File::from(openat(&self.0, path, flags, Mode::empty())?).sync_all()
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC;
+        let fd = openat(&self.0, path, flags, FILE_MODE)?;
+        // An open-file-description lock: it is the daemon's as long as this description is open,
+        // whatever else the process opens and closes, and the kernel drops it with the process.
+        let whole_file = libc::flock {
+            l_type: libc::F_WRLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        match fcntl(fd.as_fd(), FcntlArg::F_OFD_SETLK(&whole_file)) {
+            Ok(_) => Ok(Some(Box::new(FileLock { _held: fd }))),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct FileLock {
+    _held: OwnedFd,
+}
+
+impl Lock for FileLock {}
+
+/// A file of the operating system as a [`Blob`].
+#[derive(Debug)]
+pub struct DiskFile(File);
+
+impl DiskFile {
+    /// Wraps an open file.
+    pub fn new(file: File) -> Self {
+        Self(file)
+    }
+}
+
+impl Blob for DiskFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.size())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.0.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let flags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        match fallocate(&self.0, flags, offset as i64, len as i64) {
+            Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn insert_front(&self, len: u64) -> io::Result<bool> {
+        match fallocate(
+            &self.0,
+            FallocateFlags::FALLOC_FL_INSERT_RANGE,
+            0,
+            len as i64,
+        ) {
+            Ok(()) => Ok(true),
+            // EINVAL: not a multiple of this filesystem's block size.
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn file(&self) -> Option<&File> {
+        Some(&self.0)
+    }
+}
+
+/// Gives a new file of the store the mode, owner and time that its producer set. Only root may
+/// give files away; for others they stay the daemon's.
+///
+/// # Errors
+/// The operating system's.
+pub fn set_attributes(blob: &dyn Blob, face: &super::Face) -> io::Result<()> {
+    let Some(file) = blob.file() else {
+        return Ok(());
+    };
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(
+        face.mode & 0o7777,
+    ))?;
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::fchown(file, Some(face.uid), Some(face.gid))?;
+    }
+    if let Some(mtime) = face.mtime {
+        file.set_modified(super::clock::to_system(mtime))?;
+    }
+    Ok(())
+}
+
+/// A file's time of last change, in nanoseconds since 1970; 0 for what is not a file.
+///
+/// # Errors
+/// The operating system's.
+pub fn modified(blob: &dyn Blob) -> io::Result<i64> {
+    match blob.file() {
+        Some(file) => Ok(super::clock::from_system(file.metadata()?.modified()?)),
+        None => Ok(0),
+    }
+}
+
+/// The kernel's name for this boot; zeros where it gives none, which equals no boot.
+pub fn boot_id() -> [u8; 16] {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: Vec<u8> = text
+        .bytes()
+        .filter_map(|byte| char::from(byte).to_digit(16).map(|digit| digit as u8))
+        .collect();
+    let mut id = [0; 16];
+    for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = pair[0] << 4 | pair[1];
+    }
+    id
+}

@@ -1,0 +1,193 @@
+//! Which chunks are in flight, and who has the tail.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::staged::Staged;
+use super::tail::Stream;
+use super::{Dataset, Face, Incoming, Rewrite, Writing};
+use crate::error::{Context, Result};
+use crate::npy::Header;
+
+impl Dataset {
+    /// Opens the chunk `name` for writing: a new one, or a committed one once more. `truncate` says
+    /// that the writer expects an empty file.
+    ///
+    /// # Errors
+    /// `EBUSY` where somebody else is writing that name, or another daemon this dataset; `EPERM`
+    /// where the name is not a chunk's; `EROFS`.
+    pub fn begin(self: &Arc<Self>, name: &OsStr, face: Face, truncate: bool) -> Result<Writing> {
+        self.check_chunk_name(name)?;
+        self.own()?;
+        // Held while the catalog is asked: a chunk is in the catalog before it leaves this table, so
+        // a name that is in neither is free.
+        let mut in_flight = crate::lock(&self.in_flight);
+        if let Some(committed) = self.chunk(name)? {
+            let again = Rewrite::new(self.clone(), name.to_owned(), committed, truncate);
+            return Ok(Writing::Again(Arc::new(again)));
+        }
+        if let Some(other) = in_flight.get(name)
+            && !other.give_way()
+        {
+            return Err(err!(
+                EBUSY,
+                "{} is being written by somebody else",
+                name.display()
+            ));
+        }
+        let incoming = Incoming::new(self.clone(), name.to_owned(), face);
+        in_flight.insert(name.to_owned(), incoming.clone());
+        Ok(Writing::New(incoming))
+    }
+
+    /// The chunk is no longer in flight under its name, if it still had it.
+    pub(super) fn leave(&self, incoming: &Incoming) {
+        let mut in_flight = crate::lock(&self.in_flight);
+        if in_flight
+            .get(incoming.name())
+            .is_some_and(|holder| std::ptr::eq(&**holder, incoming))
+        {
+            in_flight.remove(incoming.name());
+        }
+    }
+
+    pub(super) fn committed(&self, incoming: &Incoming) {
+        self.remove_placeholder(incoming.name());
+        self.leave(incoming);
+    }
+
+    /// An empty file that held the name until now.
+    pub(super) fn remove_placeholder(&self, name: &OsStr) {
+        match self.folder.remove(Path::new(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                log::warn!(
+                    "{}: cannot remove the empty file {}: {error}",
+                    self.label(),
+                    name.display()
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes the name of a chunk in flight away from its writer, as `unlink` does.
+    ///
+    /// # Errors
+    /// `EBUSY` where its commit is under way.
+    pub fn abort(&self, incoming: &Incoming) -> Result<()> {
+        if !incoming.abort() {
+            return Err(err!(
+                EBUSY,
+                "{} is being committed",
+                incoming.name().display()
+            ));
+        }
+        self.leave(incoming);
+        self.note(&format!(
+            "{} unlinked while it was in flight",
+            incoming.name().display()
+        ));
+        Ok(())
+    }
+
+    /// Appends a chunk from memory: the bytes of a whole `.npy` file. The same bytes under the same
+    /// name once more append nothing.
+    ///
+    /// # Errors
+    /// As writing and closing a chunk.
+    pub fn append(self: &Arc<Self>, name: impl AsRef<OsStr>, bytes: &[u8]) -> Result<()> {
+        let face = Face {
+            len: 0,
+            mode: 0o644,
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            mtime: None,
+        };
+        match self.begin(name.as_ref(), face, true)? {
+            Writing::New(incoming) => {
+                let done = incoming
+                    .write(bytes, 0, || ())
+                    .and_then(|()| incoming.flush(|| true));
+                incoming.release();
+                done
+            }
+            Writing::Again(rewrite) => {
+                rewrite.write(bytes, 0)?;
+                rewrite.flush(|| true)
+            }
+        }
+    }
+
+    pub(super) fn stage(&self) -> Result<Staged> {
+        Staged::create(&self.folder).context(|| "cannot make a file in .npyfs/incoming".into())
+    }
+
+    /// The tail for a chunk of this header, if nobody has it.
+    pub(super) fn claim_tail(&self, header: &Header, head: &[u8]) -> Result<Option<Arc<Stream>>> {
+        if self.is_busy() {
+            return Ok(None);
+        }
+        let mut guard = self.writer()?;
+        let writer = self.usable(&mut guard)?;
+        writer.stream.take_if(|stream| stream.has_left());
+        if writer.stream.is_some() {
+            return Ok(None);
+        }
+        let (layout, rows, unborn) = match self.array() {
+            Some(array) => (array.layout, array.rows, None),
+            None => {
+                let unborn = self.unborn(writer, header)?;
+                (unborn.layout.clone(), 0, Some(unborn))
+            }
+        };
+        let too_long = || err!(EFBIG, "the array would have more bytes than a file can");
+        let base = layout.offset(rows).ok_or_else(too_long)?;
+        let count = rows.checked_add(header.rows()).ok_or_else(too_long)?;
+        layout.offset(count).ok_or_else(too_long)?;
+        let len = header.body_bytes();
+        layout
+            .data
+            .reserve(base, len)
+            .context(|| format!("no space in the store for a chunk of {len} bytes"))?;
+        let stream = Stream::new(layout, unborn, base, head.to_vec());
+        writer.stream = Some(stream.clone());
+        Ok(Some(stream))
+    }
+
+    pub(super) fn leave_tail(&self, stream: &Arc<Stream>) -> Result<Staged> {
+        let mut guard = self.writer()?;
+        let file = stream.take_file(&self.folder)?;
+        if let Some(writer) = guard.as_mut() {
+            writer.stream.take_if(|holder| Arc::ptr_eq(holder, stream));
+        }
+        Ok(file)
+    }
+
+    /// The stream's chunk is over: what it left behind the last row is cut off.
+    pub(super) fn end_stream(&self, stream: &Arc<Stream>) {
+        let Ok(mut guard) = self.writer() else {
+            return;
+        };
+        let Some(writer) = guard.as_mut() else {
+            return;
+        };
+        if writer
+            .stream
+            .take_if(|holder| Arc::ptr_eq(holder, stream))
+            .is_none()
+        {
+            return;
+        }
+        if let Some(array) = self.array()
+            && let Some(end) = array.layout.offset(array.rows)
+            && let Err(error) = array.layout.data.set_len(end)
+        {
+            log::warn!(
+                "{}: cannot cut what lies behind the rows of data.npy: {error}",
+                self.label()
+            );
+        }
+    }
+}

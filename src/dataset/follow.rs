@@ -1,0 +1,173 @@
+//! Following: a dataset that this daemon does not write to.
+//!
+//! Somebody else may: another daemon, or, while nobody holds the lock, any program that rewrites
+//! the array. What is on the disk is looked at before each answer, which costs a read of the header
+//! and of the journal's size, and is taken in from where the last look ended.
+
+use std::io;
+use std::path::Path;
+
+use super::disk::Open;
+use super::journal::Reader;
+use super::{Array, DATA, Dataset, JOURNAL, LOCK, disk, recovery};
+use crate::error::{Context, Errno, Result};
+use crate::npy::{Header, Prefix};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What the last look at the disk found.
+#[derive(Debug, Default)]
+pub(crate) struct Follow {
+    /// Which file `data.npy` was.
+    identity: Option<(u64, u64)>,
+    /// How far the journal has been taken in.
+    journal_len: u64,
+    /// Another daemon held the lock.
+    pub(crate) live: bool,
+    /// What is on the disk is known to be wrong beyond what was taken in, and nobody may repair it
+    /// here: the rows stay as they were found.
+    frozen: bool,
+}
+
+impl Dataset {
+    pub(crate) fn begin_following(&self) -> Result<()> {
+        let survey = recovery::survey(&self.folder, Open::Read, &disk::boot_id(), false)?;
+        if survey.clean {
+            self.take_in(survey, false, false);
+            return Ok(());
+        }
+        match self.own() {
+            Ok(()) => Ok(()),
+            Err(error) if error.errno() == Errno::EBUSY => {
+                let survey = recovery::survey(&self.folder, Open::Read, &disk::boot_id(), true)?;
+                self.take_in(survey, true, false);
+                Ok(())
+            }
+            Err(error) if matches!(error.errno(), Errno::EROFS | Errno::EACCES | Errno::EPERM) => {
+                for note in &survey.notes {
+                    log::warn!("{}: {note} (in memory only: {error})", self.label());
+                }
+                self.take_in(survey, false, true);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn take_in(&self, survey: recovery::Survey, live: bool, frozen: bool) {
+        let mut follow = crate::lock(&self.follow);
+        follow.identity = self.folder.identity(Path::new(DATA)).ok();
+        follow.journal_len = survey.journal_len;
+        follow.live = live;
+        follow.frozen = frozen;
+        *self.catalog_mut() = survey.catalog;
+        *crate::write(&self.array) = survey.array;
+    }
+
+    /// Has what others committed up to now.
+    pub(crate) fn refresh(&self) -> Result<()> {
+        if self.owned.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let follow = crate::lock(&self.follow);
+        if follow.frozen {
+            return Ok(());
+        }
+        let identity = match self.folder.identity(Path::new(DATA)) {
+            Ok(identity) => Some(identity),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(crate::Error::io(error, "cannot look at data.npy")),
+        };
+        let Some(array) = self.array().filter(|_| identity == follow.identity) else {
+            if identity.is_none() && follow.identity.is_none() {
+                return Ok(());
+            }
+            drop(follow);
+            return self.look_again();
+        };
+        let count = count_on_disk(&array)?;
+        let journal_len = follow.journal_len;
+        drop(follow);
+        match count {
+            Some(count) if count == array.rows => Ok(()),
+            Some(count) if count > array.rows => self.catch_up(&array, count, journal_len),
+            _ => self.look_again(),
+        }
+    }
+
+    /// Takes in the records that came behind the ones known.
+    fn catch_up(&self, array: &Array, count: u64, journal_len: u64) -> Result<()> {
+        let failed = || "cannot read the journal".to_owned();
+        let blob = match self.folder.open(Path::new(JOURNAL), Open::Read) {
+            Ok(blob) if journal_len > 0 => blob,
+            Ok(_) => return self.look_again(),
+            // An array without a journal grows by another program's hand.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.look_again(),
+            Err(error) => return Err(crate::Error::io(error, failed())),
+        };
+        let mut follow = crate::lock(&self.follow);
+        let mut reader = Reader::resume(blob, follow.journal_len);
+        let mut catalog = self.catalog_mut();
+        while catalog.rows() < count {
+            let Some(record) = reader.next().context(failed)? else {
+                break;
+            };
+            if catalog.apply(&record).is_err() {
+                drop(catalog);
+                drop(follow);
+                return self.look_again();
+            }
+        }
+        follow.journal_len = reader.offset();
+        drop(catalog);
+        let modified = self
+            .catalog()
+            .last()
+            .map_or(array.modified, |last| last.committed);
+        let mut published = crate::write(&self.array);
+        *published = Some(Array {
+            layout: array.layout.clone(),
+            rows: count,
+            modified,
+        });
+        Ok(())
+    }
+
+    fn look_again(&self) -> Result<()> {
+        let live = !self.options.read_only && self.is_locked();
+        let survey = recovery::survey(&self.folder, Open::Read, &disk::boot_id(), live)?;
+        self.take_in(survey, live, false);
+        Ok(())
+    }
+
+    /// Whether no daemon, this one included, holds the lock.
+    pub(crate) fn is_free(&self) -> bool {
+        !self.owned.load(Ordering::Acquire) && !self.is_locked()
+    }
+
+    fn is_locked(&self) -> bool {
+        match self.folder.open(Path::new(LOCK), Open::Read) {
+            Ok(_) => matches!(self.folder.lock(Path::new(LOCK)), Ok(None)),
+            Err(_) => false,
+        }
+    }
+}
+
+/// The count in the backing header; `None` where the header is not what it was.
+fn count_on_disk(array: &Array) -> Result<Option<u64>> {
+    let mut bytes = vec![0; array.layout.header_len() as usize];
+    let got = array
+        .layout
+        .data
+        .read_at(&mut bytes, 0)
+        .context(|| "cannot read the header of data.npy".into())?;
+    bytes.truncate(got);
+    match Header::parse(&bytes) {
+        Ok(Prefix::Complete(header)) => Ok((Arc::strong_count(&array.layout) > 0
+            && header.len() == array.layout.header_len()
+            && header.dtype() == array.layout.dtype()
+            && header.row_shape() == array.layout.row_shape())
+        .then(|| header.rows())),
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,127 @@
+//! What a reader finds: the array, slices of it, and chunks by name.
+
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+
+use super::view::{Layout, View};
+use super::{Committed, Dataset, Found, names};
+use crate::error::Result;
+use crate::npy::Header;
+
+impl Dataset {
+    /// The array with all rows committed so far; `None` before the first chunk.
+    ///
+    /// # Errors
+    /// Those of reading what another daemon has written.
+    pub fn snapshot(&self) -> Result<Option<View>> {
+        self.refresh()?;
+        Ok(self.array().map(|array| {
+            let header = array.layout.header_bytes(array.rows).into();
+            View::new(header, array.layout, 0, array.rows, array.modified)
+        }))
+    }
+
+    /// A slice of the array as it is now, by Python's rules.
+    ///
+    /// # Errors
+    /// Those of reading what another daemon has written.
+    pub fn slice(&self, start: Option<i64>, stop: Option<i64>) -> Result<Option<View>> {
+        self.refresh()?;
+        let Some(array) = self.array() else {
+            return Ok(None);
+        };
+        let rows = names::slice_rows(start, stop, array.rows);
+        let count = rows.end - rows.start;
+        let header = plain_header(&array.layout, count)?;
+        Ok(Some(View::new(
+            header,
+            array.layout,
+            rows.start,
+            count,
+            array.modified,
+        )))
+    }
+
+    /// What a chunk's name stands for, if anything.
+    ///
+    /// # Errors
+    /// Those of reading what another daemon has written.
+    pub fn find(&self, name: &OsStr) -> Result<Option<Found>> {
+        if let Some(incoming) = crate::lock(&self.in_flight).get(name) {
+            return Ok(Some(Found::InFlight(incoming.clone())));
+        }
+        Ok(self
+            .chunk(name)?
+            .map(|chunk| Found::Committed(Box::new(chunk))))
+    }
+
+    /// A committed chunk by its name.
+    ///
+    /// # Errors
+    /// Those of reading what another daemon has written.
+    pub fn chunk(&self, name: &OsStr) -> Result<Option<Committed>> {
+        self.refresh()?;
+        // The array before the catalog: a chunk in the catalog may be ahead of the rows that a
+        // follower has seen, never behind those that an owner has published.
+        let (receipt, original) = {
+            let catalog = self.catalog();
+            let Some((_, receipt)) = catalog.find(name) else {
+                return Ok(None);
+            };
+            (*receipt, catalog.header(receipt.header))
+        };
+        let Some(array) = self.array() else {
+            return Ok(None);
+        };
+        let header = if receipt.converted {
+            plain_header(&array.layout, receipt.rows)?
+        } else {
+            original.clone()
+        };
+        let view = View::new(
+            header,
+            array.layout,
+            receipt.first_row,
+            receipt.rows,
+            receipt.attributes.mtime,
+        );
+        Ok(Some(Committed {
+            receipt,
+            view,
+            original,
+        }))
+    }
+
+    /// The next committed chunk in commit order from id `id` on: its name, and the id behind it.
+    pub fn next_name(&self, id: u32) -> Option<(OsString, u32)> {
+        let catalog = self.catalog();
+        (id..catalog.next_id()).find_map(|id| catalog.get(id).map(|(name, _)| (name, id + 1)))
+    }
+
+    /// Every chunk committed so far has a smaller id.
+    pub fn end_id(&self) -> u32 {
+        self.catalog().next_id()
+    }
+
+    /// The names of the chunks in flight, in no order.
+    pub fn in_flight_names(&self) -> Vec<OsString> {
+        crate::lock(&self.in_flight).keys().cloned().collect()
+    }
+
+    /// Whether the dataset has neither rows nor chunks, committed or in flight.
+    ///
+    /// # Errors
+    /// Those of reading what another daemon has written.
+    pub fn is_empty(&self) -> Result<bool> {
+        self.refresh()?;
+        Ok(self.array().is_none() && crate::lock(&self.in_flight).is_empty())
+    }
+}
+
+/// The header that numpy would write for `rows` rows of the array.
+fn plain_header(layout: &Layout, rows: u64) -> Result<Arc<[u8]>> {
+    let mut shape = Vec::with_capacity(1 + layout.row_shape().len());
+    shape.push(rows);
+    shape.extend_from_slice(layout.row_shape());
+    Ok(Header::encode(layout.dtype(), &shape)?.into())
+}

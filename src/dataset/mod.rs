@@ -1,0 +1,359 @@
+//! The engine: one array that grows by whole chunks, with no filesystem in it.
+//!
+//! A [`Dataset`] is a directory of the store. It is followed as long as nobody here writes to it,
+//! and owned, by a lock, from the first write on. The parts:
+//!
+//! | module | keeps true |
+//! | --- | --- |
+//! | `disk` | nothing else touches the store |
+//! | `names` | what a name stands for |
+//! | `judge` | what is a whole chunk |
+//! | `flight`, `incoming`, `staged`, `tail` | a chunk in flight, wherever its bytes lie |
+//! | `rewrite` | a name is appended once (P3) |
+//! | `commit` | a chunk is in the array as a whole or not at all (P1, P2) |
+//! | `convert` | values never change (P9) |
+//! | `journal`, `catalog`, `amend` | which rows are called what |
+//! | `own`, `follow` | one daemon writes, all others see it (the lock) |
+//! | `recovery`, `adopt` | what is on the disk becomes a dataset again (P7) |
+//! | `sync` | fsync means durable (P6) |
+//! | `check` | what the disk has is what was committed |
+//! | `view`, `lookup` | what was once seen never changes (P4) |
+//! | `events`, `rejected`, `status` | refusals have reasons, and their bytes are kept (P10) |
+//!
+//! Lock order: a chunk's state, `writer`, a stream's state, `in_flight`, `follow`, `catalog`,
+//! `array`, then the log's and the syncs', which are leaves.
+
+mod adopt;
+mod amend;
+mod catalog;
+mod check;
+pub mod clock;
+mod commit;
+mod convert;
+pub mod disk;
+mod events;
+mod flight;
+mod follow;
+mod incoming;
+mod journal;
+mod judge;
+mod lookup;
+pub mod names;
+mod own;
+mod recovery;
+mod rejected;
+mod rewrite;
+mod staged;
+mod status;
+mod sync;
+mod tail;
+mod view;
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+pub use catalog::Receipt;
+pub use check::Report;
+pub use incoming::{Change, Face, Incoming};
+pub use journal::Attributes;
+pub use names::{CONTROL, DATA, Kind};
+pub use rewrite::{Committed, Rewrite};
+pub use staged::Budget;
+pub use status::{CSV_HEAD, Status};
+pub use sync::Waiter;
+pub use view::View;
+
+use commit::Writer;
+use disk::{Directory, Folder};
+use follow::Follow;
+use view::Layout;
+
+use crate::error::{Context, Error, Result};
+use crate::npy::Header;
+
+const JOURNAL: &str = ".npyfs/chunks.log";
+const LOCK: &str = ".npyfs/lock";
+
+/// How a dataset is to be treated.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Nothing is ever written: no lock, no recovery on the disk.
+    pub read_only: bool,
+    /// The memory for bodies of chunks in flight, shared by all datasets that have this value.
+    pub memory: Arc<Budget>,
+    /// How many bytes of refused chunks `.npyfs/rejected/` may hold.
+    pub rejected_limit: u64,
+    /// How many directories above this one belong to the store, and are synced with it.
+    pub depth: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            memory: Budget::new(64 << 20),
+            rejected_limit: 256 << 20,
+            depth: 1,
+        }
+    }
+}
+
+/// The array as it is published now.
+#[derive(Clone, Debug)]
+pub(crate) struct Array {
+    layout: Arc<Layout>,
+    rows: u64,
+    /// When the last row came, in nanoseconds since 1970.
+    modified: i64,
+}
+
+/// One growing array and the chunks that it was made of.
+///
+/// The first chunk sets the dtype and the shape of a row; every further chunk of shape
+/// `(n, *row_shape)` adds `n` rows.
+///
+/// ```
+/// # fn main() -> npyfs::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// use npyfs::{Dataset, DatasetOptions};
+///
+/// let dataset = Dataset::open(dir.path(), DatasetOptions::default())?;
+/// let mut chunk = npyfs::npy::Header::encode(&"<f4".parse()?, &[2, 3])?;
+/// chunk.extend([0; 2 * 3 * 4]);
+/// dataset.append("first.npy", &chunk)?;
+/// dataset.append("second.npy", &chunk)?;
+/// dataset.append("second.npy", &chunk)?; // a retry appends nothing
+/// let array = dataset.snapshot()?.expect("there are rows");
+/// assert_eq!(array.rows(), 4);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Dataset {
+    folder: Arc<dyn Folder>,
+    options: Options,
+    /// For messages: where it is, as far as is known.
+    label: PathBuf,
+    array: RwLock<Option<Array>>,
+    catalog: RwLock<catalog::Catalog>,
+    writer: Mutex<Option<Writer>>,
+    follow: Mutex<Follow>,
+    owned: AtomicBool,
+    busy: Busy,
+    in_flight: Mutex<HashMap<OsString, Arc<Incoming>>>,
+    events: events::Events,
+    rejected: rejected::Rejected,
+    syncs: sync::Syncs,
+    /// When it was last asked for, in the store's own count.
+    used: AtomicU64,
+}
+
+/// What a name in a dataset stands for now.
+#[derive(Debug)]
+pub enum Found {
+    /// A chunk in flight.
+    InFlight(Arc<Incoming>),
+    /// A committed chunk.
+    Committed(Box<Committed>),
+}
+
+/// A chunk opened for writing.
+#[derive(Clone, Debug)]
+pub enum Writing {
+    /// A new name.
+    New(Arc<Incoming>),
+    /// A committed one: the bytes are compared.
+    Again(Arc<Rewrite>),
+}
+
+/// How many long copies hold the writer or are about to.
+#[derive(Debug, Default)]
+struct Busy(AtomicUsize);
+
+impl Busy {
+    fn enter(&self) -> BusyGuard<'_> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        BusyGuard(self)
+    }
+}
+
+struct BusyGuard<'a>(&'a Busy);
+
+impl Drop for BusyGuard<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Dataset {
+    /// Opens the directory `path` as a dataset. Nothing is written to it before the first chunk,
+    /// unless a daemon died there: then it is recovered first.
+    ///
+    /// # Errors
+    /// `EINVAL` for a `data.npy` that cannot grow, `EIO` for a damaged store, and the operating
+    /// system's.
+    pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Arc<Dataset>> {
+        let path = path.as_ref();
+        let folder = Directory::open(path).context(|| format!("cannot open {}", path.display()))?;
+        Self::open_in(Arc::new(folder), path, options)
+    }
+
+    /// As [`Dataset::open`], over any folder; `label` stands for it in messages.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::open`].
+    pub fn open_in(
+        folder: Arc<dyn Folder>,
+        label: impl Into<PathBuf>,
+        options: Options,
+    ) -> Result<Arc<Dataset>> {
+        let dataset = Arc::new(Dataset {
+            events: events::Events::new(folder.clone(), options.read_only),
+            rejected: rejected::Rejected::new(folder.clone(), options.rejected_limit),
+            folder,
+            options,
+            label: label.into(),
+            array: RwLock::default(),
+            catalog: RwLock::default(),
+            writer: Mutex::default(),
+            follow: Mutex::default(),
+            owned: AtomicBool::new(false),
+            busy: Busy::default(),
+            in_flight: Mutex::default(),
+            syncs: sync::Syncs::default(),
+            used: AtomicU64::new(0),
+        });
+        dataset.begin_following()?;
+        Ok(dataset)
+    }
+
+    /// Notes that it is in use at the store's `moment`.
+    pub(crate) fn touch(&self, moment: u64) {
+        self.used.store(moment, Ordering::Relaxed);
+    }
+
+    pub(crate) fn last_used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn label(&self) -> std::path::Display<'_> {
+        self.label.display()
+    }
+
+    fn array(&self) -> Option<Array> {
+        crate::read(&self.array).clone()
+    }
+
+    fn set_array(&self, array: Array) {
+        *crate::write(&self.array) = Some(array);
+    }
+
+    fn catalog(&self) -> RwLockReadGuard<'_, catalog::Catalog> {
+        crate::read(&self.catalog)
+    }
+
+    fn catalog_mut(&self) -> RwLockWriteGuard<'_, catalog::Catalog> {
+        crate::write(&self.catalog)
+    }
+
+    /// A panic while the writer was held may have left a commit half done in memory.
+    fn writer(&self) -> Result<MutexGuard<'_, Option<Writer>>> {
+        self.writer.lock().map_err(|_| {
+            err!(
+                EIO,
+                "a failure inside npyfs stopped writes to this dataset until it is opened again"
+            )
+        })
+    }
+
+    fn usable<'a>(&self, writer: &'a mut Option<Writer>) -> Result<&'a mut Writer> {
+        let writer = writer
+            .as_mut()
+            .ok_or_else(|| err!(EBUSY, "the dataset was closed meanwhile"))?;
+        match &writer.failed {
+            None => Ok(writer),
+            Some(error) => Err(error
+                .clone()
+                .with_errno(crate::error::Errno::EIO)
+                .context("the store failed in the middle of a commit; writes are refused until the dataset is opened again")),
+        }
+    }
+
+    /// Whether a long copy holds the writer: whoever needs it had better not wait on a thread that
+    /// serves others.
+    pub fn is_busy(&self) -> bool {
+        self.busy.0.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether the array's dtype and row shape admit a chunk, as far as they are set.
+    pub(crate) fn admit(&self, header: &Header) -> Result<()> {
+        match self.array() {
+            Some(array) => self.fits(header, &array.layout),
+            None => Ok(()),
+        }
+    }
+
+    fn fits(&self, header: &Header, layout: &Layout) -> Result<()> {
+        if !header.dtype().same_values(layout.dtype()) {
+            return Err(err!(
+                EINVAL,
+                "dtype {}, this dataset holds {}",
+                header.dtype(),
+                layout.dtype()
+            ));
+        }
+        if header.row_shape() != layout.row_shape() {
+            return Err(err!(
+                EINVAL,
+                "rows of shape {}, this dataset holds rows of shape {}",
+                shape_text(header.row_shape()),
+                shape_text(layout.row_shape())
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_chunk_name(&self, name: &OsStr) -> Result<()> {
+        match Kind::of(name) {
+            Kind::Chunk => Ok(()),
+            _ => Err(err!(EPERM, "{} is not a name for a chunk", name.display())),
+        }
+    }
+
+    /// Tells the log why a chunk was refused, and where its bytes are kept.
+    fn report_refusal(&self, name: &OsStr, error: &Error, kept: Option<&str>) {
+        let mut line = format!("{} refused: {error}", name.display());
+        if let Some(kept) = kept {
+            line.push_str(&format!(" (what was received is kept as {kept})"));
+        }
+        if let Err(error) = self.events.refusal(&line) {
+            log::warn!("{}: {line}: {error}", self.label());
+        }
+    }
+
+    /// Tells the log, for the filesystem's own refusals.
+    pub fn report(&self, name: &OsStr, error: &Error) {
+        self.report_refusal(name, error, None);
+    }
+
+    fn note(&self, line: &str) {
+        log::info!("{}: {line}", self.label());
+        if let Err(error) = self.events.note(line) {
+            log::warn!("{}: {line}: {error}", self.label());
+        }
+    }
+}
+
+/// A shape as Python prints it.
+pub(crate) fn shape_text(shape: &[u64]) -> String {
+    match shape {
+        [one] => format!("({one},)"),
+        many => {
+            let many: Vec<String> = many.iter().map(u64::to_string).collect();
+            format!("({})", many.join(", "))
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Owning a dataset: the right to write, from the first write to the close.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use super::commit::Writer;
+use super::disk::{self, Open};
+use super::journal::{AppendError, Record};
+use super::{CONTROL, Dataset, LOCK, clock, recovery};
+use crate::error::{Context, Error, Result};
+
+impl Dataset {
+    pub(super) fn owner(&self) -> &'static str {
+        if self.owned.load(Ordering::Acquire) {
+            "this daemon"
+        } else if crate::lock(&self.follow).live {
+            "another daemon"
+        } else {
+            "nobody"
+        }
+    }
+
+    /// Has the right to write, taking the lock and recovering what is to be recovered.
+    ///
+    /// # Errors
+    /// `EBUSY` where another daemon has the lock, `EROFS` where nothing may be written, and those
+    /// of recovery.
+    pub fn own(&self) -> Result<()> {
+        if self.owned.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if self.options.read_only {
+            return Err(err!(EROFS, "the store is mounted read-only"));
+        }
+        let mut guard = self.writer()?;
+        if guard.is_some() {
+            return Ok(());
+        }
+        self.folder
+            .make_dir(Path::new(CONTROL))
+            .context(|| "cannot make .npyfs in the dataset".into())?;
+        let lock = self
+            .folder
+            .lock(Path::new(LOCK))
+            .context(|| "cannot lock the dataset".into())?
+            .ok_or_else(|| err!(EBUSY, "the dataset is being written by another daemon"))?;
+        *guard = Some(self.take_over(lock)?);
+        self.owned.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    pub(super) fn take_over(&self, lock: Box<dyn disk::Lock>) -> Result<Writer> {
+        let boot = disk::boot_id();
+        let mut survey = recovery::survey(&self.folder, Open::Write, &boot, false)?;
+        let owed = recovery::repair(&self.folder, &mut survey, &self.rejected)?;
+        let mut journal = recovery::open_journal(&self.folder, &survey)?;
+        let mut records = Vec::new();
+        if !survey.array_recorded
+            && let Some(array) = &survey.array
+        {
+            let header = array.layout.header_bytes(0);
+            Record::Array { header: &header }.encode(&mut records);
+        }
+        if owed.foreign_rows > 0 {
+            let foreign = Record::Foreign {
+                first_row: survey.catalog.rows(),
+                rows: owed.foreign_rows,
+            };
+            foreign.encode(&mut records);
+            survey
+                .catalog
+                .apply(&foreign)
+                .map_err(|out| err!(EIO, "cannot adopt rows: {}", out.0))?;
+        }
+        let at = clock::now();
+        Record::Opened { boot, at }.encode(&mut records);
+        match journal.append(&records) {
+            Ok(()) => {}
+            Err(AppendError::Undone(error) | AppendError::Torn(error)) => {
+                return Err(Error::io(error, "cannot write the journal"));
+            }
+        }
+        for note in &survey.notes {
+            self.note(&note.to_string());
+        }
+        let writer = Writer {
+            journal,
+            array_recorded: survey.array.is_some(),
+            stream: None,
+            unborn: None,
+            durable: survey.durable,
+            dirty: true,
+            failed: None,
+            _lock: lock,
+        };
+        *self.catalog_mut() = survey.catalog;
+        *crate::write(&self.array) = survey.array;
+        Ok(writer)
+    }
+
+    /// Lets the dataset go: all of it on the disk, the journal closed, the lock free. It goes on as
+    /// a follower.
+    ///
+    /// # Errors
+    /// What the disk answers; the next to open the dataset recovers it.
+    pub fn close(&self) -> Result<()> {
+        let mut guard = self.writer()?;
+        let Some(mut writer) = guard.take() else {
+            return Ok(());
+        };
+        self.owned.store(false, Ordering::Release);
+        let settled = self.settle(&mut writer);
+        drop(writer);
+        drop(guard);
+        settled
+    }
+}
+
+impl Drop for Dataset {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            log::error!("{}: not closed cleanly: {error}", self.label());
+        }
+    }
+}

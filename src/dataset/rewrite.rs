@@ -1,0 +1,372 @@
+//! Writing again under a committed name: the same bytes succeed, others are refused (P3).
+//!
+//! "The same" are the bytes that were written, or the bytes of the view, which differ only where
+//! the chunk was converted. Bytes that come front to back are compared as they come, so that the
+//! first write that differs fails; any other order is staged and compared at close. Nothing of the
+//! dataset ever changes here.
+
+use std::ffi::{OsStr, OsString};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::Dataset;
+use super::catalog::Receipt;
+use super::convert::Conversion;
+use super::disk::{Blob, read_exact_at, read_pieces};
+use super::judge::stopped_early;
+use super::staged::Staged;
+use super::view::View;
+use crate::error::{Context, Error, Result};
+use crate::npy::{Header, Prefix};
+
+/// A committed chunk as a writer sees it who has opened it once more.
+#[derive(Debug)]
+pub struct Rewrite {
+    dataset: Arc<Dataset>,
+    name: OsString,
+    committed: Committed,
+    /// The writer began with an empty file (`O_TRUNC`), and has to write all of it.
+    truncated: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// After a truncation: how many bytes came front to back, all of them right.
+    len: u64,
+    staged: Option<Staged>,
+    refused: Option<Error>,
+}
+
+/// What a name stands for once it is committed.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// Its place, attributes and checksum.
+    pub receipt: Receipt,
+    /// Its header and rows as a file.
+    pub view: View,
+    /// The header that it came with.
+    pub(crate) original: Arc<[u8]>,
+}
+
+impl Committed {
+    /// Compares `data` with the view's bytes at `offset`.
+    fn differs_at(&self, data: &[u8], offset: u64) -> Result<bool> {
+        if offset.saturating_add(data.len() as u64) > self.view.len() {
+            return Ok(true);
+        }
+        let mut stored = vec![0; data.len()];
+        self.view.read_at(&mut stored, offset)?;
+        Ok(stored != data)
+    }
+
+    /// Whether `blob` holds what was written under this name, or the view of it.
+    fn same_as(&self, blob: &dyn Blob, len: u64) -> Result<bool> {
+        if len == self.view.len() && self.same_bytes(blob, len)? {
+            return Ok(true);
+        }
+        if !self.receipt.converted {
+            return Ok(false);
+        }
+        let mut head = vec![0; self.original.len()];
+        if blob.read_at(&mut head, 0).context(compare_failed)? < head.len()
+            || *head != *self.original
+        {
+            return Ok(false);
+        }
+        let Prefix::Complete(header) = Header::parse(&head)? else {
+            return Ok(false);
+        };
+        if header.file_bytes() != len {
+            return Ok(false);
+        }
+        self.same_rows(blob, &header)
+    }
+
+    fn same_bytes(&self, blob: &dyn Blob, len: u64) -> Result<bool> {
+        let (mut same, mut at) = (true, 0);
+        let mut failure = None;
+        read_pieces(blob, 0, len, |piece| {
+            if same && failure.is_none() {
+                match self.differs_at(piece, at) {
+                    Ok(differs) => same = !differs,
+                    Err(error) => failure = Some(error),
+                }
+                at += piece.len() as u64;
+            }
+            Ok(())
+        })
+        .context(compare_failed)?;
+        failure.map_or(Ok(same), Err)
+    }
+
+    fn same_rows(&self, blob: &dyn Blob, header: &Header) -> Result<bool> {
+        let Some(conversion) = Conversion::needed(header, self.view.dtype()) else {
+            return Ok(false);
+        };
+        let (mut same, mut at) = (true, 0);
+        let mut stored = Vec::new();
+        conversion.run(
+            16 << 20,
+            &mut |offset, buffer| {
+                read_exact_at(blob, buffer, header.len() + offset).context(compare_failed)
+            },
+            &mut |rows| {
+                if same {
+                    stored.resize(rows.len(), 0);
+                    self.view
+                        .read_body(&mut stored, at)
+                        .context(compare_failed)?;
+                    same = stored == rows;
+                    at += rows.len() as u64;
+                }
+                Ok(())
+            },
+        )?;
+        Ok(same)
+    }
+}
+
+fn compare_failed() -> String {
+    "cannot compare with the committed chunk".into()
+}
+
+fn other_bytes() -> Error {
+    err!(
+        EEXIST,
+        "committed with other bytes; a name is appended once"
+    )
+}
+
+fn not_truncated(len: u64, to: u64) -> Error {
+    err!(
+        EPERM,
+        "committed with {len} bytes, and cannot be cut or extended to {to}"
+    )
+}
+
+impl Rewrite {
+    pub(crate) fn new(
+        dataset: Arc<Dataset>,
+        name: OsString,
+        committed: Committed,
+        truncated: bool,
+    ) -> Self {
+        Self {
+            dataset,
+            name,
+            committed,
+            truncated,
+            state: Mutex::default(),
+        }
+    }
+
+    /// What is committed.
+    pub fn committed(&self) -> &Committed {
+        &self.committed
+    }
+
+    fn state(&self) -> Result<MutexGuard<'_, State>> {
+        let state = self
+            .state
+            .lock()
+            .map_err(|_| err!(EIO, "a failure inside npyfs ended this comparison"))?;
+        match &state.refused {
+            Some(error) => Err(error.clone()),
+            None => Ok(state),
+        }
+    }
+
+    fn refuse(&self, state: &mut State, error: Error) -> Error {
+        state.refused = Some(error.clone());
+        self.dataset.report_refusal(&self.name, &error, None);
+        error
+    }
+
+    /// Compares, or stages, bytes at `offset`.
+    ///
+    /// # Errors
+    /// `EEXIST` for other bytes than the committed ones, and what the store answers.
+    pub fn write(&self, data: &[u8], offset: u64) -> Result<()> {
+        let mut state = self.state()?;
+        self.take_in(&mut state, data, offset)
+            .map_err(|error| self.refuse(&mut state, error))
+    }
+
+    fn take_in(&self, state: &mut State, data: &[u8], offset: u64) -> Result<()> {
+        if !self.truncated {
+            return if self.committed.differs_at(data, offset)? {
+                Err(other_bytes())
+            } else {
+                Ok(())
+            };
+        }
+        let in_order = offset == state.len && !self.committed.receipt.converted;
+        if state.staged.is_none() && in_order {
+            if self.committed.differs_at(data, offset)? {
+                return Err(other_bytes());
+            }
+            state.len += data.len() as u64;
+            return Ok(());
+        }
+        let file = self.stage(state)?;
+        file.blob()
+            .write_at(data, offset)
+            .context(|| "cannot write to .npyfs/incoming".into())?;
+        state.len = state.len.max(offset + data.len() as u64);
+        Ok(())
+    }
+
+    fn stage<'a>(&self, state: &'a mut State) -> Result<&'a Staged> {
+        if state.staged.is_none() {
+            let file = self.dataset.stage()?;
+            let mut piece = vec![0; state.len.min(1 << 20) as usize];
+            let mut at = 0;
+            while at < state.len {
+                let n = (state.len - at).min(piece.len() as u64) as usize;
+                self.committed.view.read_at(&mut piece[..n], at)?;
+                file.blob()
+                    .write_at(&piece[..n], at)
+                    .context(|| "cannot write to .npyfs/incoming".into())?;
+                at += n as u64;
+            }
+            state.staged = Some(file);
+        }
+        state
+            .staged
+            .as_ref()
+            .ok_or_else(|| err!(EIO, "the staged copy was lost"))
+    }
+
+    /// Reads what the writer sees: what it has written after a truncation, else the view.
+    ///
+    /// # Errors
+    /// The refusal, or what the store answers.
+    pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let state = self.state()?;
+        match &state.staged {
+            Some(file) => file
+                .blob()
+                .read_at(buffer, offset)
+                .context(|| "cannot read the chunk back".into()),
+            None if self.truncated => {
+                let len = state.len.saturating_sub(offset).min(buffer.len() as u64);
+                self.committed
+                    .view
+                    .read_at(&mut buffer[..len as usize], offset)
+            }
+            None => self.committed.view.read_at(buffer, offset),
+        }
+    }
+
+    /// Cuts or extends what the writer sees.
+    ///
+    /// # Errors
+    /// `EPERM` where that would be the committed chunk.
+    pub fn set_len(&self, len: u64) -> Result<()> {
+        let mut state = self.state()?;
+        let committed = self.committed.view.len();
+        if !self.truncated {
+            return if len == committed {
+                Ok(())
+            } else {
+                Err(self.refuse(&mut state, not_truncated(committed, len)))
+            };
+        }
+        if len == state.len {
+            return Ok(());
+        }
+        let file = self.stage(&mut state)?;
+        file.blob()
+            .set_len(len)
+            .context(|| "cannot resize the staged chunk".into())?;
+        state.len = len;
+        Ok(())
+    }
+
+    /// A descriptor is being closed: as [`Incoming::flush`](super::Incoming::flush), but what is
+    /// complete is compared.
+    ///
+    /// # Errors
+    /// `EEXIST` for other bytes, `EINVAL` for some of them only, and the refusal again.
+    pub fn flush(&self, by_opener: impl FnOnce() -> bool) -> Result<()> {
+        let mut state = self.state()?;
+        if !self.truncated || state.len == 0 {
+            return Ok(());
+        }
+        let judged = match &state.staged {
+            Some(file) => match self.committed.same_as(file.blob(), state.len) {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(other_bytes()),
+                Err(error) => Err(error),
+            },
+            None if state.len == self.committed.view.len() => Ok(()),
+            None => Err(stopped_early(state.len, self.committed.view.len())),
+        };
+        match judged {
+            Err(error) if state.len == self.committed.view.len() || by_opener() => {
+                Err(self.refuse(&mut state, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the next `flush` has much to compare.
+    pub fn flush_is_slow(&self) -> bool {
+        self.state
+            .try_lock()
+            .map_or(true, |state| state.staged.is_some())
+    }
+}
+
+impl Dataset {
+    fn committed_chunk(&self, name: &OsStr) -> Result<Committed> {
+        self.chunk(name)?
+            .ok_or_else(|| err!(ESTALE, "{} is not a chunk any more", name.display()))
+    }
+
+    /// A write to a chunk whose own handle has committed it already.
+    pub(crate) fn compare_committed(&self, name: &OsStr, data: &[u8], offset: u64) -> Result<()> {
+        if self.committed_chunk(name)?.differs_at(data, offset)? {
+            let error = other_bytes();
+            self.report_refusal(name, &error, None);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn read_committed(
+        &self,
+        name: &OsStr,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> Result<usize> {
+        self.committed_chunk(name)?.view.read_at(buffer, offset)
+    }
+
+    /// Truncation of a committed chunk: allowed to the length that it has.
+    ///
+    /// # Errors
+    /// `EPERM` to any other.
+    pub fn truncate_committed(&self, name: &OsStr, len: u64) -> Result<()> {
+        let has = self.committed_chunk(name)?.view.len();
+        if has == len {
+            Ok(())
+        } else {
+            Err(not_truncated(has, len))
+        }
+    }
+
+    /// Whether a file of the store holds what is committed under `name`.
+    ///
+    /// # Errors
+    /// `EEXIST` where it holds anything else; `ESTALE` where the name is not committed.
+    pub fn compare_blob(&self, name: &OsStr, blob: &dyn Blob) -> Result<()> {
+        let committed = self.committed_chunk(name)?;
+        let len = blob.len().context(|| "cannot see the file's size".into())?;
+        if committed.same_as(blob, len)? {
+            Ok(())
+        } else {
+            Err(other_bytes())
+        }
+    }
+}

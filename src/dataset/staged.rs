@@ -1,0 +1,125 @@
+//! Chunks in flight that do not fit the fast path: files in `.npyfs/incoming/`, and the memory
+//! that the others may take.
+//!
+//! A staged file holds the chunk's bytes at their own offsets, header first. It is removed with
+//! its value, unless it was moved to `.npyfs/rejected/`; what a killed daemon left there belongs to
+//! nobody and is removed by recovery.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use super::disk::{Blob, Folder, Open};
+
+/// The directory of the staged files.
+pub(crate) const INCOMING: &str = ".npyfs/incoming";
+
+#[derive(Debug)]
+pub(crate) struct Staged {
+    folder: Arc<dyn Folder>,
+    path: PathBuf,
+    blob: Arc<dyn Blob>,
+    kept: bool,
+}
+
+impl Staged {
+    /// An empty file under a name that no other has.
+    pub(crate) fn create(folder: &Arc<dyn Folder>) -> io::Result<Staged> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = Path::new(INCOMING).join(format!("{}-{n}", std::process::id()));
+        let blob = match folder.open(&path, Open::CreateNew) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                folder.make_dir(Path::new(INCOMING))?;
+                folder.open(&path, Open::CreateNew)?
+            }
+            other => other?,
+        };
+        Ok(Staged {
+            folder: folder.clone(),
+            path,
+            blob,
+            kept: false,
+        })
+    }
+
+    pub(crate) fn blob(&self) -> &dyn Blob {
+        &*self.blob
+    }
+
+    pub(crate) fn shared_blob(&self) -> Arc<dyn Blob> {
+        self.blob.clone()
+    }
+
+    /// Moves the file elsewhere in the dataset's directory, where it stays.
+    pub(crate) fn keep_as(mut self, path: &Path) -> io::Result<()> {
+        self.folder.rename(&self.path, path)?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.kept
+            && let Err(error) = self.folder.remove(&self.path)
+        {
+            log::warn!("cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// The memory that all chunks in flight may take together, in bytes.
+#[derive(Debug)]
+pub struct Budget {
+    left: AtomicUsize,
+}
+
+impl Budget {
+    /// A budget of `bytes`.
+    pub fn new(bytes: usize) -> Arc<Budget> {
+        Arc::new(Budget {
+            left: AtomicUsize::new(bytes),
+        })
+    }
+
+    /// Takes `bytes` out of the budget for as long as the permit lives; `None` if they are not left.
+    pub(crate) fn take(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
+        self.left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(bytes)
+            })
+            .ok()?;
+        Some(Permit {
+            budget: self.clone(),
+            bytes,
+        })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Permit {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.budget.left.fetch_add(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_permit_gives_its_bytes_back() {
+        let budget = Budget::new(100);
+        let first = budget.take(60).unwrap();
+        assert!(budget.take(60).is_none());
+        drop(first);
+        assert!(budget.take(60).is_some());
+    }
+}

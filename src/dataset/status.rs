@@ -1,0 +1,131 @@
+//! What npyfs says of a dataset: `status.json` and `chunks.csv`.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+
+use super::{Dataset, clock};
+use crate::error::Result;
+
+/// A dataset in figures.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Element type in numpy's spelling; `None` until the first chunk.
+    pub dtype: Option<String>,
+    /// Shape of one row.
+    pub row_shape: Vec<u64>,
+    /// Rows committed.
+    pub rows: u64,
+    /// Bytes of those rows.
+    pub bytes: u64,
+    /// Names committed.
+    pub chunks: u64,
+    /// Refusals since the daemon opened the dataset.
+    pub refusals: u64,
+    /// When the last chunk was committed, in nanoseconds since 1970.
+    pub last_commit: Option<i64>,
+    /// The last refusal's line in the log.
+    pub last_refusal: Option<String>,
+    /// Names of the chunks in flight.
+    pub in_flight: Vec<String>,
+    /// Who may write: `this daemon` or, as far as this one knows, `nobody`, or `another daemon`.
+    pub owner: &'static str,
+}
+
+impl Status {
+    /// The JSON object of `status.json`.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "dtype": self.dtype,
+            "row_shape": self.row_shape,
+            "rows": self.rows,
+            "bytes": self.bytes,
+            "chunks": self.chunks,
+            "refusals": self.refusals,
+            "last_commit": self.last_commit.map(clock::iso),
+            "last_refusal": self.last_refusal,
+            "in_flight": self.in_flight,
+            "owner": self.owner,
+        })
+    }
+}
+
+/// The first line of `chunks.csv`.
+pub const CSV_HEAD: &str = "name,first_row,rows,committed_at,uid\n";
+
+impl Dataset {
+    /// The dataset in figures.
+    ///
+    /// # Errors
+    /// Those of reading what another daemon has written.
+    pub fn status(&self) -> Result<Status> {
+        self.refresh()?;
+        let events = self.events.state();
+        let mut in_flight: Vec<String> = self
+            .in_flight_names()
+            .into_iter()
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect();
+        in_flight.sort();
+        let catalog = self.catalog();
+        let array = self.array();
+        Ok(Status {
+            dtype: array
+                .as_ref()
+                .map(|array| array.layout.dtype().descr().trim_matches('\'').to_owned()),
+            row_shape: array
+                .as_ref()
+                .map_or_else(Vec::new, |array| array.layout.row_shape().to_vec()),
+            rows: array.as_ref().map_or(0, |array| array.rows),
+            bytes: array.as_ref().map_or(0, |array| {
+                array.rows.saturating_mul(array.layout.row_bytes())
+            }),
+            chunks: catalog.len() as u64,
+            refusals: events.refusals,
+            last_commit: catalog.last().map(|receipt| receipt.committed),
+            last_refusal: events.last_refusal,
+            in_flight,
+            owner: self.owner(),
+        })
+    }
+
+    /// The line of `chunks.csv` for the chunk of this id, and the next id; `None` at the end.
+    pub fn csv_line(&self, id: u32) -> Option<(String, u32)> {
+        let catalog = self.catalog();
+        let mut id = id;
+        while id < catalog.next_id() {
+            if let Some((name, receipt)) = catalog.get(id) {
+                let line = format!(
+                    "{},{},{},{},{}\n",
+                    csv_field(&name),
+                    receipt.first_row,
+                    receipt.rows,
+                    clock::iso(receipt.committed),
+                    receipt.attributes.uid
+                );
+                return Some((line, id + 1));
+            }
+            id += 1;
+        }
+        None
+    }
+}
+
+fn csv_field(name: &OsString) -> String {
+    let text = String::from_utf8_lossy(name.as_bytes());
+    if text.contains(['"', ',', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_commas_and_quotes_stays_one_field() {
+        assert_eq!(csv_field(&"plain.npy".into()), "plain.npy");
+        assert_eq!(csv_field(&"a,\"b\".npy".into()), "\"a,\"\"b\"\".npy\"");
+    }
+}

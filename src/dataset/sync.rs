@@ -1,0 +1,217 @@
+//! Durability: one disk flush for all who wait (group commit).
+//!
+//! Whoever asks while a flush is under way is answered by the next one, which then covers them
+//! all. After each flush the journal notes how far the rows are safe, so that recovery knows what
+//! it has to verify. No lock is held while the disk works.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, mpsc};
+
+use super::commit::Writer;
+use super::journal::Record;
+use super::{CONTROL, Dataset};
+use crate::error::{Context, Error, Result};
+
+/// Told how a sync went.
+pub type Waiter = Box<dyn FnOnce(Result<()>) + Send>;
+
+#[derive(Default)]
+pub(crate) struct Syncs {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    running: bool,
+    waiting: Vec<Waiter>,
+    /// The directories' entries are durable.
+    entries: bool,
+}
+
+impl std::fmt::Debug for Syncs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Syncs")
+    }
+}
+
+impl Dataset {
+    /// Has all rows committed so far survive a power loss.
+    ///
+    /// # Errors
+    /// What the disk answers; the dataset then refuses writes until it is opened again.
+    pub fn sync(&self) -> Result<()> {
+        let (send, receive) = mpsc::channel();
+        let mine = self.sync_later(Box::new(move |result| {
+            // The receiver waits below; it cannot be gone.
+            if send.send(result).is_err() {
+                log::debug!("nobody waits for a sync");
+            }
+        }));
+        if mine {
+            self.run_syncs();
+        }
+        receive
+            .recv()
+            .unwrap_or_else(|_| Err(err!(EIO, "the sync was given up")))
+    }
+
+    /// Asks for a sync and returns at once. `true`: nobody is at it, and the caller must see to it
+    /// that [`Dataset::run_syncs`] is called, on a thread that may wait.
+    #[must_use]
+    pub fn sync_later(&self, waiter: Waiter) -> bool {
+        let mut state = crate::lock(&self.syncs.state);
+        state.waiting.push(waiter);
+        !std::mem::replace(&mut state.running, true)
+    }
+
+    /// Syncs until nobody waits.
+    pub fn run_syncs(&self) {
+        loop {
+            let waiting = {
+                let mut state = crate::lock(&self.syncs.state);
+                let waiting = std::mem::take(&mut state.waiting);
+                if waiting.is_empty() {
+                    state.running = false;
+                    return;
+                }
+                waiting
+            };
+            let result = self.sync_now();
+            for waiter in waiting {
+                waiter(result.clone());
+            }
+        }
+    }
+
+    /// Whether something was committed since the last sync.
+    pub fn is_dirty(&self) -> bool {
+        match self.writer.try_lock() {
+            Ok(writer) => writer.as_ref().is_some_and(|writer| writer.dirty),
+            Err(_) => false,
+        }
+    }
+
+    fn sync_now(&self) -> Result<()> {
+        let (journal, journal_len) = {
+            let mut guard = self.writer()?;
+            match guard.as_mut() {
+                Some(writer) => {
+                    if let Some(error) = &writer.failed {
+                        return Err(error.clone());
+                    }
+                    writer.dirty = false;
+                    (Some(writer.journal.blob().clone()), writer.journal.len())
+                }
+                None => (None, 0),
+            }
+        };
+        let array = self.array();
+        let synced = (|| {
+            if let Some(array) = &array {
+                array
+                    .layout
+                    .data
+                    .sync()
+                    .context(|| "cannot sync data.npy".into())?;
+            }
+            if let Some(journal) = &journal {
+                journal
+                    .sync()
+                    .context(|| "cannot sync the journal".into())?;
+            }
+            self.sync_entries()
+        })();
+        let mut guard = self.writer()?;
+        let Some(writer) = guard.as_mut() else {
+            return synced;
+        };
+        match synced {
+            Ok(()) => {
+                if let Some(array) = array {
+                    self.note_durable(writer, array.rows, journal_len);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // The kernel has dropped the pages that it could not write: what memory says of
+                // them is not to be trusted any more.
+                writer.failed = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    fn note_durable(&self, writer: &mut Writer, rows: u64, journal_len: u64) {
+        if rows <= writer.durable || journal_len == 0 {
+            return;
+        }
+        let mut record = Vec::new();
+        Record::Durable { rows }.encode(&mut record);
+        match writer.journal.append(&record) {
+            Ok(()) => writer.durable = rows,
+            // It only saves the next recovery some work.
+            Err(error) => log::warn!("{}: cannot note what is durable: {error:?}", self.label()),
+        }
+    }
+
+    /// Once: the names of the files, and of the directories up to the store's root.
+    fn sync_entries(&self) -> Result<()> {
+        if crate::lock(&self.syncs.state).entries || self.array().is_none() {
+            return Ok(());
+        }
+        let failed = || "cannot sync the dataset's directory".to_owned();
+        self.folder.sync(Path::new(CONTROL)).context(failed)?;
+        self.folder.sync(Path::new(".")).context(failed)?;
+        let mut above = PathBuf::new();
+        for _ in 0..self.options.depth {
+            above.push("..");
+            self.folder.sync(&above).context(failed)?;
+        }
+        crate::lock(&self.syncs.state).entries = true;
+        Ok(())
+    }
+
+    /// Ends a writer's work: all on the disk, and the journal says so.
+    pub(crate) fn settle(&self, writer: &mut Writer) -> Result<()> {
+        if let Some(error) = &writer.failed {
+            return Err(error.clone());
+        }
+        let rows = self.array().map_or(0, |array| array.rows);
+        if let Some(array) = self.array() {
+            // Another program finds the end of the rows at the end of the file.
+            if let Some(end) = array.layout.offset(array.rows)
+                && writer.array_recorded
+            {
+                let data = &array.layout.data;
+                let cut = || {
+                    if data.len()? > end {
+                        data.set_len(end)
+                    } else {
+                        Ok(())
+                    }
+                };
+                cut().context(|| "cannot cut what lies behind the rows of data.npy".into())?;
+            }
+            array
+                .layout
+                .data
+                .sync()
+                .context(|| "cannot sync data.npy".into())?;
+        }
+        let failed = || "cannot sync the journal".to_owned();
+        writer.journal.blob().sync().context(failed)?;
+        let mut record = Vec::new();
+        Record::Closed { rows }.encode(&mut record);
+        writer
+            .journal
+            .append(&record)
+            .map_err(|error| match error {
+                super::journal::AppendError::Undone(error)
+                | super::journal::AppendError::Torn(error) => {
+                    Error::io(error, "cannot close the journal")
+                }
+            })?;
+        writer.journal.blob().sync().context(failed)?;
+        self.sync_entries()
+    }
+}

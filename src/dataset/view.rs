@@ -1,0 +1,181 @@
+//! A view: a header, and a range of rows in the backing array behind it.
+//!
+//! `data.npy`, a slice of it and a committed chunk are all views. A view never changes: rows are
+//! written once, behind all that any view covers.
+
+use std::io;
+use std::sync::Arc;
+
+use super::disk::{Blob, read_exact_at};
+use crate::error::{Context, Result};
+use crate::npy::{Dtype, Header, Published};
+
+/// How the header of a backing array is laid out.
+#[derive(Debug)]
+pub(crate) enum Form {
+    /// With the count field of the store format: rows can be appended.
+    Published(Published),
+    /// As another program wrote it, with no such field: it is served as it stands, and gets a
+    /// field before the first row is appended.
+    Plain { header: Header, bytes: Vec<u8> },
+}
+
+/// What all versions of one array have in common: its header's form and its backing file.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    pub(crate) form: Form,
+    pub(crate) data: Arc<dyn Blob>,
+}
+
+impl Layout {
+    pub(crate) fn dtype(&self) -> &Dtype {
+        match &self.form {
+            Form::Published(header) => header.dtype(),
+            Form::Plain { header, .. } => header.dtype(),
+        }
+    }
+
+    pub(crate) fn row_shape(&self) -> &[u64] {
+        match &self.form {
+            Form::Published(header) => header.row_shape(),
+            Form::Plain { header, .. } => header.row_shape(),
+        }
+    }
+
+    /// Bytes of one row; 0 for an empty row shape or item.
+    pub(crate) fn row_bytes(&self) -> u64 {
+        match &self.form {
+            Form::Published(header) => header.row_bytes(),
+            Form::Plain { header, .. } => header.row_bytes(),
+        }
+    }
+
+    /// The offset of row 0 in the backing file.
+    pub(crate) fn header_len(&self) -> u64 {
+        match &self.form {
+            Form::Published(header) => header.len(),
+            Form::Plain { header, .. } => header.len(),
+        }
+    }
+
+    /// The header of the array when it has `rows` rows.
+    pub(crate) fn header_bytes(&self, rows: u64) -> Vec<u8> {
+        match &self.form {
+            Form::Published(header) => header.bytes(rows),
+            Form::Plain { bytes, .. } => bytes.clone(),
+        }
+    }
+
+    /// The offset in the backing file of row `row`, if it can be counted.
+    pub(crate) fn offset(&self, row: u64) -> Option<u64> {
+        row.checked_mul(self.row_bytes())?
+            .checked_add(self.header_len())
+            .filter(|&offset| i64::try_from(offset).is_ok())
+    }
+}
+
+/// An immutable `.npy` file that is made of a header and of rows in a backing array.
+#[derive(Clone, Debug)]
+pub struct View {
+    header: Arc<[u8]>,
+    layout: Arc<Layout>,
+    first_row: u64,
+    rows: u64,
+    /// Time of last change, in nanoseconds since 1970.
+    modified: i64,
+}
+
+impl View {
+    pub(crate) fn new(
+        header: Arc<[u8]>,
+        layout: Arc<Layout>,
+        first_row: u64,
+        rows: u64,
+        modified: i64,
+    ) -> Self {
+        Self {
+            header,
+            layout,
+            first_row,
+            rows,
+            modified,
+        }
+    }
+
+    /// The row of the array with which this view begins.
+    pub fn first_row(&self) -> u64 {
+        self.first_row
+    }
+
+    /// How many rows it has.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Time of last change, in nanoseconds since 1970.
+    pub fn modified(&self) -> i64 {
+        self.modified
+    }
+
+    /// Its size in bytes.
+    pub fn len(&self) -> u64 {
+        self.header.len() as u64 + self.body_len()
+    }
+
+    /// Never: there is a header at least.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn body_len(&self) -> u64 {
+        self.rows * self.layout.row_bytes()
+    }
+
+    /// The element type of its rows.
+    pub fn dtype(&self) -> &Dtype {
+        self.layout.dtype()
+    }
+
+    /// Where its rows are: the backing file, and the offset of the first.
+    pub(crate) fn body(&self) -> (&Arc<dyn Blob>, u64) {
+        (&self.layout.data, self.body_start())
+    }
+
+    fn body_start(&self) -> u64 {
+        self.layout.header_len() + self.first_row * self.layout.row_bytes()
+    }
+
+    /// Whether byte `n` of this view is byte `n` of the backing file, for every `n` behind the
+    /// header: then a mapping may go straight to that file.
+    pub fn is_backing_prefix(&self) -> bool {
+        self.first_row == 0 && self.header.len() as u64 == self.layout.header_len()
+    }
+
+    /// The backing file, and a number that is the same for all views of it.
+    pub fn backing(&self) -> (&Arc<dyn Blob>, usize) {
+        (&self.layout.data, Arc::as_ptr(&self.layout) as usize)
+    }
+
+    /// Reads at `offset`; fewer bytes than asked for only at the end of the view.
+    ///
+    /// # Errors
+    /// `EIO` and whatever else the backing file answers.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let len = self.len().saturating_sub(offset).min(buffer.len() as u64) as usize;
+        let buffer = &mut buffer[..len];
+        let header = &self.header[(offset as usize).min(self.header.len())..];
+        let from_header = header.len().min(len);
+        buffer[..from_header].copy_from_slice(&header[..from_header]);
+        if from_header < len {
+            let skip = (offset + from_header as u64) - self.header.len() as u64;
+            self.read_body(&mut buffer[from_header..], skip)
+                .context(|| "cannot read the backing array".into())?;
+        }
+        Ok(len)
+    }
+
+    /// Reads bytes of the rows, from `offset` bytes behind the header.
+    pub(crate) fn read_body(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        read_exact_at(&*self.layout.data, buffer, self.body_start() + offset)
+    }
+}

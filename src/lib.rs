@@ -3,7 +3,10 @@
 #[macro_use]
 pub mod error;
 pub mod dataset;
+pub mod fs;
+pub mod fuse;
 pub mod npy;
+pub mod store;
 pub mod sys;
 
 pub use dataset::{Dataset, Options as DatasetOptions};

@@ -1,0 +1,106 @@
+//! Handles: what is open.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::control::Text;
+use crate::dataset::{View, Writing};
+use crate::error::Result;
+
+/// Something open.
+#[derive(Debug)]
+pub(crate) enum Handle {
+    /// The array, a slice or a committed chunk, for reading.
+    View(View),
+    /// A chunk, for writing.
+    Chunk(Chunk),
+    /// An ordinary file, or one of `.npyfs`.
+    File(OpenFile),
+    /// What npyfs says.
+    Text(Text),
+    /// A directory being listed.
+    Dir(Listing),
+}
+
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    pub(crate) writing: Writing,
+    /// The thread that opened it, by the kernel's word; 0 where it is in another namespace.
+    pub(crate) opener: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct OpenFile {
+    pub(crate) ino: u64,
+    pub(crate) file: File,
+    pub(crate) append: bool,
+}
+
+/// A directory's names as they were when it was opened or rewound, but for its committed chunks,
+/// which are read from the catalog as the listing goes on.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    pub(crate) state: Mutex<Names>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    /// Everything but committed chunks: name, and whether it is a directory.
+    pub(crate) others: Vec<(OsString, bool)>,
+    /// Chunks from this id on were committed after the listing began.
+    pub(crate) end_id: u32,
+}
+
+/// The table of handles. A number is never used twice.
+#[derive(Debug)]
+pub(crate) struct Handles {
+    table: Mutex<HashMap<u64, Arc<Handle>>>,
+    next: AtomicU64,
+}
+
+impl Handles {
+    pub(crate) fn new() -> Self {
+        Self {
+            table: Mutex::default(),
+            next: AtomicU64::new(1),
+        }
+    }
+
+    pub(crate) fn insert(&self, handle: Handle) -> u64 {
+        let fh = self.next.fetch_add(1, Ordering::Relaxed);
+        crate::lock(&self.table).insert(fh, Arc::new(handle));
+        fh
+    }
+
+    pub(crate) fn get(&self, fh: u64) -> Result<Arc<Handle>> {
+        crate::lock(&self.table)
+            .get(&fh)
+            .cloned()
+            .ok_or_else(|| err!(EBADF, "handle {fh} is not open"))
+    }
+
+    pub(crate) fn remove(&self, fh: u64) -> Result<Arc<Handle>> {
+        crate::lock(&self.table)
+            .remove(&fh)
+            .ok_or_else(|| err!(EBADF, "handle {fh} is not open"))
+    }
+
+    /// An open file of a node whose name is gone.
+    pub(crate) fn file_of(&self, ino: u64) -> Option<Arc<Handle>> {
+        crate::lock(&self.table)
+            .values()
+            .find(|handle| matches!(&***handle, Handle::File(open) if open.ino == ino))
+            .cloned()
+    }
+
+    /// Everything open, for the end of the mount.
+    pub(crate) fn drain(&self) -> Vec<Arc<Handle>> {
+        crate::lock(&self.table)
+            .drain()
+            .map(|(_, handle)| handle)
+            .collect()
+    }
+}

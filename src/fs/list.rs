@@ -1,0 +1,141 @@
+//! Listing directories.
+//!
+//! A position in a listing is a cookie that stays good however much is committed meanwhile: the
+//! committed chunks have their ids, everything else has its place in a list that was made when the
+//! directory was opened or rewound. A chunk that was in flight then is not listed again when it is
+//! committed while the listing goes on.
+
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+
+use super::control;
+use super::handle::{Handle, Listing, Names};
+use super::node::{Control, Kind, ROOT};
+use super::{Fs, Opened};
+use crate::dataset::DATA;
+use crate::error::Result;
+
+/// An entry of a directory.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    /// Its name.
+    pub name: &'a OsStr,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+    /// The position behind it.
+    pub next: u64,
+}
+
+/// Positions below this are in the list of others; those from it on are ids of chunks.
+const CHUNKS: u64 = 1 << 32;
+
+impl Fs {
+    /// Opens a directory for listing.
+    ///
+    /// # Errors
+    /// `ENOTDIR`, `ESTALE`.
+    pub fn opendir(&self, ino: u64) -> Result<Opened> {
+        match self.nodes.get(ino)?.kind {
+            Kind::Dir | Kind::Control(Control::Dir | Control::Rejected) => Ok(Opened {
+                fh: self.handles.insert(Handle::Dir(Listing::default())),
+                mode: super::Mode::Cached,
+            }),
+            _ => Err(err!(ENOTDIR, "inode {ino} is not a directory")),
+        }
+    }
+
+    /// Lists from position `offset` on, until `each` answers that it is full.
+    ///
+    /// # Errors
+    /// `EBADF`, `ENOTDIR`, and those of the store.
+    pub fn readdir(
+        &self,
+        ino: u64,
+        fh: u64,
+        offset: u64,
+        mut each: impl FnMut(Entry<'_>) -> bool,
+    ) -> Result<()> {
+        let handle = self.handles.get(fh)?;
+        let Handle::Dir(listing) = &*handle else {
+            return Err(err!(ENOTDIR, "handle {fh} is not a directory"));
+        };
+        let mut names = crate::lock(&listing.state);
+        if offset == 0 {
+            *names = self.names(ino)?;
+        }
+        if offset < CHUNKS {
+            for (place, (name, is_dir)) in names.others.iter().enumerate().skip(offset as usize) {
+                let next = place as u64 + 1;
+                let is_dir = *is_dir;
+                if each(Entry { name, is_dir, next }) {
+                    return Ok(());
+                }
+            }
+        }
+        let mut id = offset.saturating_sub(CHUNKS).min(u64::from(u32::MAX)) as u32;
+        if names.end_id == 0 || id >= names.end_id {
+            return Ok(());
+        }
+        let dataset = self.dataset(ino)?;
+        while let Some((name, next)) = dataset.next_name(id) {
+            if next > names.end_id {
+                break;
+            }
+            let entry = Entry {
+                name: &name,
+                is_dir: false,
+                next: CHUNKS + u64::from(next),
+            };
+            if each(entry) {
+                break;
+            }
+            id = next;
+        }
+        Ok(())
+    }
+
+    fn names(&self, ino: u64) -> Result<Names> {
+        let node = self.nodes.get(ino)?;
+        let mut others: Vec<(OsString, bool)> = vec![(".".into(), true), ("..".into(), true)];
+        let mut end_id = 0;
+        match &node.kind {
+            Kind::Control(Control::Dir) => {
+                let names = control::names(node.parent == ROOT);
+                others.extend(names.iter().map(|&(name, is_dir)| (name.into(), is_dir)));
+            }
+            Kind::Control(Control::Rejected) => {
+                let path = self.nodes.path(node.parent)?.join(".npyfs/rejected");
+                if self.store.stat(&path)?.is_some() {
+                    let mut kept = self.store.list(&path)?;
+                    // Newest first.
+                    kept.sort_by(|a, b| b.cmp(a));
+                    others.extend(kept);
+                }
+            }
+            _ => {
+                let path = self.nodes.path(ino)?;
+                let mut found = self.store.list(&path)?;
+                found.sort();
+                if ino != ROOT {
+                    let dataset = self.store.dataset(&path)?;
+                    // In flight before the catalog's end: a chunk that is committed in between is
+                    // in the first list only.
+                    let in_flight = dataset.in_flight_names();
+                    if dataset.snapshot()?.is_some() {
+                        others.push((DATA.into(), false));
+                    }
+                    end_id = dataset.end_id();
+                    let stored: HashSet<OsString> =
+                        found.iter().map(|(name, _)| name.clone()).collect();
+                    for name in in_flight {
+                        if !stored.contains(&name) && dataset.chunk(&name)?.is_none() {
+                            others.push((name, false));
+                        }
+                    }
+                }
+                others.extend(found);
+            }
+        }
+        Ok(Names { others, end_id })
+    }
+}

@@ -1,0 +1,304 @@
+//! The mount as file operations, with no FUSE in it.
+//!
+//! Each method is what one system call means here; `fuse` translates the kernel's requests to them
+//! and back. Methods may block on the store but not for long, except where a `…_is_slow` method
+//! says so beforehand: those belong on [`Fs::run`].
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | `node` | what the kernel knows by an inode number |
+//! | `handle` | what is open |
+//! | `lookup` | names and attributes |
+//! | `open` | opening, reading, writing and closing |
+//! | `change` | renaming, removing, setting attributes |
+//! | `list` | directories |
+//! | `control` | `.npyfs` |
+//! | `workers` | threads for what takes long |
+//!
+//! No lock of this layer is held while the engine is called.
+
+mod change;
+mod control;
+mod handle;
+mod list;
+mod lookup;
+mod node;
+mod open;
+mod workers;
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, SystemTime};
+
+pub use list::Entry;
+pub use node::ROOT;
+
+use crate::dataset::{Dataset, View};
+use crate::error::{Context, Errno, Result};
+use crate::store::Store;
+use handle::Handles;
+use node::{Kind, Node, Nodes};
+use workers::Workers;
+
+/// How the mount behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Mappings of `data.npy` are cached by the kernel instead of going to the backing file.
+    pub cached: bool,
+    /// Nothing may be written through this mount.
+    pub read_only: bool,
+    /// How often datasets with unsynced rows are synced; zero for never.
+    pub sync_interval: Duration,
+}
+
+/// The filesystem.
+#[derive(Debug)]
+pub struct Fs {
+    store: Arc<Store>,
+    options: Options,
+    nodes: Nodes,
+    handles: Handles,
+    workers: Workers,
+    /// Ends the thread that syncs from time to time when it is dropped.
+    ticker: Mutex<Option<Sender<()>>>,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// The thread's id; 0 where the kernel cannot say.
+    pub pid: u32,
+}
+
+/// What `stat` shows.
+#[derive(Clone, Debug)]
+pub struct Attr {
+    /// The inode's number.
+    pub ino: u64,
+    /// A directory, or a file.
+    pub is_dir: bool,
+    /// Size in bytes.
+    pub size: u64,
+    /// Blocks of 512 bytes that it takes in the store beyond the array's.
+    pub blocks: u64,
+    /// Time of last change.
+    pub mtime: SystemTime,
+    /// Permission bits.
+    pub mode: u32,
+    /// Links.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// How many bytes to write at a time.
+    pub blksize: u32,
+    /// How long the kernel may keep these attributes.
+    pub attr_ttl: Duration,
+    /// How long the kernel may keep the name.
+    pub entry_ttl: Duration,
+}
+
+/// How the kernel is to treat an open file.
+#[derive(Debug)]
+pub enum Mode {
+    /// Every read and write comes here.
+    Direct,
+    /// Pages are cached, and those from before are dropped.
+    Cached,
+    /// Pages are cached, and those from before are good: the inode never changes.
+    Kept,
+    /// Reads come here; mappings go to the backing file of this view, where the kernel can.
+    Passthrough(View),
+}
+
+/// An open file.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its handle.
+    pub fh: u64,
+    /// How it is cached.
+    pub mode: Mode,
+}
+
+/// New values for a file's attributes; `None` leaves one as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetAttr {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size in bytes.
+    pub size: Option<u64>,
+    /// Time of last change.
+    pub mtime: Option<SystemTime>,
+    /// The handle, where it is done through one.
+    pub fh: Option<u64>,
+}
+
+/// For names and attributes that change only through this mount, or rarely.
+const TTL: Duration = Duration::from_secs(1);
+/// For inodes that never change.
+const FOREVER: Duration = Duration::from_secs(86_400);
+/// For names that stand for something else with every commit.
+const NEVER: Duration = Duration::ZERO;
+/// cp writes this many bytes at a time, if `st_blksize` says so.
+const WRITE_SIZE: u32 = 1 << 20;
+
+impl Fs {
+    /// A filesystem over a store.
+    ///
+    /// # Errors
+    /// `EAGAIN` where no thread can be started.
+    pub fn new(store: Arc<Store>, options: Options) -> Result<Arc<Fs>> {
+        let (ticker, ticks) = mpsc::channel();
+        let interval = options.sync_interval;
+        if !interval.is_zero() {
+            let store = Arc::downgrade(&store);
+            std::thread::Builder::new()
+                .name("npyfs-sync".into())
+                .spawn(move || sync_every(interval, &ticks, &store))
+                .context(|| "cannot start the thread that syncs".into())?;
+        }
+        Ok(Arc::new(Fs {
+            store,
+            options,
+            nodes: Nodes::new(),
+            handles: Handles::new(),
+            workers: Workers::default(),
+            ticker: Mutex::new(Some(ticker)),
+        }))
+    }
+
+    /// How the mount behaves.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Runs what may take long on a thread of its own.
+    pub fn run(&self, job: impl FnOnce() + Send + 'static) {
+        self.workers.run(job);
+    }
+
+    /// Ends everything: what is in flight and complete was committed at its close, the rest is
+    /// refused; then the store is closed.
+    ///
+    /// # Errors
+    /// The first dataset's that could not be closed cleanly.
+    pub fn close(&self) -> Result<()> {
+        crate::lock(&self.ticker).take();
+        self.workers.finish();
+        for handle in self.handles.drain() {
+            Self::end(&handle);
+        }
+        self.store.close()
+    }
+
+    /// What an inode is called, for the log.
+    pub fn describe(&self, ino: u64) -> PathBuf {
+        let Ok(node) = self.nodes.get(ino) else {
+            return format!("inode {ino}").into();
+        };
+        match node.kind {
+            Kind::Dir => self.nodes.path(ino),
+            _ => self.path(node.parent, &node.name),
+        }
+        .unwrap_or_else(|_| node.name.into())
+    }
+
+    fn writable(&self) -> Result<()> {
+        if self.options.read_only {
+            return Err(err!(EROFS, "mounted read-only"));
+        }
+        Ok(())
+    }
+
+    /// A node that is a directory of the store.
+    fn directory(&self, ino: u64) -> Result<Node> {
+        let node = self.nodes.get(ino)?;
+        match node.kind {
+            Kind::Dir if !node.gone => Ok(node),
+            Kind::Dir => Err(err!(ESTALE, "{} is gone", node.name.display())),
+            Kind::Control(_) => Err(err!(EPERM, ".npyfs is npyfs's own")),
+            _ => Err(err!(ENOTDIR, "{} is not a directory", node.name.display())),
+        }
+    }
+
+    fn path(&self, dir: u64, name: &OsStr) -> Result<PathBuf> {
+        Ok(self.nodes.path(dir)?.join(name))
+    }
+
+    /// The dataset of a directory; the root is none.
+    fn dataset(&self, dir: u64) -> Result<Arc<Dataset>> {
+        if dir == ROOT {
+            return Err(err!(
+                EPERM,
+                "the root of the mount holds datasets only: make a directory, and write chunks into it"
+            ));
+        }
+        if let Some(dataset) = self.nodes.dataset(dir) {
+            self.store.touch(&dataset);
+            return Ok(dataset);
+        }
+        let dataset = self.store.dataset(&self.nodes.path(dir)?)?;
+        self.nodes.set_dataset(dir, &dataset);
+        Ok(dataset)
+    }
+
+    /// Whether two threads, by their ids, belong to one process. Unknown ones do: what they leave
+    /// unfinished is then reported and not lost.
+    fn same_process(opener: u32, closer: u32) -> bool {
+        if opener == closer || opener == 0 || closer == 0 {
+            return true;
+        }
+        thread_group(closer).is_none_or(|group| {
+            std::path::Path::new(&format!("/proc/{group}/task/{opener}")).exists()
+        })
+    }
+}
+
+fn sync_every(interval: Duration, ticks: &Receiver<()>, store: &Weak<Store>) {
+    while let Err(RecvTimeoutError::Timeout) = ticks.recv_timeout(interval) {
+        match store.upgrade() {
+            Some(store) => store.sync_dirty(),
+            None => return,
+        }
+    }
+}
+
+fn thread_group(thread: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+    line.trim().parse().ok()
+}
+
+/// Reads up to `len` bytes of an ordinary file.
+fn read_file(file: &File, offset: u64, len: usize) -> Result<Vec<u8>> {
+    use std::os::unix::fs::FileExt;
+    let mut buffer = vec![0; len];
+    let mut done = 0;
+    while done < len {
+        match file.read_at(&mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context(|| "cannot read the file".into()),
+        }
+    }
+    buffer.truncate(done);
+    Ok(buffer)
+}
+
+/// Whether an error is only the answer to a question: nothing was refused.
+pub fn is_routine(errno: Errno) -> bool {
+    matches!(errno, Errno::ENOENT | Errno::ESTALE | Errno::ENOSYS)
+}

@@ -1,0 +1,465 @@
+//! Opening, reading, writing and closing.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::control::Text;
+use super::handle::{Chunk, Handle, OpenFile};
+use super::lookup::{in_flight_attr, is_array};
+use super::node::{Control, Kind, Node, ROOT};
+use super::{Attr, Caller, Fs, Mode, Opened, read_file};
+use crate::dataset::{self, Face, Found, Waiter, Writing};
+use crate::error::{Context, Result};
+use crate::store::{self, Maker};
+
+fn wants_write(flags: i32) -> bool {
+    flags & libc::O_ACCMODE != libc::O_RDONLY
+}
+
+impl Fs {
+    /// Creates a chunk or an ordinary file and opens it.
+    ///
+    /// # Errors
+    /// `EPERM` for names that are npyfs's own and for chunks in the root, `EBUSY` for names in
+    /// flight, and those of the store.
+    pub fn create(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        flags: i32,
+        caller: &Caller,
+    ) -> Result<(Attr, Opened)> {
+        let dir = self.directory(parent)?.ino;
+        self.writable()?;
+        match dataset::Kind::of(name) {
+            dataset::Kind::Chunk => {
+                let face = Face {
+                    len: 0,
+                    mode: mode & 0o7777,
+                    uid: caller.uid,
+                    gid: caller.gid,
+                    mtime: None,
+                };
+                let truncate = flags & libc::O_TRUNC != 0 || flags & libc::O_EXCL != 0;
+                let opened = self.open_chunk(dir, name, face, truncate, caller)?;
+                let mut attr = in_flight_attr(&face);
+                attr.ino = self.nodes.named(dir, name, false);
+                Ok((attr, opened))
+            }
+            dataset::Kind::Ordinary => {
+                let maker = Maker {
+                    mode,
+                    uid: caller.uid,
+                    gid: caller.gid,
+                };
+                let path = self.path(dir, name)?;
+                let file = self.store.create(&path, flags, &maker)?;
+                let attr = self.lookup(parent, name)?;
+                let opened = self.opened_file(attr.ino, file, flags);
+                Ok((attr, opened))
+            }
+            _ => Err(own_name(name)),
+        }
+    }
+
+    fn open_chunk(
+        &self,
+        dir: u64,
+        name: &OsStr,
+        face: Face,
+        truncate: bool,
+        caller: &Caller,
+    ) -> Result<Opened> {
+        let writing = self.dataset(dir)?.begin(name, face, truncate)?;
+        let fh = self.handles.insert(Handle::Chunk(Chunk {
+            writing,
+            opener: caller.pid,
+        }));
+        Ok(Opened {
+            fh,
+            mode: Mode::Direct,
+        })
+    }
+
+    fn opened_file(&self, ino: u64, file: std::fs::File, flags: i32) -> Opened {
+        let append = flags & libc::O_APPEND != 0;
+        let fh = self
+            .handles
+            .insert(Handle::File(OpenFile { ino, file, append }));
+        Opened {
+            fh,
+            mode: Mode::Cached,
+        }
+    }
+
+    /// Opens what an inode stands for now.
+    ///
+    /// # Errors
+    /// `EPERM` for writing to the array or a slice, `EBUSY` for a chunk in flight, `EEXIST` for
+    /// writing where a file that is no chunk has a chunk's name, and those of the store.
+    pub fn open(&self, ino: u64, flags: i32, caller: &Caller) -> Result<Opened> {
+        let node = self.nodes.get(ino)?;
+        let write = wants_write(flags) || flags & libc::O_TRUNC != 0;
+        if write {
+            self.writable()?;
+        }
+        match &node.kind {
+            Kind::Dir => Err(err!(EISDIR, "{} is a directory", node.name.display())),
+            Kind::Array(_) if write => Err(own_name(&node.name)),
+            Kind::Array(view) => {
+                let mode =
+                    if view.is_backing_prefix() && is_array(&node.name) && !self.options.cached {
+                        Mode::Passthrough(view.clone())
+                    } else {
+                        Mode::Kept
+                    };
+                let fh = self.handles.insert(Handle::View(view.clone()));
+                Ok(Opened { fh, mode })
+            }
+            Kind::Control(_) if write => Err(err!(EPERM, ".npyfs is npyfs's own")),
+            Kind::Control(control) => self.open_control(&node, control),
+            Kind::Entry => self.open_entry(&node, flags, write, caller),
+        }
+    }
+
+    fn open_entry(&self, node: &Node, flags: i32, write: bool, caller: &Caller) -> Result<Opened> {
+        let name = &node.name;
+        if node.gone {
+            return Err(err!(ESTALE, "{} is gone", name.display()));
+        }
+        let truncate = flags & libc::O_TRUNC != 0;
+        let path = self.path(node.parent, name)?;
+        let is_chunk = dataset::Kind::of(name) == dataset::Kind::Chunk;
+        if is_chunk && node.parent != ROOT {
+            let dataset = self.dataset(node.parent)?;
+            match dataset.find(name)? {
+                Some(Found::Committed(chunk)) if !write => {
+                    let fh = self.handles.insert(Handle::View(chunk.view));
+                    return Ok(Opened {
+                        fh,
+                        mode: Mode::Cached,
+                    });
+                }
+                Some(Found::InFlight(_)) if !write => {
+                    return Err(err!(EBUSY, "{} is still being written", name.display()));
+                }
+                Some(Found::Committed(chunk)) => {
+                    let attributes = chunk.receipt.attributes;
+                    let face = Face {
+                        len: 0,
+                        mode: attributes.mode,
+                        uid: attributes.uid,
+                        gid: attributes.gid,
+                        mtime: None,
+                    };
+                    return self.open_chunk(node.parent, name, face, truncate, caller);
+                }
+                Some(Found::InFlight(incoming)) => {
+                    let face = Face {
+                        len: 0,
+                        mtime: None,
+                        ..incoming.face()
+                    };
+                    return self.open_chunk(node.parent, name, face, truncate, caller);
+                }
+                None if write => {
+                    return self.open_placeholder(node, &path, truncate, caller);
+                }
+                None => {}
+            }
+        }
+        let file = self.store.open_file(&path, write, truncate);
+        let file = file.map_err(|error| match error.errno() {
+            crate::error::Errno::ENOENT => err!(ESTALE, "{} is gone", name.display()),
+            _ => error,
+        })?;
+        Ok(self.opened_file(node.ino, file, flags))
+    }
+
+    /// Writing to a file of the store that has a chunk's name: an empty one becomes a chunk.
+    fn open_placeholder(
+        &self,
+        node: &Node,
+        path: &Path,
+        truncate: bool,
+        caller: &Caller,
+    ) -> Result<Opened> {
+        let stat = self
+            .store
+            .stat(path)?
+            .ok_or_else(|| err!(ESTALE, "{} is gone", node.name.display()))?;
+        if stat.st_size > 0 {
+            return Err(err!(
+                EEXIST,
+                "{} is a file of the store that was never committed; rename it to commit it",
+                node.name.display()
+            ));
+        }
+        let face = Face {
+            len: 0,
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime: None,
+        };
+        let opened = self.open_chunk(node.parent, &node.name, face, truncate, caller)?;
+        self.store.remove(path)?;
+        Ok(opened)
+    }
+
+    fn open_control(&self, node: &Node, control: &Control) -> Result<Opened> {
+        let whole = |text: String| Handle::Text(Text::Whole(text.into_bytes()));
+        let handle = match control {
+            Control::Dir | Control::Rejected => {
+                return Err(err!(EISDIR, "{} is a directory", dataset::CONTROL));
+            }
+            Control::Daemon => whole(format!("{}\n", std::process::id())),
+            Control::Status => {
+                let status = self.dataset(node.parent)?.status()?;
+                whole(format!("{:#}\n", status.to_json()))
+            }
+            Control::Chunks => Handle::Text(Text::csv(self.dataset(node.parent)?)),
+            Control::Log | Control::RejectedFile(_) => {
+                let stored = control.stored().unwrap_or_default();
+                let path = self.nodes.path(node.parent)?.join(stored);
+                match self.store.stat(&path)? {
+                    Some(_) => Handle::File(OpenFile {
+                        ino: node.ino,
+                        file: self.store.open_file(&path, false, false)?,
+                        append: false,
+                    }),
+                    None => whole(String::new()),
+                }
+            }
+        };
+        Ok(Opened {
+            fh: self.handles.insert(handle),
+            mode: Mode::Direct,
+        })
+    }
+
+    /// Reads up to `len` bytes; fewer only at the end.
+    ///
+    /// # Errors
+    /// `EBADF`, the refusal of a chunk, and those of the store.
+    pub fn read(&self, fh: u64, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let fill = |read: &dyn Fn(&mut [u8]) -> Result<usize>| {
+            let mut buffer = vec![0; len];
+            let got = read(&mut buffer)?;
+            buffer.truncate(got);
+            Ok(buffer)
+        };
+        match &*self.handles.get(fh)? {
+            Handle::View(view) => fill(&|buffer| view.read_at(buffer, offset)),
+            Handle::File(open) => read_file(&open.file, offset, len),
+            Handle::Text(text) => text.read(offset, len),
+            Handle::Dir(_) => Err(err!(EISDIR, "handle {fh} is a directory")),
+            Handle::Chunk(chunk) => match &chunk.writing {
+                Writing::New(incoming) => fill(&|buffer| incoming.read(buffer, offset)),
+                Writing::Again(rewrite) => fill(&|buffer| rewrite.read(buffer, offset)),
+            },
+        }
+    }
+
+    /// Writes all of `data`. `ack` is called once, as soon as the answer is known to be good; then
+    /// the result only matters for the log.
+    ///
+    /// # Errors
+    /// `EBADF`, why a chunk is refused, and those of the store.
+    pub fn write(&self, fh: u64, offset: u64, data: &[u8], ack: impl FnOnce()) -> Result<()> {
+        match &*self.handles.get(fh)? {
+            Handle::File(open) => {
+                let failed = || "cannot write the file".to_owned();
+                // With O_APPEND the kernel has put the offset at the end that it knows of.
+                let offset = if open.append {
+                    open.file.metadata().context(failed)?.len()
+                } else {
+                    offset
+                };
+                open.file.write_all_at(data, offset).context(failed)?;
+                ack();
+                Ok(())
+            }
+            Handle::Chunk(chunk) => match &chunk.writing {
+                Writing::New(incoming) => incoming.write(data, offset, ack),
+                Writing::Again(rewrite) => {
+                    rewrite.write(data, offset)?;
+                    ack();
+                    Ok(())
+                }
+            },
+            Handle::View(_) | Handle::Text(_) | Handle::Dir(_) => {
+                Err(err!(EBADF, "handle {fh} is not open for writing"))
+            }
+        }
+    }
+
+    /// Whether a write has much to move first.
+    pub fn write_is_slow(&self, fh: u64, offset: u64) -> bool {
+        self.handles.get(fh).is_ok_and(|handle| match &*handle {
+            Handle::Chunk(Chunk {
+                writing: Writing::New(incoming),
+                ..
+            }) => incoming.write_is_slow(offset),
+            _ => false,
+        })
+    }
+
+    /// Reserves room, which extends what is shorter.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` for anything but plain reservation of a file, and those of writing.
+    pub fn fallocate(&self, fh: u64, offset: u64, len: u64, mode: i32) -> Result<()> {
+        let end = offset
+            .checked_add(len)
+            .ok_or_else(|| err!(EFBIG, "a file cannot be that long"))?;
+        match &*self.handles.get(fh)? {
+            Handle::File(open) => {
+                let flags = nix::fcntl::FallocateFlags::from_bits_retain(mode);
+                nix::fcntl::fallocate(&open.file, flags, offset as i64, len as i64)
+                    .context(|| "cannot reserve space for the file".into())
+            }
+            Handle::Chunk(chunk) if mode == 0 => match &chunk.writing {
+                Writing::New(incoming) if end > incoming.face().len => incoming.set_len(end),
+                _ => Ok(()),
+            },
+            Handle::Chunk(_) if mode == libc::FALLOC_FL_KEEP_SIZE => Ok(()),
+            _ => Err(err!(EOPNOTSUPP, "only plain reservation is supported here")),
+        }
+    }
+
+    /// A descriptor is being closed: for a chunk this is where it is committed.
+    ///
+    /// # Errors
+    /// Why the chunk is refused.
+    pub fn flush(&self, fh: u64, caller: &Caller) -> Result<()> {
+        match &*self.handles.get(fh)? {
+            Handle::Chunk(chunk) => {
+                let by_opener = || Self::same_process(chunk.opener, caller.pid);
+                match &chunk.writing {
+                    Writing::New(incoming) => incoming.flush(by_opener),
+                    Writing::Again(rewrite) => rewrite.flush(by_opener),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a flush has much to copy or compare.
+    pub fn flush_is_slow(&self, fh: u64) -> bool {
+        self.handles.get(fh).is_ok_and(|handle| match &*handle {
+            Handle::Chunk(chunk) => match &chunk.writing {
+                Writing::New(incoming) => incoming.flush_is_slow(),
+                Writing::Again(rewrite) => rewrite.flush_is_slow(),
+            },
+            _ => false,
+        })
+    }
+
+    /// Has a file, or all rows committed so far, survive a power loss; `done` is told, from a
+    /// thread that waited for the disk.
+    pub fn fsync(self: &Arc<Self>, ino: u64, fh: u64, done: Waiter) {
+        match self.before_sync(ino, fh) {
+            Ok(Some(dataset)) => self.sync_dataset(dataset, done),
+            Ok(None) => done(Ok(())),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    /// What an fsync does before the dataset is synced, if it is to be.
+    fn before_sync(&self, ino: u64, fh: u64) -> Result<Option<Arc<dataset::Dataset>>> {
+        let handle = self.handles.get(fh)?;
+        match &*handle {
+            Handle::Chunk(Chunk {
+                writing: Writing::New(incoming),
+                ..
+            }) => incoming.commit_if_whole()?,
+            Handle::File(open) => {
+                open.file
+                    .sync_all()
+                    .context(|| "cannot sync the file".into())?;
+                return Ok(None);
+            }
+            Handle::Text(_) => return Ok(None),
+            Handle::Chunk(_) | Handle::View(_) | Handle::Dir(_) => {}
+        }
+        let node = self.nodes.get(ino)?;
+        Ok(Some(self.dataset(node.parent)?))
+    }
+
+    /// As [`Fs::fsync`], for a directory.
+    pub fn fsyncdir(self: &Arc<Self>, ino: u64, done: Waiter) {
+        let synced = self.nodes.path(ino).and_then(|path| {
+            self.store.sync_dir(&path)?;
+            if ino == ROOT {
+                return Ok(None);
+            }
+            self.store.dataset(&path).map(Some)
+        });
+        match synced {
+            Ok(Some(dataset)) => self.sync_dataset(dataset, done),
+            Ok(None) => done(Ok(())),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    fn sync_dataset(&self, dataset: Arc<dataset::Dataset>, done: Waiter) {
+        if dataset.sync_later(done) {
+            self.workers.run(move || dataset.run_syncs());
+        }
+    }
+
+    /// The last descriptor of a handle is gone.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn release(&self, fh: u64) -> Result<()> {
+        let handle = self.handles.remove(fh)?;
+        Self::end(&handle);
+        Ok(())
+    }
+
+    /// Whether a release has to wait for a lock that is held for long, or has bytes to keep.
+    pub fn release_is_slow(&self, fh: u64) -> bool {
+        self.flush_is_slow(fh)
+    }
+
+    pub(super) fn end(handle: &Handle) {
+        if let Handle::Chunk(Chunk {
+            writing: Writing::New(incoming),
+            ..
+        }) = handle
+        {
+            incoming.release();
+        }
+    }
+
+    /// The filesystem of the store.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn statfs(&self) -> Result<nix::sys::statvfs::Statvfs> {
+        self.store.statfs()
+    }
+}
+
+pub(super) fn own_name(name: &OsStr) -> crate::Error {
+    err!(
+        EPERM,
+        "{} is npyfs's own: it grows when chunks are written beside it",
+        name.display()
+    )
+}
+
+/// For callers that hold a stat.
+pub(super) fn attributes_of(stat: &nix::sys::stat::FileStat) -> dataset::Attributes {
+    dataset::Attributes {
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: store::mtime(stat),
+    }
+}

@@ -1,0 +1,730 @@
+//! The fuser adapter: translate, call, reply. It decides nothing.
+//!
+//! Every handler catches panics: the reply that is dropped by one answers `EIO`, and the mutex that
+//! it poisoned closes its dataset to writes, not the mount. What `Fs` calls slow runs on a worker
+//! thread and replies from there.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::SystemTime;
+
+use fuser::{
+    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle,
+    FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
+};
+
+use crate::dataset::View;
+use crate::error::{Error, Result};
+use crate::fs::{Attr, Caller, Fs, Mode, Opened, SetAttr, is_routine};
+
+/// Serves an [`Fs`] to the kernel.
+#[derive(Debug)]
+pub struct Adapter {
+    fs: Arc<Fs>,
+    backing: Arc<Backing>,
+}
+
+/// The backing ids that the kernel has, and which open holds which. All opens of one array share
+/// one, as the kernel demands; it is given back with the last.
+#[derive(Debug, Default)]
+struct Backing {
+    state: Mutex<BackingState>,
+}
+
+#[derive(Debug, Default)]
+struct BackingState {
+    /// The kernel offered passthrough at INIT.
+    possible: bool,
+    by_array: HashMap<usize, Weak<BackingId>>,
+    by_handle: HashMap<u64, Arc<BackingId>>,
+}
+
+impl Adapter {
+    /// An adapter for `fs`.
+    pub fn new(fs: Arc<Fs>) -> Self {
+        Self {
+            fs,
+            backing: Arc::default(),
+        }
+    }
+}
+
+impl Backing {
+    fn is_possible(&self) -> bool {
+        crate::lock(&self.state).possible
+    }
+
+    /// Passthrough is off for the rest of the mount: inodes that were never opened stay consistent.
+    fn give_up(&self, error: &io::Error) {
+        let mut state = crate::lock(&self.state);
+        if std::mem::replace(&mut state.possible, false) {
+            log::info!("no passthrough here, mappings are cached instead: {error}");
+        }
+    }
+
+    fn id(&self, view: &View, fh: u64, reply: &ReplyOpen) -> io::Result<Arc<BackingId>> {
+        let (blob, array) = view.backing();
+        let mut state = crate::lock(&self.state);
+        if let Some(id) = state.by_array.get(&array).and_then(Weak::upgrade) {
+            state.by_handle.insert(fh, id.clone());
+            return Ok(id);
+        }
+        let file = blob
+            .file()
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::EOPNOTSUPP))?;
+        let id = Arc::new(reply.open_backing(file)?);
+        state.by_array.retain(|_, id| id.strong_count() > 0);
+        state.by_array.insert(array, Arc::downgrade(&id));
+        state.by_handle.insert(fh, id.clone());
+        Ok(id)
+    }
+
+    fn release(&self, fh: u64) {
+        crate::lock(&self.state).by_handle.remove(&fh);
+    }
+}
+
+/// What an operation was about, for the log.
+enum Subject<'a> {
+    Inode(u64),
+    Name(u64, &'a OsStr),
+}
+
+/// Logs a failed operation, once, and gives its errno.
+fn failed(fs: &Fs, operation: &str, subject: &Subject<'_>, error: &Error) -> Errno {
+    let number = error.errno();
+    let level = if is_routine(number) {
+        log::Level::Debug
+    } else {
+        log::Level::Warn
+    };
+    if log::log_enabled!(level) {
+        let path = match *subject {
+            Subject::Inode(ino) => fs.describe(ino),
+            Subject::Name(parent, name) => fs.describe(parent).join(name),
+        };
+        log::log!(level, "{operation} {}: {number:?}: {error}", path.display());
+    }
+    Errno::from_i32(number as i32)
+}
+
+/// Runs a handler; a panic ends the handler only.
+fn guarded(operation: &'static str, handler: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(handler)) {
+        let what = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_default();
+        log::error!("{operation} panicked: {what}");
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+        pid: request.pid(),
+    }
+}
+
+fn attributes(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: attr.mtime,
+        mtime: attr.mtime,
+        ctime: attr.mtime,
+        crtime: attr.mtime,
+        kind: if attr.is_dir {
+            FileType::Directory
+        } else {
+            FileType::RegularFile
+        },
+        perm: attr.mode as u16 & 0o7777,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: 0,
+        blksize: attr.blksize,
+        flags: 0,
+    }
+}
+
+fn entry(
+    fs: &Fs,
+    result: Result<Attr>,
+    operation: &str,
+    parent: INodeNo,
+    name: &OsStr,
+    reply: ReplyEntry,
+) {
+    match result {
+        Ok(attr) => reply.entry_with_ttls(
+            &attr.attr_ttl,
+            &attr.entry_ttl,
+            &attributes(&attr),
+            Generation(0),
+        ),
+        Err(error) => reply.error(failed(
+            fs,
+            operation,
+            &Subject::Name(parent.0, name),
+            &error,
+        )),
+    }
+}
+
+fn empty(fs: &Fs, result: Result<()>, operation: &str, subject: &Subject<'_>, reply: ReplyEmpty) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(failed(fs, operation, subject, &error)),
+    }
+}
+
+fn cache_flags(mode: &Mode) -> FopenFlags {
+    match mode {
+        Mode::Direct => FopenFlags::FOPEN_DIRECT_IO,
+        Mode::Cached => FopenFlags::empty(),
+        Mode::Kept | Mode::Passthrough(_) => {
+            FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
+        }
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Without it a truncating open is two requests, and the first would look like a truncation
+        // of a committed chunk. Every kernel since 2.6.24 has it.
+        config
+            .add_capabilities(InitFlags::FUSE_ATOMIC_O_TRUNC)
+            .map_err(|_| io::Error::from_raw_os_error(libc::EPROTO))?;
+        if let Err(missing) = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS) {
+            log::debug!("the kernel does not offer {missing:?}");
+        }
+        let passthrough = !self.fs.options().cached
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(2).is_ok();
+        crate::lock(&self.backing.state).possible = passthrough;
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        guarded("lookup", || {
+            entry(
+                &self.fs,
+                self.fs.lookup(parent.0, name),
+                "lookup",
+                parent,
+                name,
+                reply,
+            );
+        });
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
+        guarded("forget", || self.fs.forget(ino.0, count));
+    }
+
+    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        guarded("getattr", || match self.fs.getattr(ino.0) {
+            Ok(attr) => reply.attr(&attr.attr_ttl, &attributes(&attr)),
+            Err(error) => reply.error(failed(&self.fs, "getattr", &Subject::Inode(ino.0), &error)),
+        });
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            mode,
+            uid,
+            gid,
+            size,
+            mtime: mtime.map(|time| match time {
+                TimeOrNow::SpecificTime(time) => time,
+                TimeOrNow::Now => SystemTime::now(),
+            }),
+            fh: fh.map(|fh| fh.0),
+        };
+        let fs = self.fs.clone();
+        let job = move || match fs.setattr(ino.0, &set) {
+            Ok(attr) => reply.attr(&attr.attr_ttl, &attributes(&attr)),
+            Err(error) => reply.error(failed(&fs, "setattr", &Subject::Inode(ino.0), &error)),
+        };
+        self.dispatch("setattr", self.fs.setattr_is_slow(ino.0, &set), job);
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        guarded("mkdir", || {
+            let made = self
+                .fs
+                .mkdir(parent.0, name, mode & !umask, &caller(request));
+            entry(&self.fs, made, "mkdir", parent, name, reply);
+        });
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        guarded("unlink", || {
+            let done = self.fs.unlink(parent.0, name);
+            empty(
+                &self.fs,
+                done,
+                "unlink",
+                &Subject::Name(parent.0, name),
+                reply,
+            );
+        });
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs.clone(), name.to_owned());
+        self.dispatch("rmdir", true, move || {
+            let done = fs.rmdir(parent.0, &name);
+            empty(&fs, done, "rmdir", &Subject::Name(parent.0, &name), reply);
+        });
+    }
+
+    fn symlink(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _target: &Path,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn mknod(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _newparent: INodeNo,
+        _newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let slow = self.fs.rename_is_slow(name, newname);
+        let (fs, name, newname) = (self.fs.clone(), name.to_owned(), newname.to_owned());
+        self.dispatch("rename", slow, move || {
+            let renamed = fs.rename(parent.0, &name, newparent.0, &newname, flags.bits());
+            empty(
+                &fs,
+                renamed,
+                "rename",
+                &Subject::Name(newparent.0, &newname),
+                reply,
+            );
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        guarded("create", || {
+            let made = self
+                .fs
+                .create(parent.0, name, mode & !umask, flags, &caller(request));
+            match made {
+                Ok((attr, opened)) => reply.created(
+                    &attr.attr_ttl,
+                    &attributes(&attr),
+                    Generation(0),
+                    FileHandle(opened.fh),
+                    cache_flags(&opened.mode),
+                ),
+                Err(error) => reply.error(failed(
+                    &self.fs,
+                    "create",
+                    &Subject::Name(parent.0, name),
+                    &error,
+                )),
+            }
+        });
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        guarded("open", || {
+            match self.fs.open(ino.0, flags.0, &caller(request)) {
+                Ok(opened) => self.opened(opened, reply),
+                Err(error) => reply.error(failed(&self.fs, "open", &Subject::Inode(ino.0), &error)),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        guarded("read", || match self.fs.read(fh.0, offset, size as usize) {
+            Ok(data) => reply.data(&data),
+            Err(error) => reply.error(failed(&self.fs, "read", &Subject::Inode(ino.0), &error)),
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        if self.fs.write_is_slow(fh.0, offset) {
+            let (fs, data) = (self.fs.clone(), data.to_vec());
+            self.fs
+                .run(move || guarded("write", || write(&fs, ino.0, fh.0, offset, &data, reply)));
+        } else {
+            guarded("write", || {
+                write(&self.fs, ino.0, fh.0, offset, data, reply)
+            });
+        }
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        self.dispatch("fallocate", true, move || {
+            let done = fs.fallocate(fh.0, offset, length, mode);
+            empty(&fs, done, "fallocate", &Subject::Inode(ino.0), reply);
+        });
+    }
+
+    fn flush(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        let slow = self.fs.flush_is_slow(fh.0);
+        let (fs, caller) = (self.fs.clone(), caller(request));
+        self.dispatch("flush", slow, move || {
+            let done = fs.flush(fh.0, &caller);
+            empty(&fs, done, "flush", &Subject::Inode(ino.0), reply);
+        });
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.backing.release(fh.0);
+        let slow = self.fs.release_is_slow(fh.0);
+        let fs = self.fs.clone();
+        self.dispatch("release", slow, move || {
+            let done = fs.release(fh.0);
+            empty(&fs, done, "release", &Subject::Inode(ino.0), reply);
+        });
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        self.dispatch("fsync", true, move || {
+            let asked = fs.clone();
+            let answer = move |done| empty(&asked, done, "fsync", &Subject::Inode(ino.0), reply);
+            fs.fsync(ino.0, fh.0, Box::new(answer));
+        });
+    }
+
+    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        guarded("opendir", || match self.fs.opendir(ino.0) {
+            Ok(opened) => reply.opened(FileHandle(opened.fh), FopenFlags::empty()),
+            Err(error) => reply.error(failed(&self.fs, "opendir", &Subject::Inode(ino.0), &error)),
+        });
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        // The kernel's way of saying that an entry's inode is not known: it is found by lookup.
+        const UNKNOWN: INodeNo = INodeNo(0xffff_ffff);
+        guarded("readdir", || {
+            let listed = self.fs.readdir(ino.0, fh.0, offset, |entry| {
+                let kind = if entry.is_dir {
+                    FileType::Directory
+                } else {
+                    FileType::RegularFile
+                };
+                reply.add(UNKNOWN, entry.next, kind, entry.name)
+            });
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(error) => {
+                    reply.error(failed(&self.fs, "readdir", &Subject::Inode(ino.0), &error))
+                }
+            }
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        guarded("releasedir", || {
+            let done = self.fs.release(fh.0);
+            empty(&self.fs, done, "releasedir", &Subject::Inode(ino.0), reply);
+        });
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        self.dispatch("fsyncdir", true, move || {
+            let asked = fs.clone();
+            let answer = move |done| empty(&asked, done, "fsyncdir", &Subject::Inode(ino.0), reply);
+            fs.fsyncdir(ino.0, Box::new(answer));
+        });
+    }
+
+    // The cheap answers: the kernel remembers ENOSYS for the whole mount and does not ask again.
+
+    fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _size: u32,
+        reply: ReplyXattr,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn listxattr(&self, _request: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn removexattr(&self, _request: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: i64,
+        _whence: i32,
+        reply: ReplyLseek,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// Programs ask every file whether it is a terminal.
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn statfs(&self, _request: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        guarded("statfs", || match self.fs.statfs() {
+            Ok(stat) => reply.statfs(
+                stat.blocks(),
+                stat.blocks_free(),
+                stat.blocks_available(),
+                stat.files(),
+                stat.files_free(),
+                stat.block_size() as u32,
+                255,
+                stat.fragment_size() as u32,
+            ),
+            Err(error) => reply.error(failed(&self.fs, "statfs", &Subject::Inode(ino.0), &error)),
+        });
+    }
+}
+
+fn write(fs: &Fs, ino: u64, fh: u64, offset: u64, data: &[u8], reply: ReplyWrite) {
+    let mut reply = Some(reply);
+    let written = fs.write(fh, offset, data, || {
+        if let Some(reply) = reply.take() {
+            reply.written(data.len() as u32);
+        }
+    });
+    if let Err(error) = written {
+        let errno = failed(fs, "write", &Subject::Inode(ino), &error);
+        if let Some(reply) = reply {
+            reply.error(errno);
+        }
+    }
+}
+
+impl Adapter {
+    fn dispatch(&self, operation: &'static str, slow: bool, job: impl FnOnce() + Send + 'static) {
+        if slow {
+            self.fs.run(move || guarded(operation, job));
+        } else {
+            guarded(operation, job);
+        }
+    }
+
+    fn opened(&self, opened: Opened, reply: ReplyOpen) {
+        let fh = FileHandle(opened.fh);
+        if let Mode::Passthrough(view) = &opened.mode
+            && self.backing.is_possible()
+        {
+            match self.backing.id(view, opened.fh, &reply) {
+                Ok(id) => {
+                    let flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
+                    reply.opened_passthrough(fh, flags, &id);
+                    return;
+                }
+                Err(error) => self.backing.give_up(&error),
+            }
+        }
+        reply.opened(fh, cache_flags(&opened.mode));
+    }
+}

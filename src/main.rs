@@ -5,7 +5,6 @@ mod commands;
 mod daemon;
 mod exit;
 mod mountinfo;
-mod placeholder;
 
 use std::process::ExitCode;
 

@@ -1,8 +1,11 @@
 //! The subcommands. A further one is a file here and a line in each of the two lists below.
 
+mod append;
+mod check;
 mod mount;
 mod status;
 mod umount;
+mod walk;
 
 use clap::Subcommand;
 
@@ -18,6 +21,10 @@ pub(crate) enum Command {
     Umount(umount::Args),
     /// Show the datasets of all mounts, of a mount, of a directory
     Status(status::Args),
+    /// Verify every checksum of a store; exit code 1 on damage
+    Check(check::Args),
+    /// Append files to a dataset with no mount
+    Append(append::Args),
 }
 
 impl Command {
@@ -26,6 +33,8 @@ impl Command {
             Command::Mount(args) => mount::run(args),
             Command::Umount(args) => umount::run(&args),
             Command::Status(args) => status::run(&args),
+            Command::Check(args) => check::run(&args),
+            Command::Append(args) => append::run(&args),
         }
     }
 }

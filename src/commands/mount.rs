@@ -3,15 +3,21 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use env_logger::{Builder, Env, Target};
 use nix::unistd::{AccessFlags, access};
+use npyfs::fs::Fs;
+use npyfs::fuse::Adapter;
+use npyfs::store::Store;
 
 use crate::cli::{MountArgs, Tuning};
 use crate::daemon::{self, Plan, Served, signals};
 use crate::exit::{Exit, Failure, OrExit};
 use crate::mountinfo;
-use crate::placeholder::Placeholder;
+
+/// Seconds of work that a power cut may cost whoever does not call fsync.
+const SYNC_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(args: MountArgs) -> Result<(), Failure> {
     let store = check_store(&args.store, args.flags.read_only)?;
@@ -45,15 +51,27 @@ pub(crate) fn run(args: MountArgs) -> Result<(), Failure> {
 }
 
 /// The filesystem and how to close it. Runs in the daemon, where threads may start.
-///
-/// INTEGRATION: the one place to swap. `Store::open(&plan.store, npyfs::store::Options { .. })?`,
-/// `Fs::new(store.clone(), npyfs::fs::Options { .. })`, `Adapter::new(fs)`; `close` is
-/// `move || store.close()`.
-fn build(plan: &Plan, tuning: &Tuning) -> npyfs::Result<Served<Placeholder>> {
-    log::debug!("{:?}, {tuning:?}", plan.flags);
+fn build(plan: &Plan, tuning: &Tuning) -> npyfs::Result<Served<Adapter>> {
+    let mut options = npyfs::store::Options {
+        read_only: plan.flags.read_only,
+        ..Default::default()
+    };
+    if let Some(limit) = tuning.memory_limit {
+        options.memory = usize::try_from(limit).unwrap_or(usize::MAX);
+    }
+    if let Some(limit) = tuning.rejected_limit {
+        options.rejected_limit = limit;
+    }
+    let store = Store::open(&plan.store, options)?;
+    let options = npyfs::fs::Options {
+        cached: tuning.cached,
+        read_only: plan.flags.read_only,
+        sync_interval: tuning.sync_interval.unwrap_or(SYNC_INTERVAL),
+    };
+    let fs = Fs::new(store, options)?;
     Ok(Served {
-        filesystem: Placeholder,
-        close: Box::new(|| Ok(())),
+        filesystem: Adapter::new(fs.clone()),
+        close: Box::new(move || fs.close()),
     })
 }
 

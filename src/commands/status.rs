@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::umount::pid_of;
+use super::walk;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::mountinfo::{self, Entry};
 
@@ -107,15 +108,37 @@ fn collect(directory: &Path, found: &mut Vec<Status>) -> Result<(), Failure> {
     below.iter().try_for_each(|below| collect(below, found))
 }
 
-/// The datasets at and below a directory that is not in a mount.
-///
-/// INTEGRATION: for each directory with a `data.npy`, `npyfs::Dataset::open(path)?.status()`.
-fn unmounted(path: &Path, _found: &mut Vec<Status>) -> Result<(), Failure> {
-    let shown = path.display();
-    Err(Failure::new(
-        Exit::NotMounted,
-        format!("{shown} is not in an npyfs mount"),
-    ))
+/// The datasets at and below a directory that is not in a mount. Nothing is written to them: one
+/// that needs recovery is shown as recovery would leave it.
+fn unmounted(path: &Path, found: &mut Vec<Status>) -> Result<(), Failure> {
+    let before = found.len();
+    collect_stored(path, found)?;
+    if found.len() == before {
+        let shown = path.display();
+        return Err(Failure::new(
+            Exit::NotMounted,
+            format!("{shown} is not in an npyfs mount, and holds no dataset"),
+        ));
+    }
+    Ok(())
+}
+
+fn collect_stored(directory: &Path, found: &mut Vec<Status>) -> Result<(), Failure> {
+    for directory in walk::datasets(directory)? {
+        let options = npyfs::DatasetOptions {
+            read_only: true,
+            ..Default::default()
+        };
+        let shown = directory.display();
+        let status = npyfs::Dataset::open(&directory, options)
+            .and_then(|dataset| dataset.status())
+            .or_exit(Exit::Failed, || format!("cannot open {shown}"))?;
+        if let Value::Object(mut object) = status.to_json() {
+            object.insert("path".into(), shown.to_string().into());
+            found.push(object);
+        }
+    }
+    Ok(())
 }
 
 const HEADINGS: [&str; 8] = [

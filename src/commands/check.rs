@@ -1,0 +1,86 @@
+//! `npyfs check`: verifies what is stored, and says which chunks to send again.
+
+use std::path::PathBuf;
+
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::walk;
+use crate::exit::{Exit, Failure, OrExit};
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// A store or a dataset in it; not its mount
+    path: PathBuf,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let shown = args.path.display();
+    let found = walk::datasets(&args.path)?;
+    if found.is_empty() {
+        return Err(Failure::new(
+            Exit::Store,
+            format!("{shown} holds no dataset"),
+        ));
+    }
+    let mut damaged = 0;
+    for directory in &found {
+        let shown = directory.display();
+        let damage = check(directory)?;
+        for line in &damage {
+            println!("{shown}: DAMAGED: {line}");
+        }
+        damaged += usize::from(!damage.is_empty());
+    }
+    if damaged > 0 {
+        return Err(Failure::new(
+            Exit::Damage,
+            format!("{damaged} of {} datasets are damaged", found.len()),
+        ));
+    }
+    Ok(())
+}
+
+/// What is damaged in one dataset; a line about it is printed where nothing is.
+fn check(directory: &std::path::Path) -> Result<Vec<String>, Failure> {
+    let shown = directory.display();
+    let options = npyfs::DatasetOptions {
+        read_only: true,
+        ..Default::default()
+    };
+    let dataset = match npyfs::Dataset::open(directory, options) {
+        Ok(dataset) => dataset,
+        Err(error) => return Ok(vec![error.to_string()]),
+    };
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template(
+        "{prefix} {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+    ) {
+        bar.set_style(style);
+    }
+    bar.set_prefix(shown.to_string());
+    let report = dataset.check(&mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let report = report.or_exit(Exit::Failed, || format!("cannot check {shown}"))?;
+    for line in &report.pending {
+        println!("{shown}: {line} (when it is opened next)");
+    }
+    if report.damage.is_empty() {
+        let status = dataset
+            .status()
+            .or_exit(Exit::Failed, || format!("cannot check {shown}"))?;
+        let unnamed = match report.unnamed_rows {
+            0 => String::new(),
+            rows => format!("; {rows} rows of other programs have no checksum"),
+        };
+        println!(
+            "{shown}: good: {} rows, {}, {} chunks{unnamed}",
+            status.rows,
+            HumanBytes(status.bytes),
+            report.chunks
+        );
+    }
+    Ok(report.damage)
+}

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use env_logger::{Builder, Env, Target};
+use fuser::INodeNo;
 use nix::unistd::{AccessFlags, access};
 use npyfs::fs::Fs;
 use npyfs::fuse::Adapter;
@@ -69,8 +70,12 @@ fn build(plan: &Plan, tuning: &Tuning) -> npyfs::Result<Served<Adapter>> {
         sync_interval: tuning.sync_interval.unwrap_or(SYNC_INTERVAL),
     };
     let fs = Fs::new(store, options)?;
+    let attached = fs.clone();
     Ok(Served {
         filesystem: Adapter::new(fs.clone()),
+        attach: Box::new(move |notifier| {
+            attached.set_writeback(move |ino| notifier.inval_inode(INodeNo(ino), 0, 0));
+        }),
         close: Box::new(move || fs.close()),
     })
 }

@@ -14,7 +14,7 @@ pub(crate) mod signals;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use fuser::{Config, Filesystem, Session, SessionACL};
+use fuser::{Config, Filesystem, Notifier, Session, SessionACL};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::cli::MountFlags;
@@ -33,6 +33,8 @@ pub(crate) struct Plan {
 pub(crate) struct Served<F> {
     pub(crate) filesystem: F,
     pub(crate) close: Close,
+    /// Is given the way to speak to the kernel unasked, once there is one.
+    pub(crate) attach: Box<dyn FnOnce(Notifier)>,
 }
 
 pub(crate) type Close = Box<dyn FnOnce() -> npyfs::Result<()> + Send>;
@@ -64,7 +66,7 @@ pub(crate) fn serve<F: Filesystem>(
     let shown = plan.store.display();
     let served = make().or_exit(Exit::Store, || format!("cannot open the store {shown}"))?;
     let closer = Closer::new(served.close);
-    let outcome = mount_and_run(plan, served.filesystem, &closer, ready);
+    let outcome = mount_and_run(plan, served.filesystem, served.attach, &closer, ready);
     let closed = closer
         .close()
         .or_exit(Exit::Failed, || format!("cannot close the store {shown}"));
@@ -77,6 +79,7 @@ pub(crate) fn serve<F: Filesystem>(
 fn mount_and_run<F: Filesystem>(
     plan: &Plan,
     filesystem: F,
+    attach: impl FnOnce(Notifier),
     closer: &Closer,
     ready: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(), Failure> {
@@ -96,6 +99,7 @@ fn mount_and_run<F: Filesystem>(
             "the kernel and the daemon cannot agree".into()
         })
         .and_then(|session| {
+            attach(session.notifier());
             signals::watch(Arc::clone(&attached), closer.clone())
                 .or_exit(Exit::Failed, || "cannot start the signal thread".into())?;
             log::info!(

@@ -653,7 +653,11 @@ impl Incoming {
         match self.state.try_lock() {
             Ok(state) => match (&state.phase, &state.body) {
                 (Phase::Open, Body::File(_)) => true,
-                (Phase::Open, Body::Stream(stream)) => stream.is_displaced(),
+                // An incomplete one may be refused, and moved to where its bytes are kept.
+                (Phase::Open, Body::Stream(stream)) => {
+                    let whole = state.header.as_ref().map(Header::file_bytes);
+                    stream.is_displaced() || whole != Some(state.len)
+                }
                 (Phase::Open, Body::Memory { .. }) => false,
                 _ => false,
             },

@@ -2,11 +2,13 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::handle::{Chunk, Handle};
 use super::node::{Control, Kind, ROOT};
 use super::open::{attributes_of, own_name};
-use super::{Attr, Caller, Fs, SetAttr};
+use super::{Attr, Caller, Fs, SetAttr, Writeback};
 use crate::dataset::disk::{Blob, DiskFile};
 use crate::dataset::{self, Change, Dataset, Found, Writing, clock};
 use crate::error::{Context, Errno, Result};
@@ -265,13 +267,36 @@ impl Fs {
             self.store.rename(&from, &to, no_replace)?;
         } else if is_chunk(newname) {
             let placeholder = stat.st_size == 0 && is_chunk(name);
+            let open = self.written_back(from_dir, name)?;
             self.commit_file(&from, &stat, to_dir, newname, placeholder)?;
+            for handle in &open {
+                if let Handle::File(open) = &**handle {
+                    open.committed.store(!placeholder, Ordering::Release);
+                }
+            }
         } else {
             self.dir_name(newname)?;
             self.store.rename(&from, &to, no_replace)?;
         }
         self.nodes.renamed(from_dir, name, to_dir, newname);
         Ok(())
+    }
+
+    /// The open files of a name, with all that their mappings have changed in the store. Runs on a
+    /// worker thread: the kernel's writes come to the others meanwhile.
+    fn written_back(&self, dir: u64, name: &OsStr) -> Result<Vec<Arc<Handle>>> {
+        let Some(ino) = self.nodes.number(dir, name) else {
+            return Ok(Vec::new());
+        };
+        let open = self.handles.files_of(ino);
+        let mappable =
+            |handle: &Arc<Handle>| matches!(&**handle, Handle::File(open) if open.mappable);
+        if open.iter().any(mappable)
+            && let Some(Writeback(writeback)) = self.writeback.get()
+        {
+            writeback(ino).context(|| "cannot have the file's mappings written back".into())?;
+        }
+        Ok(open)
     }
 
     fn lookup_exists(&self, dir: u64, name: &OsStr) -> Result<bool> {
@@ -345,8 +370,6 @@ impl Fs {
         let appended = if committed {
             dataset.compare_blob(newname, &blob)
         } else {
-            // What a mapping of this mount has changed and not written yet is not seen here: the
-            // producer has to close or sync before it renames.
             append(&dataset, newname, &blob, stat)
         };
         self.reported(&dataset, newname, appended)?;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::control::Text;
@@ -37,6 +37,22 @@ pub(crate) struct OpenFile {
     pub(crate) ino: u64,
     pub(crate) file: File,
     pub(crate) append: bool,
+    /// May be mapped, shared and writable.
+    pub(crate) mappable: bool,
+    /// A rename has committed what was written: there is nowhere to write any more.
+    pub(crate) committed: AtomicBool,
+}
+
+impl OpenFile {
+    pub(crate) fn new(ino: u64, file: File, flags: i32) -> Self {
+        Self {
+            ino,
+            file,
+            append: flags & libc::O_APPEND != 0,
+            mappable: flags & libc::O_ACCMODE == libc::O_RDWR,
+            committed: AtomicBool::new(false),
+        }
+    }
 }
 
 /// A directory's names as they were when it was opened or rewound, but for its committed chunks,
@@ -88,12 +104,13 @@ impl Handles {
             .ok_or_else(|| err!(EBADF, "handle {fh} is not open"))
     }
 
-    /// An open file of a node whose name is gone.
-    pub(crate) fn file_of(&self, ino: u64) -> Option<Arc<Handle>> {
+    /// The open files of a node.
+    pub(crate) fn files_of(&self, ino: u64) -> Vec<Arc<Handle>> {
         crate::lock(&self.table)
             .values()
-            .find(|handle| matches!(&***handle, Handle::File(open) if open.ino == ino))
+            .filter(|handle| matches!(&***handle, Handle::File(open) if open.ino == ino))
             .cloned()
+            .collect()
     }
 
     /// Everything open, for the end of the mount.

@@ -126,7 +126,7 @@ impl Fs {
     fn entry_node_attr(&self, node: &Node) -> Result<Attr> {
         if node.gone {
             // An unlinked file that somebody still has open.
-            return match self.handles.file_of(node.ino).as_deref() {
+            return match self.handles.files_of(node.ino).first().map(|open| &**open) {
                 Some(Handle::File(open)) => {
                     let stat = nix::sys::stat::fstat(&open.file);
                     Ok(file_attr(

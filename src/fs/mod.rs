@@ -28,9 +28,10 @@ mod workers;
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 pub use list::Entry;
@@ -62,8 +63,17 @@ pub struct Fs {
     nodes: Nodes,
     handles: Handles,
     workers: Workers,
+    writeback: OnceLock<Writeback>,
     /// Ends the thread that syncs from time to time when it is dropped.
     ticker: Mutex<Option<Sender<()>>>,
+}
+
+struct Writeback(Box<dyn Fn(u64) -> io::Result<()> + Send + Sync>);
+
+impl std::fmt::Debug for Writeback {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Writeback")
+    }
 }
 
 /// Who asks.
@@ -175,8 +185,16 @@ impl Fs {
             nodes: Nodes::new(),
             handles: Handles::new(),
             workers: Workers::default(),
+            writeback: OnceLock::new(),
             ticker: Mutex::new(Some(ticker)),
         }))
+    }
+
+    /// Gives the way to have the kernel write back what mappings of an inode have changed.
+    pub fn set_writeback(&self, writeback: impl Fn(u64) -> io::Result<()> + Send + Sync + 'static) {
+        if self.writeback.set(Writeback(Box::new(writeback))).is_err() {
+            log::debug!("the way to the kernel is known already");
+        }
     }
 
     /// How the mount behaves.

@@ -170,6 +170,12 @@ impl Nodes {
         }
     }
 
+    /// The number that a name has, if the kernel knows it.
+    pub(crate) fn number(&self, parent: u64, name: &OsStr) -> Option<u64> {
+        let key = Key::Name(parent, name.to_owned());
+        crate::lock(&self.0).numbers.get(&key).copied()
+    }
+
     /// The number of something in `.npyfs`.
     pub(crate) fn control(&self, dir: u64, control: Control) -> u64 {
         self.look_up(Key::Control(dir, control.clone()), |ino| Node {

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::control::Text;
 use super::handle::{Chunk, Handle, OpenFile};
@@ -85,10 +86,8 @@ impl Fs {
     }
 
     fn opened_file(&self, ino: u64, file: std::fs::File, flags: i32) -> Opened {
-        let append = flags & libc::O_APPEND != 0;
-        let fh = self
-            .handles
-            .insert(Handle::File(OpenFile { ino, file, append }));
+        let open = OpenFile::new(ino, file, flags);
+        let fh = self.handles.insert(Handle::File(open));
         Opened {
             fh,
             mode: Mode::Cached,
@@ -226,11 +225,10 @@ impl Fs {
                 let stored = control.stored().unwrap_or_default();
                 let path = self.nodes.path(node.parent)?.join(stored);
                 match self.store.stat(&path)? {
-                    Some(_) => Handle::File(OpenFile {
-                        ino: node.ino,
-                        file: self.store.open_file(&path, false, false)?,
-                        append: false,
-                    }),
+                    Some(_) => {
+                        let file = self.store.open_file(&path, false, false)?;
+                        Handle::File(OpenFile::new(node.ino, file, libc::O_RDONLY))
+                    }
                     None => whole(String::new()),
                 }
             }
@@ -272,6 +270,12 @@ impl Fs {
     pub fn write(&self, fh: u64, offset: u64, data: &[u8], ack: impl FnOnce()) -> Result<()> {
         match &*self.handles.get(fh)? {
             Handle::File(open) => {
+                if open.committed.load(Ordering::Acquire) {
+                    return Err(err!(
+                        EPERM,
+                        "its rename has committed what was written before"
+                    ));
+                }
                 let failed = || "cannot write the file".to_owned();
                 // With O_APPEND the kernel has put the offset at the end that it knows of.
                 let offset = if open.append {

@@ -53,11 +53,6 @@ impl Dataset {
         }
     }
 
-    pub(super) fn committed(&self, incoming: &Incoming) {
-        self.remove_placeholder(incoming.name());
-        self.leave(incoming);
-    }
-
     /// An empty file that held the name until now.
     pub(super) fn remove_placeholder(&self, name: &OsStr) {
         match self.folder.remove(Path::new(name)) {

@@ -543,7 +543,7 @@ impl Incoming {
                 // The rows have their place now; a stream that was displaced gave up its file.
                 state.body = Body::Head;
                 state.head = Vec::new();
-                self.dataset.committed(self);
+                self.dataset.leave(self);
                 Ok(())
             }
             Err(error) => {

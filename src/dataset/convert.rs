@@ -74,8 +74,9 @@ impl Conversion {
     /// the converted rows to `write` from first to last, with at most about `memory` bytes of
     /// buffers (and a little in any case).
     ///
-    /// Order costs rereading only where a row is so long that fewer rows than about `2 KiB / item`
-    /// fit into `memory`.
+    /// Where the body is larger than `memory` and its first dimension is short (a column is hardly
+    /// longer than 2 KiB), bytes are read once for every `memory` of result: the result comes in
+    /// sequence, and to read only what is due would take too many reads.
     ///
     /// # Errors
     /// The first error of `read` or `write`.

@@ -5,13 +5,15 @@
 //! of sequence is arranged so that reads are large: a Fortran-ordered body is taken in bands of
 //! result, each as large as memory allows, and a band in boxes that fit the second-level cache.
 
+use std::rc::Rc;
+
 use crate::error::Result;
-use crate::npy::reverse::{Axis, reverse};
+use crate::npy::reverse::{Axis, Reversal};
 use crate::npy::swap::{boundary, repeat, swap};
 use crate::npy::{Dtype, Header, Swap};
 
 /// The largest box of items that is transposed at once, in bytes.
-const SLAB: usize = 2 << 20;
+const SLAB: usize = 1 << 20;
 
 /// The most that one read or write takes where the order stays, in bytes.
 const WINDOW: usize = 1 << 20;
@@ -20,7 +22,10 @@ const WINDOW: usize = 1 << 20;
 const LARGE_ITEM: u64 = 64 << 10;
 
 /// Bytes that are read for nothing rather than to begin another read: what a system call costs.
-const GAP: u64 = 4 << 10;
+const GAP: u64 = 2 << 10;
+
+/// Sizes of boxes to remember: whole ones, and those at the ends of two axes.
+const REVERSALS: usize = 4;
 
 /// What a run of items that are neighbours in the result should have at least, in bytes.
 const RUN: u64 = 256;
@@ -69,8 +74,9 @@ impl Conversion {
     /// the converted rows to `write` from first to last, with at most about `memory` bytes of
     /// buffers (and a little in any case).
     ///
-    /// Order costs rereading only where a row is so long that fewer rows than about `4 KiB / item`
-    /// fit into `memory`.
+    /// Where the body is larger than `memory` and its first dimension is short (a column is hardly
+    /// longer than 2 KiB), bytes are read once for every `memory` of result: the result comes in
+    /// sequence, and to read only what is due would take too many reads.
     ///
     /// # Errors
     /// The first error of `read` or `write`.
@@ -143,6 +149,7 @@ impl Conversion {
             slab_items: slab,
             slab: vec![0; (slab.min(self.body / self.item) * self.item) as usize],
             out: vec![0; (items * self.item) as usize],
+            reversals: Vec::new(),
         };
         loop {
             for (j, len) in band.len.iter_mut().enumerate() {
@@ -169,6 +176,8 @@ struct Band<'a> {
     slab_items: u64,
     slab: Vec<u8>,
     out: Vec<u8>,
+    /// What the latest boxes were placed by: most are of the same size.
+    reversals: Vec<Rc<Reversal>>,
 }
 
 impl Band<'_> {
@@ -227,12 +236,11 @@ impl Band<'_> {
                 break;
             }
         }
-        for j in whole..size.len() {
-            let most = room.saturating_mul(size[j]);
-            let before = size[j];
-            size[j] = even(self.len[j], most).max(before);
-            room = most / size[j];
-            if size[j] < self.len[j] {
+        for (size, &len) in size.iter_mut().zip(&self.len).skip(whole) {
+            let most = room.saturating_mul(*size);
+            *size = even(len, most).max(*size);
+            room = most / *size;
+            if *size < len {
                 break;
             }
         }
@@ -273,14 +281,16 @@ impl Band<'_> {
             })
             .collect();
         let item = self.conversion.item;
-        let from = offset(&self.low[..whole], &source) * item;
-        let to = offset(&at[whole..], &target[whole..]) * item;
-        reverse(
-            &axes,
-            item as usize,
-            &self.slab[from as usize..],
-            &mut self.out[to as usize..],
-        );
+        let from = (offset(&self.low[..whole], &source) * item) as usize;
+        let to = (offset(&at[whole..], &target[whole..]) * item) as usize;
+        let known = self.reversals.iter().find(|known| known.axes() == axes);
+        let reversal = known.cloned().unwrap_or_else(|| {
+            let new = Rc::new(Reversal::new(axes));
+            self.reversals.truncate(REVERSALS - 1);
+            self.reversals.insert(0, new.clone());
+            new
+        });
+        reversal.run(item as usize, &self.slab[from..], &mut self.out[to..]);
     }
 }
 
@@ -478,11 +488,11 @@ mod tests {
         for (shape, memory, most_reads, most) in [
             (&[2000, 1000][..], 1 << 20, 21_000, 1),
             (&[1000, 2000], 32 << 20, 16, 1),
-            (&[50, 200, 200], 32 << 20, 16, 1),
-            (&[4, 500_000], 1 << 20, 400, 4),
+            (&[50, 200, 200], 32 << 20, 600, 1),
+            (&[4, 500_000], 1 << 20, 500, 4),
             (&[4, 500_000], 32 << 20, 16, 1),
             (&[2, 2, 2, 125_000, 2], 1 << 20, 2000, 8),
-            (&[1_000_000, 2], 1 << 20, 100, 1),
+            (&[1_000_000, 2], 1 << 20, 300, 1),
         ] {
             let chunk = header(&dtype("'<f8'"), true, shape);
             let body = body(chunk.body_bytes());

@@ -25,6 +25,9 @@ pub enum HeaderError {
     },
     /// The header would be longer than [`MAX_HEADER`]; its length in bytes.
     TooLong(u64),
+    /// The bytes end inside the header; how many of the file are needed at least. Only where a
+    /// whole header is due: to [`Header::parse`](super::Header::parse) this is no error.
+    Cut(usize),
     /// Version 3.0, and the text is not UTF-8.
     NotUtf8,
     /// The text is not a Python literal.
@@ -111,6 +114,7 @@ impl fmt::Display for HeaderError {
                 f,
                 "a header of {len} bytes is too long; the limit is {MAX_HEADER} bytes"
             ),
+            Self::Cut(need) => write!(f, "the header ends before its {need} bytes"),
             Self::NotUtf8 => f.write_str("the header is of version 3.0 and not UTF-8"),
             Self::Syntax { at, expected } => write!(
                 f,

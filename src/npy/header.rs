@@ -211,10 +211,7 @@ impl Header {
     /// file of the value of `shape`.
     pub(super) fn parse_whole(bytes: &[u8]) -> Result<(Self, usize), HeaderError> {
         match frame(bytes)? {
-            Frame::Incomplete { need } => Err(HeaderError::Syntax {
-                at: need,
-                expected: "the whole header",
-            }),
+            Frame::Incomplete { need } => Err(HeaderError::Cut(need)),
             Frame::Complete {
                 text,
                 len,

@@ -11,7 +11,7 @@ use std::ops::Range;
 const TILE: usize = 32;
 
 /// One axis of the box.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Axis {
     /// Items along the axis.
     pub len: usize,
@@ -21,40 +21,20 @@ pub struct Axis {
     pub target: usize,
 }
 
-/// Copies a box of items of `size` bytes from `source`, where the first axis runs fastest, to
-/// `target`, where the last does. Both slices begin with the first item of the box.
+/// How to reverse the axes of boxes of one size: worth keeping for the next box.
 ///
-/// # Panics
-/// Where the strides lead out of a slice.
-pub fn reverse(axes: &[Axis], size: usize, source: &[u8], target: &mut [u8]) {
-    let plan = Plan::new(axes);
-    match size {
-        1 => plan.run::<1>(source, target),
-        2 => plan.run::<2>(source, target),
-        4 => plan.run::<4>(source, target),
-        8 => plan.run::<8>(source, target),
-        16 => plan.run::<16>(source, target),
-        _ => plan.each(|tile| {
-            for (&ps, &pt) in tile.p.source.iter().zip(tile.p.target) {
-                for (&qs, &qt) in tile.q.source.iter().zip(tile.q.target) {
-                    let from = (tile.source + ps + qs) * size;
-                    let to = (tile.target + pt + qt) * size;
-                    target[to..to + size].copy_from_slice(&source[from..from + size]);
-                }
-            }
-        }),
-    }
-}
-
-/// The axes in three groups: those that are fastest in the source (p), those that are fastest in
+/// The axes form three groups: those that are fastest in the source (p), those that are fastest in
 /// the target (q), and those between.
-struct Plan {
+#[derive(Debug)]
+pub struct Reversal {
+    axes: Vec<Axis>,
     p: Group,
     q: Group,
     between: Vec<Axis>,
 }
 
 /// A few neighbouring axes as one: where each item of it lies.
+#[derive(Debug)]
 struct Group {
     source: Vec<usize>,
     target: Vec<usize>,
@@ -62,6 +42,7 @@ struct Group {
 }
 
 /// One side of a tile: which items, and whether they lie directly one behind the other.
+#[derive(Debug)]
 struct Side {
     items: Range<usize>,
     source_run: bool,
@@ -83,25 +64,51 @@ struct Tile<'a> {
     target: usize,
 }
 
-impl Plan {
-    fn new(axes: &[Axis]) -> Self {
-        let axes: Vec<Axis> = axes.iter().copied().filter(|axis| axis.len != 1).collect();
-        let mut start = axes.len();
-        let mut len = 1;
-        while start > 0 && len < TILE {
-            start -= 1;
-            len *= axes[start].len;
-        }
-        let mut end = 0;
-        let mut len = 1;
-        while end < start && len < TILE {
-            len *= axes[end].len;
+impl Reversal {
+    /// Reverses `axes`, the first of which runs fastest in the source and the last in the target.
+    pub fn new(axes: Vec<Axis>) -> Self {
+        let long: Vec<Axis> = axes.iter().copied().filter(|axis| axis.len != 1).collect();
+        let (mut end, mut start) = (usize::from(long.len() > 1), long.len().saturating_sub(1));
+        let len = |axes: &[Axis]| axes.iter().map(|axis| axis.len).product::<usize>();
+        while end < start && len(&long[..end]) < TILE {
             end += 1;
         }
+        while end < start && len(&long[start..]) < TILE {
+            start -= 1;
+        }
         Self {
-            p: Group::new(axes[..end].iter().rev()),
-            q: Group::new(axes[start..].iter()),
-            between: axes[end..start].to_vec(),
+            p: Group::new(long[..end].iter().rev()),
+            q: Group::new(long[start..].iter()),
+            between: long[end..start].to_vec(),
+            axes,
+        }
+    }
+
+    /// The axes that this was made for.
+    pub fn axes(&self) -> &[Axis] {
+        &self.axes
+    }
+
+    /// Copies a box of items of `size` bytes; both slices begin with its first item.
+    ///
+    /// # Panics
+    /// Where the strides lead out of a slice.
+    pub fn run(&self, size: usize, source: &[u8], target: &mut [u8]) {
+        match size {
+            1 => self.sized::<1>(source, target),
+            2 => self.sized::<2>(source, target),
+            4 => self.sized::<4>(source, target),
+            8 => self.sized::<8>(source, target),
+            16 => self.sized::<16>(source, target),
+            _ => self.each(|tile| {
+                for (&ps, &pt) in tile.p.source.iter().zip(tile.p.target) {
+                    for (&qs, &qt) in tile.q.source.iter().zip(tile.q.target) {
+                        let from = (tile.source + ps + qs) * size;
+                        let to = (tile.target + pt + qt) * size;
+                        target[to..to + size].copy_from_slice(&source[from..from + size]);
+                    }
+                }
+            }),
         }
     }
 
@@ -138,35 +145,34 @@ impl Plan {
         }
     }
 
-    fn run<const N: usize>(&self, source: &[u8], target: &mut [u8]) {
+    fn sized<const N: usize>(&self, source: &[u8], target: &mut [u8]) {
         let source = source.as_chunks::<N>().0;
         let target = target.as_chunks_mut::<N>().0;
         // A line of the target each.
         let mut lines = [[[0; N]; TILE]; TILE];
         self.each(|tile| {
             let (height, width) = (tile.p.source.len(), tile.q.source.len());
-            for (j, &qs) in tile.q.source.iter().enumerate() {
+            let whole = tile.p.source_run && height == TILE;
+            for (j, &qs) in (0..TILE).zip(tile.q.source) {
                 let column = &source[tile.source + qs..];
-                let whole = column
-                    .get(tile.p.source[0]..)
-                    .and_then(|column| column.first_chunk::<TILE>());
-                match whole {
-                    Some(column) if tile.p.source_run && height == TILE => {
-                        for (line, item) in lines.iter_mut().zip(column) {
-                            line[j] = *item;
-                        }
+                if whole && let Some(run) = column[tile.p.source[0]..].first_chunk::<TILE>() {
+                    for i in 0..TILE {
+                        lines[i][j] = run[i];
                     }
-                    _ => {
-                        for (line, &ps) in lines.iter_mut().zip(tile.p.source) {
-                            line[j] = column[ps];
-                        }
+                } else {
+                    for (line, &ps) in lines.iter_mut().zip(tile.p.source) {
+                        line[j] = column[ps];
                     }
                 }
             }
             for (line, &pt) in lines.iter().zip(tile.p.target) {
                 let row = &mut target[tile.target + pt..];
                 if tile.q.target_run {
-                    row[tile.q.target[0]..][..width].copy_from_slice(&line[..width]);
+                    let row = &mut row[tile.q.target[0]..];
+                    match row.first_chunk_mut::<TILE>() {
+                        Some(row) if width == TILE => *row = *line,
+                        _ => row[..width].copy_from_slice(&line[..width]),
+                    }
                 } else {
                     for (item, &qt) in line.iter().zip(tile.q.target) {
                         row[qt] = *item;
@@ -240,7 +246,7 @@ mod tests {
                 })
                 .collect();
             let mut target = vec![0; source.len()];
-            reverse(&axes, size, &source, &mut target);
+            Reversal::new(axes.clone()).run(size, &source, &mut target);
             for i in 0..items {
                 let at = |a: &Axis| i / a.target % a.len;
                 let from: usize = axes.iter().map(|a| at(a) * a.source).sum();

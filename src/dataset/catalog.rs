@@ -6,11 +6,11 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::journal::{Attributes, ChunkRecord, Record};
 
@@ -50,7 +50,7 @@ pub(crate) struct Catalog {
     receipts: Vec<Receipt>,
     names: Vec<u8>,
     index: HashTable<u32>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
     headers: Vec<Arc<[u8]>>,
     header_numbers: HashMap<Arc<[u8]>, u32>,
     /// Rows that have a receipt or are known to be another program's.

@@ -407,7 +407,7 @@ impl Dataset {
 }
 
 /// Step 3: takes the count in the backing header from `old` to `new`.
-pub(crate) fn publish(layout: &Layout, old: u64, new: u64) -> Result<()> {
+fn publish(layout: &Layout, old: u64, new: u64) -> Result<()> {
     let Form::Published(header) = &layout.form else {
         return Err(err!(EIO, "the header of data.npy has no count field"));
     };

@@ -14,8 +14,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::catalog::Catalog;
-use super::commit::{NEWBORN, publish};
-use super::disk::{Blob, Folder, Open, read_pieces};
+use super::commit::NEWBORN;
+use super::disk::{Blob, Folder, Open, read_exact_at, read_pieces};
 use super::journal::{self, Reader, Record, Start};
 use super::judge::read_header;
 use super::rejected::Rejected;
@@ -453,13 +453,30 @@ pub(crate) fn repair(
     } else if let Some(count) = plan.count_on_disk
         && count != array.rows
     {
-        publish(&array.layout, count, array.rows)?;
+        publish_from_disk(&array.layout, array.rows)?;
     }
     let lowered = plan.cut || plan.reject_rows > 0;
     if lowered || !survey.clean {
         cut(array, lowered)?;
     }
     Ok(Owed { foreign_rows })
+}
+
+/// Sets the count in a header that a dead daemon may have left between two steps.
+fn publish_from_disk(layout: &Layout, rows: u64) -> Result<()> {
+    let Form::Published(header) = &layout.form else {
+        return Err(err!(EIO, "the header of data.npy has no count field"));
+    };
+    let mut bytes = vec![0; header.len() as usize];
+    read_exact_at(&*layout.data, &mut bytes, 0)
+        .context(|| "cannot read the header of data.npy".into())?;
+    for (offset, word) in header.steps_from(&bytes, rows)? {
+        layout
+            .data
+            .write_at(&word, offset)
+            .context(|| "cannot write the row count of data.npy".into())?;
+    }
+    Ok(())
 }
 
 /// Cuts off what lies behind the rows. Where their count has come down, it must be on the disk

@@ -7,7 +7,7 @@ use nix::sys::stat::FileStat;
 
 use super::control;
 use super::handle::Handle;
-use super::node::{Control, Kind, Node, ROOT};
+use super::node::{Control, Kind, Node, ROOT, shown_number};
 use super::{Attr, FOREVER, Fs, NEVER, TTL, WRITE_SIZE};
 use crate::dataset::{self, CONTROL, DATA, Face, Found, View, clock};
 use crate::error::{Context, Result};
@@ -51,7 +51,8 @@ impl Fs {
     fn view_entry(&self, dir: u64, name: &OsStr, view: View) -> Result<Attr> {
         let mut attr = self.view_attr(dir, &view)?;
         attr.ino = self.nodes.version(dir, name, view);
-        attr.entry_ttl = NEVER;
+        // This number is the kernel's; `stat` is to show the one that getattr answers.
+        attr.attr_ttl = NEVER;
         Ok(attr)
     }
 
@@ -119,7 +120,10 @@ impl Fs {
             Kind::Array(view) => self.view_attr(node.parent, view)?,
             Kind::Control(control) => self.control_attr(node.parent, ino, control)?,
         };
-        attr.ino = ino;
+        attr.ino = match node.kind {
+            Kind::Array(_) => shown_number(node.parent, &node.name),
+            _ => ino,
+        };
         Ok(attr)
     }
 

@@ -3,10 +3,12 @@
 //! A node lives as long as the kernel remembers it: each lookup that is answered counts one, and a
 //! forget takes them back. A directory entry's node is its place (parent and name), not its
 //! content: a chunk keeps its number from creation through commit. The live array is the opposite:
-//! each version has a node of its own, which never changes.
+//! each version has a node of its own, which never changes, and only `stat` shows one number for
+//! all of them.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 
@@ -53,8 +55,8 @@ pub(crate) enum Kind {
 enum Key {
     Name(u64, OsString),
     Control(u64, Control),
-    /// Directory, backing array, first row and row count, and whether it is the array itself.
-    Version(u64, usize, u64, u64, bool),
+    /// Directory, name, backing array, first row and row count.
+    Version(u64, OsString, usize, u64, u64),
 }
 
 #[derive(Clone, Debug)]
@@ -87,6 +89,15 @@ struct Table {
 /// All nodes that the kernel remembers.
 #[derive(Debug)]
 pub(crate) struct Nodes(Mutex<Table>);
+
+/// The number that `stat` shows for all versions of an array or slice: cp compares what it found by
+/// name with what it opened, and a commit in between must not look like another file. Above all
+/// that nodes ever get.
+pub(crate) fn shown_number(dir: u64, name: &OsStr) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (dir, name).hash(&mut hasher);
+    (1 << 62) | (hasher.finish() >> 2)
+}
 
 impl Nodes {
     pub(crate) fn new() -> Self {
@@ -190,12 +201,12 @@ impl Nodes {
     /// The number of a version of the array, or of a slice of one.
     pub(crate) fn version(&self, dir: u64, name: &OsStr, view: View) -> u64 {
         let (_, backing) = view.backing();
-        let whole = view.is_backing_prefix() && name == crate::dataset::DATA;
-        let key = Key::Version(dir, backing, view.first_row(), view.rows(), whole);
+        let name = name.to_owned();
+        let key = Key::Version(dir, name.clone(), backing, view.first_row(), view.rows());
         self.look_up(key, |ino| Node {
             ino,
             parent: dir,
-            name: name.to_owned(),
+            name,
             kind: Kind::Array(view),
             gone: false,
         })

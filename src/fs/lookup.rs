@@ -269,7 +269,8 @@ pub(super) fn in_flight_attr(face: &Face) -> Attr {
         gid: face.gid,
         blksize: WRITE_SIZE,
         attr_ttl: TTL,
-        entry_ttl: TTL,
+        // A refusal takes the name away, and the kernel is to see that at once.
+        entry_ttl: NEVER,
     }
 }
 

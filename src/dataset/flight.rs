@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::commit::Writer;
 use super::staged::Staged;
 use super::tail::Stream;
 use super::{Dataset, Face, Incoming, Rewrite, Writing};
@@ -155,7 +156,7 @@ impl Dataset {
         let mut guard = self.writer()?;
         let file = stream.take_file(&self.folder)?;
         if let Some(writer) = guard.as_mut() {
-            writer.stream.take_if(|holder| Arc::ptr_eq(holder, stream));
+            self.free_tail(writer, stream);
         }
         Ok(file)
     }
@@ -168,15 +169,20 @@ impl Dataset {
         let Some(writer) = guard.as_mut() else {
             return;
         };
-        if writer
-            .stream
-            .take_if(|holder| Arc::ptr_eq(holder, stream))
-            .is_none()
-        {
+        self.free_tail(writer, stream);
+    }
+
+    /// Takes the tail from this stream, if it has it, and gives its space back.
+    fn free_tail(&self, writer: &mut Writer, stream: &Arc<Stream>) {
+        let holds = writer.stream.take_if(|holder| Arc::ptr_eq(holder, stream));
+        if holds.is_none() {
             return;
         }
-        if let Some(array) = self.array()
-            && let Some(end) = array.layout.offset(array.rows)
+        let Some(array) = self.array() else {
+            writer.unborn = None;
+            return;
+        };
+        if let Some(end) = array.layout.offset(array.rows)
             && let Err(error) = array.layout.data.set_len(end)
         {
             log::warn!(

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use env_logger::{Builder, Env, Target};
 use fuser::INodeNo;
+use log::LevelFilter;
 use nix::unistd::{AccessFlags, access};
 use npyfs::fs::Fs;
 use npyfs::fuse::Adapter;
@@ -82,7 +83,10 @@ fn build(plan: &Plan, tuning: &Tuning) -> npyfs::Result<Served<Adapter>> {
 
 /// `RUST_LOG` decides what is logged; without it, `level` and what is worse.
 fn start_log(file: Option<File>, level: &str) {
-    let mut builder = Builder::from_env(Env::default().default_filter_or(level));
+    let mut builder = Builder::new();
+    // It tells of answers to processes that were killed, and to a mount that is gone.
+    builder.filter_module("fuser::reply", LevelFilter::Off);
+    builder.parse_env(Env::default().default_filter_or(level));
     if let Some(file) = file {
         builder.target(Target::Pipe(Box::new(file)));
     }

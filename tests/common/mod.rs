@@ -7,6 +7,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, unused_imports)]
 
 mod need;
+mod npy;
 mod place;
 mod process;
 
@@ -22,9 +23,15 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-pub use need::{User, missing, python, skip};
+pub use need::{User, missing, python, python_command, skip};
+pub use npy::{
+    Parsed, ROW, WIDTH, close, counted, errno, npy, parse, put, put_in_pieces, row_numbers,
+    rows_of, with_dict,
+};
 pub use place::{Place, try_mount, umount};
-pub use process::{eventually, force_unmount, is_alive, is_mounted, kill, npyfs, parked, run};
+pub use process::{
+    Parked, eventually, force_unmount, is_alive, is_mounted, kill, npyfs, parked, run,
+};
 
 /// `require!(fuse)`, `require!(root)`, `require!(fusermount3)`, `require!(python)`,
 /// `require!(PROGRAM)`: ends the test as skipped, with the reason, where that is missing.

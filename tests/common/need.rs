@@ -72,11 +72,15 @@ fn python_path() -> PathBuf {
 /// What a Python script prints; its arguments are in `sys.argv[1:]`. Needs `require!(python)`.
 #[track_caller]
 pub fn python<A: AsRef<OsStr>>(script: &str, arguments: &[A]) -> String {
-    let output = run(Command::new(python_path())
-        .arg("-c")
-        .arg(script)
-        .args(arguments));
+    let output = run(&mut python_command(script, arguments));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// The command that [`python`] runs.
+pub fn python_command<A: AsRef<OsStr>>(script: &str, arguments: &[A]) -> Command {
+    let mut command = Command::new(python_path());
+    command.arg("-c").arg(script).args(arguments);
+    command
 }
 
 /// An ordinary user. Tests that use one need `require!(root)`.

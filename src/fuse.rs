@@ -390,8 +390,9 @@ impl Filesystem for Adapter {
                 .fs
                 .create(parent.0, name, mode & !umask, flags, &caller(request));
             match made {
+                // One time for both, so the shorter: the name may vanish with a refusal.
                 Ok((attr, opened)) => reply.created(
-                    &attr.attr_ttl,
+                    &attr.entry_ttl,
                     &attributes(&attr),
                     Generation(0),
                     FileHandle(opened.fh),

@@ -212,7 +212,14 @@ impl Incoming {
         if !self.move_claim(&[claim::OPEN, claim::PAUSED], claim::OPEN) {
             return Err(self.withdrawn());
         }
-        let taken = self.take_in(&mut state, data, offset, ack);
+        let end = offset.saturating_add(data.len() as u64);
+        let taken = self.take_in(&mut state, data, offset, || {
+            // Whoever asks for the size once the write has returned must see it in there.
+            let mut face = crate::lock(&self.face);
+            face.len = face.len.max(end);
+            drop(face);
+            ack();
+        });
         crate::lock(&self.face).len = state.len;
         taken.map_err(|error| self.refuse(&mut state, error))
     }

@@ -452,7 +452,10 @@ while opens < 2000 or not os.path.exists(stop):
         assert (tail == np.arange(rows - len(tail), rows)[:, None]).all(), rows
     most = max(most, rows)
     opens += 1
-assert (np.load(path) == np.arange(most)[:, None]).all()
+array = np.load(path)
+assert len(array) >= most
+most = len(array)
+assert (array == np.arange(most)[:, None]).all()
 print(opens, most, dips)
 "#;
 
@@ -473,7 +476,6 @@ fn p8_the_stores_file_is_valid_at_every_instant() {
         let said = reader.join().unwrap();
         assert!(said.contains(&format!(" {APPENDS} ")), "{said}");
     });
-    mount.store("run7/data.npy");
     let all: Vec<u64> = (0..APPENDS).collect();
     assert_eq!(row_numbers(&fs::read(&data).unwrap()), all);
     let mount = mount.remount();

@@ -25,7 +25,7 @@ use super::judge::{check_len, no_header, read_header, too_long};
 use super::staged::{Permit, Staged};
 use super::tail::Stream;
 use super::{Dataset, clock};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Errno, Error, Result};
 use crate::npy::{Header, Prefix};
 
 /// A body up to this size, in bytes, may collect in memory.
@@ -583,7 +583,15 @@ impl Incoming {
         self.claim.store(claim::SEALED, Ordering::Release);
         state.phase = Phase::Refused(error.clone());
         let body = std::mem::replace(&mut state.body, Body::Head);
-        let kept = self.keep(body, state);
+        let kept = if matches!(error.errno(), Errno::ENOSPC | Errno::EDQUOT) {
+            // Keeping them would keep the store full.
+            if let Body::Stream(stream) = &body {
+                self.dataset.end_stream(stream);
+            }
+            Ok(None)
+        } else {
+            self.keep(body, state)
+        };
         if let Err(reason) = &kept {
             log::warn!(
                 "{}: cannot keep the bytes of {}: {reason}",

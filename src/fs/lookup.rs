@@ -1,6 +1,7 @@
 //! Names and attributes.
 
 use std::ffi::OsStr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use nix::sys::stat::FileStat;
@@ -43,8 +44,24 @@ impl Fs {
                 let attr = self.entry_attr(dir, name, kind == dataset::Kind::Chunk)?;
                 let mut attr = attr.ok_or_else(missing)?;
                 attr.ino = self.nodes.named(dir, name, attr.is_dir);
+                if attr.is_dir {
+                    self.follow_directory(attr.ino);
+                }
                 Ok(attr)
             }
+        }
+    }
+
+    /// A directory that was replaced in the store, behind our back, is another dataset.
+    fn follow_directory(&self, ino: u64) {
+        let Some(known) = self.nodes.dataset(ino) else {
+            return;
+        };
+        let there = self.nodes.path(ino).map(|path| self.store.dataset(&path));
+        if let Ok(Ok(dataset)) = there
+            && !Arc::ptr_eq(&known, &dataset)
+        {
+            self.nodes.set_dataset(ino, &dataset);
         }
     }
 

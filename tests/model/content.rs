@@ -1,0 +1,223 @@
+//! What producers write in these tests: chunks that fit, and some that do not.
+
+use proptest::prelude::*;
+
+use crate::chunks;
+
+/// Whether chunks of another byte order or element order are written too.
+const CONVERSIONS: bool = false;
+
+/// Every header is this long.
+pub const HEAD: usize = 128;
+
+/// A row is 64 bytes in every form, so that only the header tells them apart.
+pub const ROW: usize = 64;
+
+/// Dtype, order and row shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Little,
+    Big,
+    LittleFortran,
+    OtherType,
+    OtherShape,
+}
+
+impl Form {
+    const ALL: [Form; 5] = [
+        Form::Little,
+        Form::Big,
+        Form::LittleFortran,
+        Form::OtherType,
+        Form::OtherShape,
+    ];
+
+    pub fn descr(self) -> &'static str {
+        match self {
+            Form::Little | Form::LittleFortran => "'<i8'",
+            Form::Big => "'>i8'",
+            Form::OtherType => "'<f4'",
+            Form::OtherShape => "'<i8'",
+        }
+    }
+
+    pub fn row_shape(self) -> &'static [u64] {
+        match self {
+            Form::Little | Form::Big | Form::LittleFortran => &[8],
+            Form::OtherType => &[16],
+            Form::OtherShape => &[4, 2],
+        }
+    }
+
+    fn header(self, rows: u64) -> Vec<u8> {
+        let mut shape = vec![rows];
+        shape.extend_from_slice(self.row_shape());
+        let head = chunks::header(self.descr(), self == Form::LittleFortran, &shape);
+        assert_eq!(head.len(), HEAD);
+        head
+    }
+
+    /// The form that a dataset has whose first chunk has this one: always C order.
+    pub fn of_dataset(self) -> Form {
+        match self {
+            Form::LittleFortran => Form::Little,
+            other => other,
+        }
+    }
+
+    /// Whether a chunk of this form belongs into a dataset of that one.
+    pub fn fits(self, dataset: Form) -> bool {
+        let kind = |form| match form {
+            Form::Little | Form::Big | Form::LittleFortran => 0,
+            Form::OtherType => 1,
+            Form::OtherShape => 2,
+        };
+        kind(self) == kind(dataset)
+    }
+
+    /// The chunk as its view shows it in a dataset of that form.
+    pub fn view(self, dataset: Form, bytes: &[u8]) -> Vec<u8> {
+        if self == dataset {
+            return bytes.to_vec();
+        }
+        let body = &bytes[HEAD..];
+        let rows = body.len() / ROW;
+        let mut view = dataset.header(rows as u64);
+        for row in 0..rows {
+            for column in 0..8 {
+                let at = match self {
+                    Form::LittleFortran => column * rows + row,
+                    _ => row * 8 + column,
+                };
+                let mut item: [u8; 8] = body[at * 8..at * 8 + 8].try_into().unwrap();
+                if (self == Form::Big) != (dataset == Form::Big) {
+                    item.reverse();
+                }
+                view.extend_from_slice(&item);
+            }
+        }
+        view
+    }
+}
+
+/// How the bytes that were received so far read from the front.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// It may still become a chunk.
+    Incomplete,
+    /// It never will.
+    Invalid,
+    /// The header is there.
+    Header { form: Form, rows: u64, len: usize },
+}
+
+/// Reads a header; knows only the ones that [`Spec`] makes.
+pub fn read(received: &[u8]) -> Reading {
+    const FRONT: &[u8] = b"\x93NUMPY\x01\x00\x76\x00{'descr': ";
+    let front = received.len().min(FRONT.len());
+    if received[..front] != FRONT[..front] {
+        return Reading::Invalid;
+    }
+    if received.len() < HEAD {
+        return Reading::Incomplete;
+    }
+    let text = String::from_utf8_lossy(&received[..HEAD]);
+    let count = text.split_once("'shape': (").and_then(|(_, shape)| {
+        let digits = shape.find(|c: char| !c.is_ascii_digit())?;
+        shape[..digits].parse().ok()
+    });
+    let Some(rows) = count else {
+        return Reading::Invalid;
+    };
+    let known = Form::ALL
+        .into_iter()
+        .find(|form| form.header(rows) == received[..HEAD]);
+    known.map_or(Reading::Invalid, |form| Reading::Header {
+        form,
+        rows,
+        len: HEAD + rows as usize * ROW,
+    })
+}
+
+/// How a file's length differs from what its header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    None,
+    NotNpy,
+    Short,
+    Long,
+}
+
+/// A file to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spec {
+    pub form: Form,
+    pub rows: u64,
+    pub seed: u64,
+    pub flaw: Flaw,
+}
+
+impl Spec {
+    /// A chunk with nothing wrong.
+    #[allow(dead_code)]
+    pub fn good(rows: u64, seed: u64) -> Self {
+        Spec {
+            form: Form::Little,
+            rows,
+            seed,
+            flaw: Flaw::None,
+        }
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = self.form.header(self.rows);
+        bytes.extend(chunks::noise(self.seed, self.rows as usize * ROW));
+        match self.flaw {
+            Flaw::None => {}
+            Flaw::NotNpy => bytes[0] = b'x',
+            Flaw::Short => bytes.truncate(bytes.len() - 1 - bytes.len() / 5),
+            Flaw::Long => bytes.push(7),
+        }
+        bytes
+    }
+
+    /// Mostly chunks that fit, mostly small; `large` is how many rows a large one has.
+    pub fn any(large: u64) -> BoxedStrategy<Spec> {
+        let form = if CONVERSIONS {
+            prop_oneof![
+                12 => Just(Form::Little),
+                4 => Just(Form::Big),
+                4 => Just(Form::LittleFortran),
+                1 => Just(Form::OtherType),
+                1 => Just(Form::OtherShape),
+            ]
+            .boxed()
+        } else {
+            prop_oneof![
+                16 => Just(Form::Little),
+                1 => Just(Form::OtherType),
+                1 => Just(Form::OtherShape),
+            ]
+            .boxed()
+        };
+        let rows = prop_oneof![
+            2 => Just(0),
+            12 => 1..6u64,
+            4 => Just(300),
+            1 => Just(large),
+        ];
+        let flaw = prop_oneof![
+            16 => Just(Flaw::None),
+            1 => Just(Flaw::NotNpy),
+            1 => Just(Flaw::Short),
+            1 => Just(Flaw::Long),
+        ];
+        (form, rows, 0..3u64, flaw).prop_map(|(form, rows, seed, flaw)| Spec {
+            form,
+            rows: if form == Form::LittleFortran { rows.max(2) } else { rows },
+            seed,
+            flaw,
+        })
+        .boxed()
+    }
+}

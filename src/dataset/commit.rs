@@ -70,8 +70,8 @@ pub(crate) enum Rows<'a> {
 }
 
 impl Dataset {
-    /// Appends the rows of a chunk and gives them its name.
-    pub(crate) fn commit(&self, chunk: &Candidate<'_>, rows: Rows<'_>) -> Result<()> {
+    /// Appends the rows of a chunk and gives them its name. Answers the chunk's id.
+    pub(crate) fn commit(&self, chunk: &Candidate<'_>, rows: Rows<'_>) -> Result<u32> {
         let slow = !matches!(rows, Rows::Memory(_));
         let _busy = slow.then(|| self.busy.enter());
         if let Rows::Stream(stream, _) = rows {
@@ -93,7 +93,7 @@ impl Dataset {
         writer: &mut Writer,
         chunk: &Candidate<'_>,
         rows: Rows<'_>,
-    ) -> Result<()> {
+    ) -> Result<u32> {
         if self.catalog().find(chunk.name).is_some() {
             let name = chunk.name.display();
             return Err(err!(
@@ -136,13 +136,13 @@ impl Dataset {
         }
         writer.array_recorded = true;
         writer.unborn = None;
-        self.reveal(chunk, first_row, crc, now, &layout)?;
+        let id = self.reveal(chunk, first_row, crc, now, &layout)?;
         self.set_array(Array {
             layout,
             rows: count,
             modified: now,
         });
-        Ok(())
+        Ok(id)
     }
 
     /// Step 1: has the rows behind row `first_row`, and their checksum.
@@ -320,14 +320,16 @@ impl Dataset {
         crc: u32,
         now: i64,
         layout: &Layout,
-    ) -> Result<()> {
+    ) -> Result<u32> {
         let converted = Conversion::needed(chunk.header, layout.dtype()).is_some();
         let mut catalog = self.catalog_mut();
+        let id = catalog.next_id();
         let (header, _) = catalog.header_number(chunk.head);
         let record = self.chunk_record(chunk, first_row, header, crc, converted, now);
         catalog
             .apply(&record)
-            .map_err(|out| err!(EIO, "the catalog refused a committed chunk: {}", out.0))
+            .map_err(|out| err!(EIO, "the catalog refused a committed chunk: {}", out.0))?;
+        Ok(id)
     }
 
     /// Undoes step 2 after step 3 failed.

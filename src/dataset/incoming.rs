@@ -98,7 +98,8 @@ struct State {
 #[derive(Debug)]
 enum Phase {
     Open,
-    Committed,
+    /// Under this id; its name may have changed since.
+    Committed(u32),
     /// The answer to everything from now on.
     Refused(Error),
 }
@@ -158,7 +159,10 @@ impl Incoming {
         }
         let state = self.state()?;
         match state.phase {
-            Phase::Committed => self.dataset.set_attributes(&self.name, change),
+            Phase::Committed(id) => {
+                let name = self.dataset.name_of(id)?;
+                self.dataset.set_attributes(&name, change)
+            }
             Phase::Open | Phase::Refused(_) => Ok(()),
         }
     }
@@ -201,9 +205,10 @@ impl Incoming {
         let mut state = self.state()?;
         match &state.phase {
             Phase::Refused(error) => return Err(error.clone()),
-            Phase::Committed => {
+            &Phase::Committed(id) => {
                 drop(state);
-                self.dataset.compare_committed(&self.name, data, offset)?;
+                let name = self.dataset.name_of(id)?;
+                self.dataset.compare_committed(&name, data, offset)?;
                 ack();
                 return Ok(());
             }
@@ -387,9 +392,10 @@ impl Incoming {
         let state = self.state()?;
         match &state.phase {
             Phase::Refused(error) => return Err(error.clone()),
-            Phase::Committed => {
+            &Phase::Committed(id) => {
                 drop(state);
-                return self.dataset.read_committed(&self.name, buffer, offset);
+                let name = self.dataset.name_of(id)?;
+                return self.dataset.read_committed(&name, buffer, offset);
             }
             Phase::Open => {}
         }
@@ -426,9 +432,10 @@ impl Incoming {
         let mut state = self.state()?;
         match &state.phase {
             Phase::Refused(error) => return Err(error.clone()),
-            Phase::Committed => {
+            &Phase::Committed(id) => {
                 drop(state);
-                return self.dataset.truncate_committed(&self.name, len);
+                let name = self.dataset.name_of(id)?;
+                return self.dataset.truncate_committed(&name, len);
             }
             Phase::Open => {}
         }
@@ -482,7 +489,7 @@ impl Incoming {
                 self.dataset.leave(self);
                 return Err(error.clone());
             }
-            Phase::Committed => return Ok(()),
+            Phase::Committed(_) => return Ok(()),
             Phase::Open => {}
         }
         if self.claim.load(Ordering::Acquire) == claim::WITHDRAWN {
@@ -514,7 +521,10 @@ impl Incoming {
         let mut state = self.state()?;
         match &state.phase {
             Phase::Refused(error) => Err(error.clone()),
-            Phase::Committed => Ok(()),
+            Phase::Committed(_) => Ok(()),
+            Phase::Open if self.claim.load(Ordering::Acquire) == claim::WITHDRAWN => {
+                Err(self.withdrawn())
+            }
             Phase::Open => match self.whole(&state) {
                 Ok(header) => self.commit(&mut state, &header),
                 Err(_) => Ok(()),
@@ -545,8 +555,8 @@ impl Incoming {
             Body::Head => return Err(err!(EIO, "the chunk's header was lost")),
         };
         match self.dataset.commit(&candidate, rows) {
-            Ok(()) => {
-                state.phase = Phase::Committed;
+            Ok(id) => {
+                state.phase = Phase::Committed(id);
                 // The rows have their place now; a stream that was displaced gave up its file.
                 state.body = Body::Head;
                 state.head = Vec::new();

@@ -92,6 +92,15 @@ impl Dataset {
         }))
     }
 
+    /// The name that the chunk of this id has now.
+    pub(crate) fn name_of(&self, id: u32) -> Result<OsString> {
+        let catalog = self.catalog();
+        catalog
+            .get(id)
+            .map(|(name, _)| name)
+            .ok_or_else(|| err!(ESTALE, "the chunk's name was removed"))
+    }
+
     /// The next committed chunk in commit order from id `id` on: its name, and the id behind it.
     pub fn next_name(&self, id: u32) -> Option<(OsString, u32)> {
         let catalog = self.catalog();

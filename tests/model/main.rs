@@ -15,6 +15,7 @@ mod system;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use content::Spec;
 use run::{Op, Run};
 use system::Engine;
 
@@ -52,4 +53,43 @@ fn the_engine_does_what_the_model_does_when_every_chunk_streams() {
 #[test]
 fn the_engine_does_what_the_model_does_with_bodies_over_a_mebibyte() {
     random(40, 20_000, 30, |ops| Run::new(Engine::new(16 << 10)).run(&ops));
+}
+
+fn good(rows: u64, seed: u64) -> Spec {
+    Spec::good(rows, seed)
+}
+
+fn open(slot: usize, name: usize, spec: Spec) -> Op {
+    let (truncate, same) = (true, false);
+    Op::Open { slot, name, truncate, spec, same }
+}
+
+/// Found by the first long run: an fsync of a chunk that was taken over answered 0.
+#[test]
+fn fsync_of_a_chunk_that_was_taken_over_is_canceled() {
+    let ops = [
+        open(2, 4, good(1, 0)),
+        Op::FlushElsewhere { slot: 2 },
+        Op::Append { name: 4, spec: good(1, 1) },
+        Op::Fsync { slot: 2 },
+    ];
+    Run::new(Engine::new(0)).run(&ops);
+}
+
+/// A handle went by the name: after a rename it lost its chunk, or read another one of that name.
+#[test]
+fn an_open_chunk_is_the_same_after_its_receipt_was_renamed() {
+    let ops = [
+        open(0, 0, good(2, 0)),
+        Op::Finish { slot: 0 },
+        Op::Flush { slot: 0 },
+        Op::Rename { from: 0, to: 1 },
+        Op::Read { slot: 0 },
+        Op::SetLen { slot: 0, percent: 100 },
+        Op::Append { name: 0, spec: good(3, 1) },
+        Op::Read { slot: 0 },
+        Op::Scribble { slot: 0, offset: 0 },
+        Op::SetAttributes { name: 1, mode: 0o600, mtime: 7 },
+    ];
+    Run::new(Engine::new(0)).run(&ops);
 }

@@ -131,12 +131,24 @@ pub fn read(received: &[u8]) -> Reading {
     };
     let known = Form::ALL
         .into_iter()
-        .find(|form| form.header(rows) == received[..HEAD]);
+        .find(|form| padded(&form.header(rows)) == padded(&received[..HEAD]));
     known.map_or(Reading::Invalid, |form| Reading::Header {
         form,
         rows,
         len: HEAD + rows as usize * ROW,
     })
+}
+
+/// A hole in the padding of a header is padding too.
+fn padded(head: &[u8]) -> Vec<u8> {
+    let text = head.iter().position(|&byte| byte == b'}').unwrap_or(0);
+    let mut head = head.to_vec();
+    for byte in &mut head[text..] {
+        if matches!(*byte, 0 | b'\n') {
+            *byte = b' ';
+        }
+    }
+    head
 }
 
 /// How a file's length differs from what its header says.

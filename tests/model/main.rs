@@ -22,7 +22,7 @@ use system::Engine;
 fn cases(normal: u32) -> Config {
     let long = std::env::var_os("NPYFS_LONG").is_some_and(|long| long == "1");
     Config {
-        cases: if long { normal * 30 } else { normal },
+        cases: if long { normal * 8 } else { normal },
         failure_persistence: None,
         max_shrink_iters: 2000,
         ..Config::default()

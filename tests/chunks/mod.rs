@@ -55,7 +55,11 @@ pub fn split(bytes: &[u8]) -> (&[u8], &[u8]) {
 /// What a header of format 1.0 says: dtype, order and shape, whatever blanks are between.
 pub fn meaning(head: &[u8]) -> (String, bool, Vec<u64>) {
     let text = std::str::from_utf8(&head[10..]).expect("the header is ASCII");
-    assert!(head.len().is_multiple_of(64), "header of {} bytes", head.len());
+    assert!(
+        head.len().is_multiple_of(64),
+        "header of {} bytes",
+        head.len()
+    );
     assert!(text.ends_with('\n'), "the header does not end its line");
     let value = |key: &str| {
         let at = text.find(&format!("'{key}': ")).expect(key) + key.len() + 4;
@@ -66,7 +70,10 @@ pub fn meaning(head: &[u8]) -> (String, bool, Vec<u64>) {
     let shape = value("shape");
     let inner = shape.strip_prefix('(').expect("a tuple");
     let inner = &inner[..inner.find(')').expect("a tuple")];
-    let dims = inner.split(',').map(str::trim).filter(|dim| !dim.is_empty());
+    let dims = inner
+        .split(',')
+        .map(str::trim)
+        .filter(|dim| !dim.is_empty());
     let shape = dims.map(|dim| dim.parse().expect("a count")).collect();
     (descr, value("fortran_order").starts_with("True"), shape)
 }

@@ -224,12 +224,17 @@ impl Spec {
             1 => Just(Flaw::Short),
             1 => Just(Flaw::Long),
         ];
-        (form, rows, 0..3u64, flaw).prop_map(|(form, rows, seed, flaw)| Spec {
-            form,
-            rows: if form == Form::LittleFortran { rows.max(2) } else { rows },
-            seed,
-            flaw,
-        })
-        .boxed()
+        (form, rows, 0..3u64, flaw)
+            .prop_map(|(form, rows, seed, flaw)| Spec {
+                form,
+                rows: if form == Form::LittleFortran {
+                    rows.max(2)
+                } else {
+                    rows
+                },
+                seed,
+                flaw,
+            })
+            .boxed()
     }
 }

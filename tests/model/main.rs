@@ -42,7 +42,9 @@ fn random(normal: u32, large: u64, len: usize, run: impl Fn(Vec<Op>)) {
 
 #[test]
 fn the_engine_does_what_the_model_does() {
-    random(250, 300, 60, |ops| Run::new(Engine::new(64 << 20)).run(&ops));
+    random(250, 300, 60, |ops| {
+        Run::new(Engine::new(64 << 20)).run(&ops)
+    });
 }
 
 #[test]
@@ -52,7 +54,9 @@ fn the_engine_does_what_the_model_does_when_every_chunk_streams() {
 
 #[test]
 fn the_engine_does_what_the_model_does_with_bodies_over_a_mebibyte() {
-    random(40, 20_000, 30, |ops| Run::new(Engine::new(16 << 10)).run(&ops));
+    random(40, 20_000, 30, |ops| {
+        Run::new(Engine::new(16 << 10)).run(&ops)
+    });
 }
 
 fn good(rows: u64, seed: u64) -> Spec {
@@ -61,7 +65,13 @@ fn good(rows: u64, seed: u64) -> Spec {
 
 fn open(slot: usize, name: usize, spec: Spec) -> Op {
     let (truncate, same) = (true, false);
-    Op::Open { slot, name, truncate, spec, same }
+    Op::Open {
+        slot,
+        name,
+        truncate,
+        spec,
+        same,
+    }
 }
 
 /// Found by the first long run: an fsync of a chunk that was taken over answered 0.
@@ -70,7 +80,10 @@ fn fsync_of_a_chunk_that_was_taken_over_is_canceled() {
     let ops = [
         open(2, 4, good(1, 0)),
         Op::FlushElsewhere { slot: 2 },
-        Op::Append { name: 4, spec: good(1, 1) },
+        Op::Append {
+            name: 4,
+            spec: good(1, 1),
+        },
         Op::Fsync { slot: 2 },
     ];
     Run::new(Engine::new(0)).run(&ops);
@@ -85,11 +98,21 @@ fn an_open_chunk_is_the_same_after_its_receipt_was_renamed() {
         Op::Flush { slot: 0 },
         Op::Rename { from: 0, to: 1 },
         Op::Read { slot: 0 },
-        Op::SetLen { slot: 0, percent: 100 },
-        Op::Append { name: 0, spec: good(3, 1) },
+        Op::SetLen {
+            slot: 0,
+            percent: 100,
+        },
+        Op::Append {
+            name: 0,
+            spec: good(3, 1),
+        },
         Op::Read { slot: 0 },
         Op::Scribble { slot: 0, offset: 0 },
-        Op::SetAttributes { name: 1, mode: 0o600, mtime: 7 },
+        Op::SetAttributes {
+            name: 1,
+            mode: 0o600,
+            mtime: 7,
+        },
     ];
     Run::new(Engine::new(0)).run(&ops);
 }

@@ -107,7 +107,10 @@ impl Reference {
 
     pub fn in_flight(&self, name: &str) -> Option<usize> {
         self.slots.iter().position(|slot| match slot {
-            Some(Slot { name: own, writer: Writer::New(new) }) => own == name && new.named,
+            Some(Slot {
+                name: own,
+                writer: Writer::New(new),
+            }) => own == name && new.named,
             _ => false,
         })
     }
@@ -115,11 +118,18 @@ impl Reference {
     /// Every name that a listing shows.
     pub fn names(&self) -> BTreeSet<String> {
         let chunks = self.chunks.iter().map(|chunk| chunk.name.clone());
-        let in_flight = self.slots.iter().flatten().filter_map(|slot| match &slot.writer {
-            Writer::New(new) if new.named => Some(slot.name.clone()),
-            _ => None,
-        });
-        chunks.chain(in_flight).chain(self.empty.iter().cloned()).collect()
+        let in_flight = self
+            .slots
+            .iter()
+            .flatten()
+            .filter_map(|slot| match &slot.writer {
+                Writer::New(new) if new.named => Some(slot.name.clone()),
+                _ => None,
+            });
+        chunks
+            .chain(in_flight)
+            .chain(self.empty.iter().cloned())
+            .collect()
     }
 
     fn fits(&self, form: Form) -> bool {
@@ -170,7 +180,11 @@ impl Reference {
             })
         } else {
             if let Some(other) = self.in_flight(name) {
-                let Some(Slot { writer: Writer::New(new), .. }) = &mut self.slots[other] else {
+                let Some(Slot {
+                    writer: Writer::New(new),
+                    ..
+                }) = &mut self.slots[other]
+                else {
                     unreachable!()
                 };
                 if new.life != Life::Paused {
@@ -188,14 +202,19 @@ impl Reference {
                 mtime: None,
             })
         };
-        self.slots[slot] = Some(Slot { name: name.to_owned(), writer });
+        self.slots[slot] = Some(Slot {
+            name: name.to_owned(),
+            writer,
+        });
         Ok(())
     }
 
     pub fn write(&mut self, slot: usize, data: &[u8], offset: usize) -> Answer {
         let form = self.form;
         let fits = |chunk: Form| form.is_none_or(|dataset| chunk.fits(dataset));
-        let Some(slot) = &mut self.slots[slot] else { unreachable!() };
+        let Some(slot) = &mut self.slots[slot] else {
+            unreachable!()
+        };
         match &mut slot.writer {
             Writer::New(new) => {
                 match new.life {
@@ -231,7 +250,9 @@ impl Reference {
     }
 
     pub fn set_len(&mut self, slot: usize, len: usize) -> Answer {
-        let Some(slot) = &mut self.slots[slot] else { unreachable!() };
+        let Some(slot) = &mut self.slots[slot] else {
+            unreachable!()
+        };
         match &mut slot.writer {
             Writer::New(new) => {
                 match new.life {
@@ -268,7 +289,9 @@ impl Reference {
 
     /// What a read of all that the writer sees finds.
     pub fn read(&self, slot: usize) -> Result<Vec<u8>, Errno> {
-        let Some(slot) = &self.slots[slot] else { unreachable!() };
+        let Some(slot) = &self.slots[slot] else {
+            unreachable!()
+        };
         match &slot.writer {
             Writer::New(new) => match new.life {
                 Life::Refused(errno) => Err(errno),
@@ -284,7 +307,11 @@ impl Reference {
     }
 
     fn commit(&mut self, slot: usize) -> Answer {
-        let Some(Slot { name, writer: Writer::New(new) }) = self.slots[slot].clone() else {
+        let Some(Slot {
+            name,
+            writer: Writer::New(new),
+        }) = self.slots[slot].clone()
+        else {
             unreachable!()
         };
         let appended = self.append(&name, new.received, new.mode, new.mtime);
@@ -294,7 +321,11 @@ impl Reference {
     }
 
     fn set_life(&mut self, slot: usize, life: Life, named: bool) {
-        if let Some(Slot { writer: Writer::New(new), .. }) = &mut self.slots[slot] {
+        if let Some(Slot {
+            writer: Writer::New(new),
+            ..
+        }) = &mut self.slots[slot]
+        {
             (new.life, new.named) = (life, named);
         }
     }
@@ -302,7 +333,9 @@ impl Reference {
     /// A close of one descriptor, by the process that opened the chunk or by another.
     pub fn flush(&mut self, slot: usize, by_opener: bool) -> Answer {
         let form = self.form;
-        let Some(own) = &mut self.slots[slot] else { unreachable!() };
+        let Some(own) = &mut self.slots[slot] else {
+            unreachable!()
+        };
         match &mut own.writer {
             Writer::New(new) => match new.life {
                 Life::Refused(errno) => {
@@ -338,7 +371,11 @@ impl Reference {
                 {
                     return Ok(());
                 }
-                let errno = if again.unordered { Errno::EEXIST } else { Errno::EINVAL };
+                let errno = if again.unordered {
+                    Errno::EEXIST
+                } else {
+                    Errno::EINVAL
+                };
                 again.refused = Some(errno);
                 Err(errno)
             }
@@ -347,7 +384,9 @@ impl Reference {
 
     pub fn fsync(&mut self, slot: usize) -> Answer {
         let form = self.form;
-        let Some(own) = &self.slots[slot] else { unreachable!() };
+        let Some(own) = &self.slots[slot] else {
+            unreachable!()
+        };
         match &own.writer {
             Writer::New(new) => match new.life {
                 Life::Refused(errno) => Err(errno),
@@ -361,7 +400,10 @@ impl Reference {
 
     /// The last descriptor is gone.
     pub fn release(&mut self, slot: usize) {
-        if let Some(Slot { name, writer: Writer::New(new) }) = self.slots[slot].take()
+        if let Some(Slot {
+            name,
+            writer: Writer::New(new),
+        }) = self.slots[slot].take()
             && matches!(new.life, Life::Open | Life::Paused)
             && new.received.is_empty()
         {
@@ -371,7 +413,11 @@ impl Reference {
 
     pub fn unlink(&mut self, name: &str) -> Answer {
         if let Some(slot) = self.in_flight(name) {
-            let Some(Slot { writer: Writer::New(new), .. }) = &mut self.slots[slot] else {
+            let Some(Slot {
+                writer: Writer::New(new),
+                ..
+            }) = &mut self.slots[slot]
+            else {
                 unreachable!()
             };
             if matches!(new.life, Life::Refused(_)) {
@@ -391,7 +437,11 @@ impl Reference {
     /// Renames a chunk; never called for an empty file.
     pub fn rename(&mut self, from: &str, to: &str) -> Answer {
         if from == to {
-            return if self.names().contains(from) { Ok(()) } else { Err(Errno::ENOENT) };
+            return if self.names().contains(from) {
+                Ok(())
+            } else {
+                Err(Errno::ENOENT)
+            };
         }
         if self.in_flight(from).is_some() {
             return Err(Errno::EBUSY);
@@ -430,7 +480,11 @@ impl Reference {
 
     pub fn set_attributes(&mut self, name: &str, mode: u32, mtime: i64) -> Answer {
         if let Some(slot) = self.in_flight(name) {
-            if let Some(Slot { writer: Writer::New(new), .. }) = &mut self.slots[slot] {
+            if let Some(Slot {
+                writer: Writer::New(new),
+                ..
+            }) = &mut self.slots[slot]
+            {
                 (new.mode, new.mtime) = (Some(mode), Some(mtime));
             }
             Ok(())
@@ -465,7 +519,11 @@ impl New {
             Reading::Header { rows, len, .. } if self.received.len() > len => {
                 // A count of 0 may be meant to be written last.
                 self.unordered = rows == 0;
-                if rows == 0 { Ok(()) } else { Err(Errno::EINVAL) }
+                if rows == 0 {
+                    Ok(())
+                } else {
+                    Err(Errno::EINVAL)
+                }
             }
             Reading::Header { .. } => Ok(()),
         }

@@ -17,27 +17,74 @@ const NAMES: [&str; 5] = ["a.npy", "b.npy", "c.npy", "d e.npy", "ü.npy"];
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     /// Opens a name to write this file, or, with `same`, what is committed under the name.
-    Open { slot: usize, name: usize, truncate: bool, spec: Spec, same: bool },
+    Open {
+        slot: usize,
+        name: usize,
+        truncate: bool,
+        spec: Spec,
+        same: bool,
+    },
     /// Writes the next so many bytes of the file, or all that is left.
-    Write { slot: usize, bytes: usize },
-    Finish { slot: usize },
+    Write {
+        slot: usize,
+        bytes: usize,
+    },
+    Finish {
+        slot: usize,
+    },
     /// Writes a piece of the file elsewhere: this percentage of its length on.
-    WriteAt { slot: usize, percent: usize, bytes: usize },
+    WriteAt {
+        slot: usize,
+        percent: usize,
+        bytes: usize,
+    },
     /// Writes something else behind the header.
-    Scribble { slot: usize, offset: usize },
+    Scribble {
+        slot: usize,
+        offset: usize,
+    },
     /// To nothing, to so much percent of the file, or beyond it.
-    SetLen { slot: usize, percent: usize },
-    Read { slot: usize },
-    Flush { slot: usize },
-    FlushElsewhere { slot: usize },
-    Fsync { slot: usize },
-    Close { slot: usize },
+    SetLen {
+        slot: usize,
+        percent: usize,
+    },
+    Read {
+        slot: usize,
+    },
+    Flush {
+        slot: usize,
+    },
+    FlushElsewhere {
+        slot: usize,
+    },
+    Fsync {
+        slot: usize,
+    },
+    Close {
+        slot: usize,
+    },
     /// The whole life of a chunk.
-    Append { name: usize, spec: Spec },
-    Unlink { name: usize },
-    Rename { from: usize, to: usize },
-    RenameFile { name: usize, spec: Spec, same: bool },
-    SetAttributes { name: usize, mode: u32, mtime: i64 },
+    Append {
+        name: usize,
+        spec: Spec,
+    },
+    Unlink {
+        name: usize,
+    },
+    Rename {
+        from: usize,
+        to: usize,
+    },
+    RenameFile {
+        name: usize,
+        spec: Spec,
+        same: bool,
+    },
+    SetAttributes {
+        name: usize,
+        mode: u32,
+        mtime: i64,
+    },
     Sync,
     Reopen,
 }
@@ -47,7 +94,14 @@ impl Op {
         let slot = 0..SLOTS;
         let name = 0..NAMES.len();
         let spec = Spec::any(large);
-        let bytes = prop_oneof![Just(1), Just(10), Just(64), Just(HEAD), Just(200), Just(10_000)];
+        let bytes = prop_oneof![
+            Just(1),
+            Just(10),
+            Just(64),
+            Just(HEAD),
+            Just(200),
+            Just(10_000)
+        ];
         prop_oneof![
             8 => (slot.clone(), name.clone(), prop::bool::weighted(0.7), spec.clone(), any::<bool>())
                 .prop_map(|(slot, name, truncate, spec, same)| Op::Open { slot, name, truncate, spec, same }),
@@ -120,14 +174,26 @@ impl<S: System> Run<S> {
 
     fn perform(&mut self, op: &Op, context: &str) {
         match *op {
-            Op::Open { slot, name, truncate, spec, same } => {
+            Op::Open {
+                slot,
+                name,
+                truncate,
+                spec,
+                same,
+            } => {
                 self.close(slot, context);
                 self.open(slot, NAMES[name], truncate, spec, same, context);
             }
             Op::Write { slot, bytes } => self.write_next(slot, bytes, context),
             Op::Finish { slot } => self.write_next(slot, usize::MAX, context),
-            Op::WriteAt { slot, percent, bytes } => {
-                let Some(plan) = &self.plans[slot] else { return };
+            Op::WriteAt {
+                slot,
+                percent,
+                bytes,
+            } => {
+                let Some(plan) = &self.plans[slot] else {
+                    return;
+                };
                 let at = plan.file.len() * percent / 100;
                 let end = plan.file.len().min(at + bytes);
                 let data = plan.file[at..end].to_vec();
@@ -170,7 +236,9 @@ impl<S: System> Run<S> {
             }
             Op::Close { slot } => self.close(slot, context),
             Op::Append { name, spec } => {
-                let Some(slot) = self.handles.iter().position(Option::is_none) else { return };
+                let Some(slot) = self.handles.iter().position(Option::is_none) else {
+                    return;
+                };
                 self.open(slot, NAMES[name], true, spec, false, context);
                 self.write_next(slot, usize::MAX, context);
                 self.close(slot, context);
@@ -217,11 +285,23 @@ impl<S: System> Run<S> {
         }
     }
 
-    fn open(&mut self, slot: usize, name: &str, truncate: bool, spec: Spec, same: bool, context: &str) {
+    fn open(
+        &mut self,
+        slot: usize,
+        name: &str,
+        truncate: bool,
+        spec: Spec,
+        same: bool,
+        context: &str,
+    ) {
         let file = self.file(name, spec, same);
         let found = self.system.open(name, truncate);
         let expected = self.reference.open(slot, name, truncate);
-        assert_eq!(found.as_ref().map(drop), expected.as_ref().map(drop), "{context}");
+        assert_eq!(
+            found.as_ref().map(drop),
+            expected.as_ref().map(drop),
+            "{context}"
+        );
         if let Ok(handle) = found {
             self.handles[slot] = Some(handle);
             self.plans[slot] = Some(Plan { file, at: 0 });
@@ -229,7 +309,9 @@ impl<S: System> Run<S> {
     }
 
     fn write_next(&mut self, slot: usize, bytes: usize, context: &str) {
-        let Some(plan) = &mut self.plans[slot] else { return };
+        let Some(plan) = &mut self.plans[slot] else {
+            return;
+        };
         let at = plan.at;
         let end = plan.file.len().min(at.saturating_add(bytes));
         plan.at = end;
@@ -249,7 +331,9 @@ impl<S: System> Run<S> {
     }
 
     fn set_len(&mut self, slot: usize, percent: usize, context: &str) {
-        let Some(plan) = &mut self.plans[slot] else { return };
+        let Some(plan) = &mut self.plans[slot] else {
+            return;
+        };
         let len = plan.file.len() * percent / 100;
         plan.at = plan.at.min(len);
         if let Some(handle) = &self.handles[slot] {
@@ -260,7 +344,9 @@ impl<S: System> Run<S> {
 
     fn close(&mut self, slot: usize, context: &str) {
         self.plans[slot] = None;
-        let Some(handle) = self.handles[slot].take() else { return };
+        let Some(handle) = self.handles[slot].take() else {
+            return;
+        };
         if let Some(found) = {
             let flushed = self.system.flush(&handle);
             assert_eq!(flushed, self.reference.flush(slot, true), "{context}");
@@ -292,10 +378,20 @@ impl<S: System> Run<S> {
                 assert_eq!(found.mtime, mtime, "time of {context}");
             }
         }
-        for name in NAMES.iter().filter(|name| reference.committed(name).is_none()) {
-            let writer = reference.in_flight(name).and_then(|slot| reference.slots[slot].as_ref());
-            if writer.is_none_or(|slot| !matches!(slot.writer, Writer::New(_))) && !reference.empty.contains(*name) {
-                assert!(self.system.chunk(name).is_none(), "{name} is there {context}");
+        for name in NAMES
+            .iter()
+            .filter(|name| reference.committed(name).is_none())
+        {
+            let writer = reference
+                .in_flight(name)
+                .and_then(|slot| reference.slots[slot].as_ref());
+            if writer.is_none_or(|slot| !matches!(slot.writer, Writer::New(_)))
+                && !reference.empty.contains(*name)
+            {
+                assert!(
+                    self.system.chunk(name).is_none(),
+                    "{name} is there {context}"
+                );
             }
         }
     }
@@ -304,7 +400,10 @@ impl<S: System> Run<S> {
         let reference = &self.reference;
         let (snapshot, stored) = (self.system.snapshot(), self.system.stored());
         let (Some(form), Some(snapshot)) = (reference.form, &snapshot) else {
-            assert!(reference.form.is_none() && snapshot.is_none(), "an array {context}");
+            assert!(
+                reference.form.is_none() && snapshot.is_none(),
+                "an array {context}"
+            );
             assert!(stored.is_none(), "an array in the store {context}");
             return;
         };
@@ -319,28 +418,49 @@ impl<S: System> Run<S> {
 
         let stored = stored.expect(context);
         let (stored_head, rest) = chunks::split(&stored);
-        assert_eq!(chunks::meaning(stored_head), meaning, "in the store, {context}");
-        assert!(rest.starts_with(&reference.body), "other rows in the store {context}");
+        assert_eq!(
+            chunks::meaning(stored_head),
+            meaning,
+            "in the store, {context}"
+        );
+        assert!(
+            rest.starts_with(&reference.body),
+            "other rows in the store {context}"
+        );
 
         for (earlier, rows, bytes) in &self.snapshots {
             let again = self.system.contents(earlier);
-            assert!(again.starts_with(bytes), "an old header has changed {context}");
+            assert!(
+                again.starts_with(bytes),
+                "an old header has changed {context}"
+            );
             let body = &reference.body[..*rows as usize * ROW];
-            assert!(&again[bytes.len()..] == body, "an old snapshot has changed {context}");
+            assert!(
+                &again[bytes.len()..] == body,
+                "an old snapshot has changed {context}"
+            );
         }
-        let newer = self.snapshots.last().is_none_or(|&(_, rows, _)| rows < reference.rows);
+        let newer = self
+            .snapshots
+            .last()
+            .is_none_or(|&(_, rows, _)| rows < reference.rows);
         if newer {
             if self.snapshots.len() == 3 {
                 self.snapshots.remove(1);
             }
             let snapshot = self.system.snapshot().expect(context);
-            self.snapshots.push((snapshot, reference.rows, head.to_vec()));
+            self.snapshots
+                .push((snapshot, reference.rows, head.to_vec()));
         }
     }
 }
 
 /// Like `assert_eq!`, and does not print megabytes.
-fn same_bytes<E: Debug + PartialEq>(found: &Result<Vec<u8>, E>, expected: &Result<Vec<u8>, E>, context: &str) {
+fn same_bytes<E: Debug + PartialEq>(
+    found: &Result<Vec<u8>, E>,
+    expected: &Result<Vec<u8>, E>,
+    context: &str,
+) {
     match (found, expected) {
         (Ok(found), Ok(expected)) => assert!(
             found == expected,
@@ -349,6 +469,10 @@ fn same_bytes<E: Debug + PartialEq>(found: &Result<Vec<u8>, E>, expected: &Resul
             expected.len(),
             found.iter().zip(expected).position(|(a, b)| a != b)
         ),
-        _ => assert_eq!(found.as_ref().map(Vec::len), expected.as_ref().map(Vec::len), "{context}"),
+        _ => assert_eq!(
+            found.as_ref().map(Vec::len),
+            expected.as_ref().map(Vec::len),
+            "{context}"
+        ),
     }
 }

@@ -81,7 +81,11 @@ impl Engine {
             ..DatasetOptions::default()
         };
         let dataset = Dataset::open(directory.path(), options.clone()).unwrap();
-        Engine { directory, options, dataset }
+        Engine {
+            directory,
+            options,
+            dataset,
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -97,7 +101,9 @@ fn answer<T>(result: npyfs::Result<T>) -> Result<T, Errno> {
     result.map_err(|error| error.errno())
 }
 
-pub fn read_whole(mut read: impl FnMut(&mut [u8], u64) -> npyfs::Result<usize>) -> Result<Vec<u8>, Errno> {
+pub fn read_whole(
+    mut read: impl FnMut(&mut [u8], u64) -> npyfs::Result<usize>,
+) -> Result<Vec<u8>, Errno> {
     let (mut bytes, mut piece) = (Vec::new(), vec![0; 100_000]);
     loop {
         match answer(read(&mut piece, bytes.len() as u64))? {
@@ -112,7 +118,13 @@ impl System for Engine {
     type Snapshot = View;
 
     fn open(&mut self, name: &str, truncate: bool) -> Result<Writing, Errno> {
-        let face = Face { len: 0, mode: 0o644, uid: 0, gid: 0, mtime: None };
+        let face = Face {
+            len: 0,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: None,
+        };
         let writing = answer(self.dataset.begin(OsStr::new(name), face, truncate))?;
         // As the filesystem does it: an empty file makes way for its chunk.
         if matches!(writing, Writing::New(_)) {
@@ -203,12 +215,21 @@ impl System for Engine {
         fs::write(&path, bytes).unwrap();
         let blob = DiskFile::new(fs::File::open(&path).unwrap());
         let name = OsStr::new(to);
-        let attributes = Attributes { mode: 0o644, uid: 0, gid: 0, mtime: 5 };
+        let attributes = Attributes {
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: 5,
+        };
         let renamed = match self.dataset.find(name).unwrap() {
             Some(Found::InFlight(_)) => Err(Errno::EBUSY),
             Some(Found::Committed(_)) => answer(self.dataset.compare_blob(name, &blob)),
             None => answer(self.dataset.append_blob(name, &blob, attributes)).map_err(|errno| {
-                if errno == Errno::EINVAL { Errno::EBADMSG } else { errno }
+                if errno == Errno::EINVAL {
+                    Errno::EBADMSG
+                } else {
+                    errno
+                }
             }),
         };
         fs::remove_file(&path).unwrap();
@@ -250,7 +271,10 @@ impl System for Engine {
             add(name);
             id = next;
         }
-        self.dataset.in_flight_names().into_iter().for_each(&mut add);
+        self.dataset
+            .in_flight_names()
+            .into_iter()
+            .for_each(&mut add);
         for file in fs::read_dir(self.directory.path()).unwrap() {
             let name = file.unwrap().file_name();
             if name != "data.npy" && name != ".npyfs" {

@@ -157,6 +157,7 @@ impl Store {
             memory: self.memory.clone(),
             rejected_limit: self.options.rejected_limit,
             depth: path.components().count(),
+            boot: None,
         };
         let dataset =
             Dataset::open_in(Arc::new(Directory::from_fd(fd)), path, options).map_err(|error| {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::disk::Open;
 use super::journal::Reader;
-use super::{Array, DATA, Dataset, JOURNAL, LOCK, disk, recovery};
+use super::{Array, DATA, Dataset, JOURNAL, LOCK, recovery};
 use crate::error::{Context, Errno, Result};
 use crate::npy::{Header, Prefix};
 use std::sync::atomic::Ordering;
@@ -30,7 +30,7 @@ pub(crate) struct Follow {
 
 impl Dataset {
     pub(crate) fn begin_following(&self) -> Result<()> {
-        let survey = recovery::survey(&self.folder, Open::Read, &disk::boot_id(), false)?;
+        let survey = recovery::survey(&self.folder, Open::Read, &self.boot(), false)?;
         if survey.clean {
             self.take_in(survey, false, false);
             return Ok(());
@@ -38,7 +38,7 @@ impl Dataset {
         match self.own() {
             Ok(()) => Ok(()),
             Err(error) if error.errno() == Errno::EBUSY => {
-                let survey = recovery::survey(&self.folder, Open::Read, &disk::boot_id(), true)?;
+                let survey = recovery::survey(&self.folder, Open::Read, &self.boot(), true)?;
                 self.take_in(survey, true, false);
                 Ok(())
             }
@@ -134,7 +134,7 @@ impl Dataset {
 
     fn look_again(&self) -> Result<()> {
         let live = !self.options.read_only && self.is_locked();
-        let survey = recovery::survey(&self.folder, Open::Read, &disk::boot_id(), live)?;
+        let survey = recovery::survey(&self.folder, Open::Read, &self.boot(), live)?;
         self.take_in(survey, live, false);
         Ok(())
     }

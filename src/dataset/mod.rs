@@ -88,6 +88,9 @@ pub struct Options {
     pub rejected_limit: u64,
     /// How many directories above this one belong to the store, and are synced with it.
     pub depth: usize,
+    /// The kernel's name for this boot, where a test plays another one.
+    #[doc(hidden)]
+    pub boot: Option<[u8; 16]>,
 }
 
 impl Default for Options {
@@ -97,6 +100,7 @@ impl Default for Options {
             memory: Budget::new(64 << 20),
             rejected_limit: 256 << 20,
             depth: 1,
+            boot: None,
         }
     }
 }
@@ -241,6 +245,10 @@ impl Dataset {
 
     fn label(&self) -> std::path::Display<'_> {
         self.label.display()
+    }
+
+    fn boot(&self) -> [u8; 16] {
+        self.options.boot.unwrap_or_else(disk::boot_id)
     }
 
     fn array(&self) -> Option<Array> {

@@ -50,7 +50,7 @@ impl Dataset {
     }
 
     pub(super) fn take_over(&self, lock: Box<dyn disk::Lock>) -> Result<Writer> {
-        let boot = disk::boot_id();
+        let boot = self.boot();
         let mut survey = recovery::survey(&self.folder, Open::Write, &boot, false)?;
         let owed = recovery::repair(&self.folder, &mut survey, &self.rejected)?;
         let mut journal = recovery::open_journal(&self.folder, &survey)?;

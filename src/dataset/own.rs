@@ -80,6 +80,17 @@ impl Dataset {
                 return Err(Error::io(error, "cannot write the journal"));
             }
         }
+        // A power cut that takes the records to come must not take this one: without it, a count
+        // in the header that did reach the disk would pass for another program's rows.
+        journal
+            .blob()
+            .sync()
+            .context(|| "cannot sync the journal".into())?;
+        if survey.journal_len == 0 {
+            let failed = || "cannot sync the dataset's directory".to_owned();
+            self.folder.sync(Path::new(CONTROL)).context(failed)?;
+            self.folder.sync(Path::new(".")).context(failed)?;
+        }
         for note in &survey.notes {
             self.note(&note.to_string());
         }

@@ -18,7 +18,7 @@ use super::commit::NEWBORN;
 use super::disk::{Blob, Folder, Open, read_exact_at, read_pieces};
 use super::journal::{self, Reader, Record, Start};
 use super::judge::read_header;
-use super::rejected::Rejected;
+use super::rejected::{REJECTED, Rejected};
 use super::staged::INCOMING;
 use super::view::{Form, Layout};
 use super::{Array, DATA, JOURNAL, shape_text};
@@ -74,6 +74,8 @@ struct Plan {
     foreign_rows: u64,
     /// Something behind the good rows or records is to be cut off.
     cut: bool,
+    /// `data.npy` is the rest of an array that never reached the disk.
+    set_array_aside: bool,
 }
 
 /// The journal's story, read to its first bad record.
@@ -98,6 +100,72 @@ struct Unsure {
     first_row: u64,
     rows: u64,
     crc: u32,
+}
+
+impl Story {
+    /// Nothing that the journal knows was ever said to be on the disk, and nothing was there before
+    /// the first chunk.
+    fn never_durable(&self) -> bool {
+        let ours = match self.unsure.first() {
+            Some(first) => first.first_row == 0,
+            None => self.catalog.rows() == 0,
+        };
+        self.boot.is_some() && !self.closed && self.durable == 0 && ours
+    }
+}
+
+/// Whether a power cut has taken the whole array: its name, or its header before the journal had
+/// that.
+fn never_arrived(data: Option<&Arc<dyn Blob>>, story: &Story) -> Result<bool> {
+    let Some(data) = data else {
+        return Ok(!story.unsure.is_empty());
+    };
+    let len = data
+        .len()
+        .context(|| "cannot see the size of data.npy".into())?;
+    match read_header(&**data, len) {
+        Err(error) if error.errno() == crate::error::Errno::EINVAL => {
+            Ok(story.array_header.is_none())
+        }
+        Err(error) => Err(error),
+        Ok(_) => Ok(false),
+    }
+}
+
+/// The dataset begins anew, behind the records that came before its first chunk.
+fn survey_of_nothing(journal: &Arc<dyn Blob>, story: Story, remains: bool) -> Result<Survey> {
+    let dropped = story.unsure.iter().map(dropped_note);
+    let mut notes: Vec<Note> = dropped.collect();
+    if remains {
+        let line = "data.npy had not reached the disk: set aside in .npyfs/rejected";
+        notes.push(Note::Lost(line.into()));
+    }
+    let story = match story.unsure.first() {
+        Some(first) => read_story(journal, first.at)?,
+        None => story,
+    };
+    Ok(Survey {
+        catalog: story.catalog,
+        array: None,
+        durable: 0,
+        array_recorded: false,
+        journal_len: story.end,
+        clean: false,
+        plan: Plan {
+            cut: true,
+            set_array_aside: remains,
+            ..Plan::default()
+        },
+        notes,
+    })
+}
+
+fn dropped_note(chunk: &Unsure) -> Note {
+    Note::Lost(format!(
+        "{} dropped by recovery: its {} rows had not reached the disk",
+        OsString::from_vec(chunk.name.clone()).display(),
+        chunk.rows
+    ))
 }
 
 fn read_story(blob: &Arc<dyn Blob>, until: u64) -> Result<Story> {
@@ -185,10 +253,17 @@ pub(crate) fn survey(
         data = open_if_there(folder, NEWBORN, how)?;
         plan.give_birth = data.is_some();
     }
+    let same_boot = live || (story.boot.as_ref() == Some(boot) && boot != &[0; 16]);
+    if let Some(journal) = &journal
+        && !same_boot
+        && story.never_durable()
+        && never_arrived(data.as_ref(), &story)?
+    {
+        return survey_of_nothing(journal, story, data.is_some());
+    }
     let Some(data) = data else {
         return without_data(story, has_journal);
     };
-    let same_boot = live || (story.boot.as_ref() == Some(boot) && boot != &[0; 16]);
     let trusted = !has_journal || story.closed || same_boot;
     let mut notes = Vec::new();
     let (layout, count) = read_layout(&data, &story, &mut plan, &mut notes)?;
@@ -204,14 +279,7 @@ pub(crate) fn survey(
     let bad = first_bad(&layout, &story.unsure, doubtful, file_len)?;
     if let Some(index) = bad {
         let dropped = &story.unsure[index..];
-        for chunk in dropped {
-            let name = OsString::from_vec(chunk.name.clone());
-            notes.push(Note::Lost(format!(
-                "{} dropped by recovery: its {} rows had not reached the disk",
-                name.display(),
-                chunk.rows
-            )));
-        }
+        notes.extend(dropped.iter().map(dropped_note));
         let at = story.unsure[index].at;
         if let Some(blob) = &journal {
             story = read_story(blob, at)?;
@@ -432,6 +500,12 @@ pub(crate) fn repair(
             .context(|| "cannot create data.npy".into())?;
     } else {
         remove_if_there(folder, NEWBORN)?;
+    }
+    if plan.set_array_aside {
+        let failed = || "cannot set data.npy aside".to_owned();
+        folder.make_dir(Path::new(REJECTED)).context(failed)?;
+        let aside = Path::new(REJECTED).join("data.npy.unreadable");
+        folder.rename(Path::new(DATA), &aside).context(failed)?;
     }
     let Some(array) = &mut survey.array else {
         return Ok(Owed::default());

@@ -94,7 +94,7 @@ impl FileState {
         }
         let style = dice.up_to(3);
         let common = dice.up_to(n);
-        let mut moment = |dice: &mut Dice| match style {
+        let moment = |dice: &mut Dice| match style {
             0 => 0,
             1 => n,
             2 => common,
@@ -264,7 +264,9 @@ impl Disk {
     /// Makes a file with these bytes, or gives it these bytes.
     pub fn put(&self, path: &str, bytes: &[u8]) {
         self.undisturbed(|| {
-            let blob = self.open(Path::new(path), Open::Create).expect("undisturbed");
+            let blob = self
+                .open(Path::new(path), Open::Create)
+                .expect("undisturbed");
             blob.set_len(0).expect("undisturbed");
             blob.write_at(bytes, 0).expect("undisturbed");
         });
@@ -394,7 +396,10 @@ impl Folder for Disk {
         if !state.is_dir(&path) {
             return Err(os(libc::ENOENT));
         }
-        let inside = state.names.iter().filter(|(name, _)| name.parent() == Some(&path));
+        let inside = state
+            .names
+            .iter()
+            .filter(|(name, _)| name.parent() == Some(&path));
         let listed = inside.map(|(name, entry)| Listed {
             name: name.file_name().expect("a name").to_owned(),
             len: match entry {
@@ -410,7 +415,10 @@ impl Folder for Disk {
         let path = normal(path);
         let mut state = self.state();
         state.call().map_err(struck)?;
-        let last = state.pending.iter().rposition(|naming| naming.touches(&path));
+        let last = state
+            .pending
+            .iter()
+            .rposition(|naming| naming.touches(&path));
         let state = &mut *state;
         for naming in state.pending.drain(..last.map_or(0, |last| last + 1)) {
             naming.apply(&mut state.durable);

@@ -83,6 +83,22 @@ pub fn python_command<A: AsRef<OsStr>>(script: &str, arguments: &[A]) -> Command
     command
 }
 
+/// What the Python script tests/NAME prints. Needs `require!(python)`.
+#[track_caller]
+pub fn script<A: AsRef<OsStr>>(name: &str, arguments: &[A]) -> String {
+    let output = run(script_command(name).args(arguments));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The command that runs the Python script tests/NAME.
+pub fn script_command(name: &str) -> Command {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut command = Command::new(python_path());
+    command.arg(tests.join(name));
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
+
 /// An ordinary user. Tests that use one need `require!(root)`.
 #[derive(Clone, Copy, Debug)]
 pub struct User {

@@ -93,10 +93,15 @@ pub fn script<A: AsRef<OsStr>>(name: &str, arguments: &[A]) -> String {
 /// The command that runs the Python script tests/NAME.
 pub fn script_command(name: &str) -> Command {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let mut command = Command::new(python_path());
+    let mut command = python_command();
     command.arg(tests.join(name));
     command.env("PYTHONDONTWRITEBYTECODE", "1");
     command
+}
+
+/// The Python that has numpy.
+pub fn python_command() -> Command {
+    Command::new(python_path())
 }
 
 /// An ordinary user. Tests that use one need `require!(root)`.

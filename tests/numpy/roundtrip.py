@@ -45,7 +45,8 @@ def same(what, found, chunks):
         assert joined.dtype == kind and joined.tobytes() == expected, what
     elif converted:
         # Padding has no values: np.astype may have made up other bytes there.
-        same_fields(what, found, np.concatenate([array.ravel() for array in chunks]))
+        joined = np.concatenate([array.ravel() for array in chunks], dtype=kind)
+        same_fields(what, found, joined)
 
 
 def same_fields(what, found, expected):

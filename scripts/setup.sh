@@ -17,10 +17,11 @@ install_packages() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
-# The Debian package of each program that is not there.
+# The Debian package of each program that is not there; of these programs only, if any are named.
 setup_packages() {
     local wanted=() program package
     while read -r program package; do
+        [[ $# -eq 0 || " $* " == *" $program "* ]] || continue
         have "$program" || wanted+=("$package")
     done <<'LIST'
 fusermount3 fuse3

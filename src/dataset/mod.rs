@@ -33,6 +33,8 @@ mod convert;
 pub mod disk;
 mod events;
 mod flight;
+#[doc = include_str!("FORMAT.md")]
+pub mod format {}
 mod follow;
 mod incoming;
 mod journal;

@@ -24,6 +24,8 @@ mod list;
 mod lookup;
 mod node;
 mod open;
+#[doc = include_str!("SEMANTICS.md")]
+pub mod semantics {}
 mod workers;
 
 use std::ffi::OsStr;

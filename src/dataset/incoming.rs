@@ -26,7 +26,7 @@ use super::staged::{Permit, Staged};
 use super::tail::Stream;
 use super::{Dataset, clock};
 use crate::error::{Context, Errno, Error, Result};
-use crate::npy::{Header, Prefix};
+use crate::npy::{Header, HeaderError, Prefix};
 
 /// A body up to this size, in bytes, may collect in memory.
 pub(crate) const SMALL_BODY: u64 = 1 << 20;
@@ -292,25 +292,19 @@ impl Incoming {
 
     /// The fast path up to the end of the header, and what `data` holds behind it.
     fn take_head(&self, state: &mut State, data: &[u8]) -> Result<()> {
-        let first = state.head.is_empty();
-        if first && data.iter().all(|byte| matches!(byte, 0 | b' ' | b'\n')) {
-            // The place of a header that will be written last.
-            self.stage(state)?;
-            if let Body::File(file) = &state.body {
-                file.blob()
-                    .write_at(data, 0)
-                    .context(|| "cannot write to .npyfs/incoming".into())?;
-            }
-            state.len = data.len() as u64;
-            return Ok(());
-        }
         state.head.extend_from_slice(data);
-        let header = match Header::parse(&state.head)? {
-            Prefix::Incomplete { .. } => {
+        let header = match Header::parse(&state.head) {
+            // The place of a header that will be written last.
+            Err(HeaderError::Blank) => {
+                state.len = state.head.len() as u64;
+                return self.stage(state);
+            }
+            Err(error) => return Err(error.into()),
+            Ok(Prefix::Incomplete { .. }) => {
                 state.len = state.head.len() as u64;
                 return Ok(());
             }
-            Prefix::Complete(header) => header,
+            Ok(Prefix::Complete(header)) => header,
         };
         self.dataset.admit(&header)?;
         let end = state.head.len() as u64;
@@ -760,5 +754,39 @@ impl Dataset {
         self.commit(&candidate, Rows::File(blob))?;
         self.remove_placeholder(name);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::{Options, Writing};
+    use crate::npy::{Dtype, literal::Literal};
+
+    #[test]
+    fn a_blank_header_may_come_in_one_write_with_the_body_and_be_filled_in_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let dataset = Dataset::open(dir.path(), Options::default()).unwrap();
+        let (descr, _) = Literal::parse("'<i2'").unwrap();
+        let header = Header::encode(&Dtype::from_literal(&descr).unwrap(), &[3]).unwrap();
+        let face = Face {
+            len: 0,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: None,
+        };
+        let magic_only = [&header[..10], &[b' '; 118]].concat();
+        for (name, blank) in [("a.npy", vec![0; 128]), ("b.npy", magic_only)] {
+            let Writing::New(chunk) = dataset.begin(name.as_ref(), face, true).unwrap() else {
+                panic!("{name} is new");
+            };
+            let provisional = [&blank[..], &[1, 0, 2, 0, 3, 0]].concat();
+            chunk.write(&provisional, 0, || ()).unwrap();
+            chunk.write(&header, 0, || ()).unwrap();
+            chunk.flush(|| true).unwrap();
+            chunk.release();
+        }
+        assert_eq!(dataset.snapshot().unwrap().unwrap().rows(), 6);
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Mount, eventually, parked, python_command, run, script, script_command};
+use common::{Mount, bare_python, eventually, parked, run, script, script_command};
 
 const CHUNKS: &str = "500";
 
@@ -170,7 +170,7 @@ print(np.load(sys.argv[1].replace('x.npy', 'data.npy')).shape)";
         let dataset = mount.path(name);
         fs::create_dir(&dataset).unwrap();
         let path = dataset.join("x.npy");
-        let mut writer = python_command();
+        let mut writer = bare_python();
         writer.args(["-c", half]).arg(&path).arg(rows);
         writer.stdout(Stdio::piped());
         let mut writer = parked(&mut writer);

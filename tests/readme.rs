@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Mount, python, python_command, run};
+use common::{Mount, bare_python, python, run};
 
 /// The fenced blocks of a section: language, and text.
 fn blocks(section: &str) -> Vec<(String, String)> {
@@ -59,7 +59,7 @@ np.save(sys.argv[1] + '/second.npy', np.ones((6, 3)))";
         run(compiler.arg("-o").arg(&program).arg(&source));
         let mut command = match language.as_str() {
             "sh" => Command::new("sh"),
-            "python" => python_command(),
+            "python" => bare_python(),
             _ => Command::new(&program),
         };
         match language.as_str() {

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-pub use need::{User, missing, python, python_command, script, script_command, skip};
+pub use need::{User, bare_python, missing, python, python_command, script, script_command, skip};
 pub use npy::{
     Parsed, ROW, WIDTH, close, counted, errno, npy, parse, put, put_in_pieces, row_numbers,
     rows_of, with_dict,

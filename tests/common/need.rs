@@ -93,14 +93,14 @@ pub fn script<A: AsRef<OsStr>>(name: &str, arguments: &[A]) -> String {
 /// The command that runs the Python script tests/NAME.
 pub fn script_command(name: &str) -> Command {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let mut command = python_command();
+    let mut command = bare_python();
     command.arg(tests.join(name));
     command.env("PYTHONDONTWRITEBYTECODE", "1");
     command
 }
 
 /// The Python that has numpy.
-pub fn python_command() -> Command {
+pub fn bare_python() -> Command {
     Command::new(python_path())
 }
 

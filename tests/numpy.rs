@@ -5,7 +5,7 @@ mod common;
 use common::{Mount, script, skip};
 
 /// Chunks in another byte order or in Fortran order than their dataset are taken.
-const CONVERTS: bool = false;
+const CONVERTS: bool = true;
 
 const CASES: &str = "200";
 

@@ -162,8 +162,8 @@ fails("EEXIST", os.rename, at("good.part"), at("renamed.npy"))
 os.remove(at("good.part"))
 mapped = np.lib.format.open_memmap(at("m.part"), "w+", "<f8", (2, 3))
 mapped[:] = 7
-del mapped
 os.rename(at("m.part"), at("m.npy"))
+del mapped
 assert (np.load(at("data[-2:].npy")) == 7).all()
 
 # Directories

@@ -10,8 +10,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::{
-    Mount, close, counted, errno, eventually, force_unmount, npy, put, put_in_pieces, row_numbers,
-    rows_of, run, with_dict,
+    Mount, alone, close, counted, errno, eventually, force_unmount, npy, put, put_in_pieces,
+    row_numbers, rows_of, run, with_dict,
 };
 use nix::errno::Errno;
 
@@ -62,6 +62,7 @@ fn wrong_headers() -> Vec<(&'static str, Vec<u8>)> {
 #[test]
 fn einval_for_a_wrong_header_at_the_write_that_completes_it_and_at_every_close() {
     require!(fuse);
+    let _alone = alone();
     let (mount, dataset) = with_dataset();
     put(&dataset.join("first.npy"), &counted(0, 3)).unwrap();
     for (name, bytes) in wrong_headers() {
@@ -90,6 +91,7 @@ fn einval_for_a_wrong_header_at_the_write_that_completes_it_and_at_every_close()
 #[test]
 fn einval_for_a_header_that_no_dataset_takes_also_as_the_first_chunk() {
     require!(fuse);
+    let _alone = alone();
     let (mount, dataset) = with_dataset();
     mount.expect_warning("x.npy: EINVAL");
     for (name, bytes) in wrong_headers() {
@@ -117,6 +119,7 @@ fn einval_for_a_header_that_no_dataset_takes_also_as_the_first_chunk() {
 #[test]
 fn einval_for_more_bytes_at_that_write() {
     require!(fuse);
+    let _alone = alone();
     let (mount, dataset) = with_dataset();
     mount.expect_warning("write run7/x.npy: EINVAL");
     mount.expect_warning("flush run7/x.npy: EINVAL");
@@ -138,6 +141,7 @@ fn einval_for_more_bytes_at_that_write() {
 #[test]
 fn einval_for_fewer_bytes_at_close() {
     require!(fuse);
+    let _alone = alone();
     let (mount, dataset) = with_dataset();
     mount.expect_warning("flush run7/x.npy: EINVAL");
     let (small, large) = (counted(0, 3), counted(0, 20_000));
@@ -165,6 +169,7 @@ fn einval_for_fewer_bytes_at_close() {
 #[test]
 fn ebadmsg_for_the_same_by_rename() {
     require!(fuse);
+    let _alone = alone();
     let (mount, dataset) = with_dataset();
     put(&dataset.join("first.npy"), &counted(0, 3)).unwrap();
     let mut cases = wrong_headers();
@@ -188,6 +193,7 @@ fn ebadmsg_for_the_same_by_rename() {
 #[test]
 fn eexist_for_other_bytes_at_the_write_that_differs_at_close_and_by_rename() {
     require!(fuse);
+    let _alone = alone();
     let (mount, dataset) = with_dataset();
     mount.expect_warning("write run7/c.npy: EEXIST");
     mount.expect_warning("flush run7/c.npy: EEXIST");
@@ -240,6 +246,7 @@ fn eexist_for_other_bytes_at_the_write_that_differs_at_close_and_by_rename() {
 #[test]
 fn eperm_for_writing_what_is_npyfss_own() {
     require!(fuse);
+    let _alone = alone();
     let (mount, dataset) = with_dataset();
     mount.expect_warning("EPERM");
     // Before there is an array nobody may make one.
@@ -308,6 +315,7 @@ fn eperm_for_writing_what_is_npyfss_own() {
 #[test]
 fn eperm_for_removing_cutting_or_moving_away_a_committed_chunk() {
     require!(fuse);
+    let _alone = alone();
     let (mount, dataset) = with_dataset();
     mount.expect_warning("c.npy: EPERM");
     mount.expect_warning("EPERM");
@@ -338,6 +346,7 @@ fn eperm_for_removing_cutting_or_moving_away_a_committed_chunk() {
 #[test]
 fn eperm_for_a_chunk_in_the_root_and_for_what_npyfs_does_not_know() {
     require!(fuse);
+    let _alone = alone();
     let (mount, dataset) = with_dataset();
     mount.expect_warning("c.npy: EPERM");
     assert_eq!(errno(File::create(mount.path("c.npy"))), Errno::EPERM);
@@ -356,6 +365,7 @@ fn eperm_for_a_chunk_in_the_root_and_for_what_npyfs_does_not_know() {
 #[test]
 fn ebusy_for_a_name_that_is_in_flight() {
     require!(fuse);
+    let _alone = alone();
     let (mount, dataset) = with_dataset();
     mount.expect_warning("x.npy: EBUSY");
     mount.expect_warning("y.npy: EBUSY");
@@ -391,6 +401,7 @@ fn ebusy_for_a_name_that_is_in_flight() {
 #[test]
 fn ebusy_for_a_dataset_that_another_daemon_owns() {
     require!(fuse);
+    let _alone = alone();
     let (mount, dataset) = with_dataset();
     put(&dataset.join("c.npy"), &counted(0, 10)).unwrap();
     let other = Mount::builder().store(&mount.store("")).start();
@@ -420,6 +431,7 @@ fn ebusy_for_a_dataset_that_another_daemon_owns() {
 #[test]
 fn erofs_on_a_read_only_mount() {
     require!(fuse);
+    let _alone = alone();
     let store = tempfile::tempdir().unwrap();
     let mount = Mount::builder().store(store.path()).start();
     fs::create_dir(mount.path("run7")).unwrap();
@@ -458,6 +470,7 @@ impl Drop for Tmpfs {
 #[test]
 fn enospc_when_the_store_is_full_and_nothing_is_half_appended() {
     require!(fuse, root);
+    let _alone = alone();
     let tmpfs = Tmpfs::new("4m");
     let store = tmpfs.0.path().join("store");
     fs::create_dir(&store).unwrap();
@@ -505,6 +518,7 @@ fn enospc_when_the_store_is_full_and_nothing_is_half_appended() {
 #[test]
 fn estale_or_enoent_and_never_a_panic_for_what_is_gone() {
     require!(fuse);
+    let _alone = alone();
     let (mut mount, dataset) = with_dataset();
     mount.allow_open("elsewhere");
     put(&dataset.join("c.npy"), &counted(0, 10)).unwrap();

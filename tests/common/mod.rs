@@ -30,7 +30,7 @@ pub use npy::{
 };
 pub use place::{Place, try_mount, umount};
 pub use process::{
-    Parked, eventually, force_unmount, is_alive, is_mounted, kill, npyfs, parked, run,
+    Parked, alone, eventually, force_unmount, is_alive, is_mounted, kill, npyfs, parked, run,
 };
 
 /// `require!(fuse)`, `require!(root)`, `require!(fusermount3)`, `require!(python)`,

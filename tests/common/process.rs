@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,14 @@ pub fn force_unmount(mountpoint: &Path) {
             .args(["-u", "-z"])
             .arg(mountpoint));
     }
+}
+
+/// Keeps the other tests of this program from running while it is held. A test that watches the
+/// closes of a chunk needs that: a process that another test starts has our descriptors until it
+/// executes, and closes them then.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs a command that must succeed.

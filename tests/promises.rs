@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::scope;
+use std::time::Duration;
 
 use common::{
-    Mount, Parked, ROW, close, counted, errno, npy, parked, parse, put, put_in_pieces, python,
-    python_command, row_numbers, rows_of, run,
+    Mount, Parked, ROW, close, counted, errno, eventually, npy, parked, parse, put, put_in_pieces,
+    python, python_command, row_numbers, rows_of, run,
 };
 use nix::errno::Errno;
 
@@ -269,6 +270,27 @@ fn p3_other_bytes_under_a_committed_name_are_eexist() {
 }
 
 #[test]
+fn p3_producers_that_race_for_a_name_with_the_same_bytes_all_succeed() {
+    require!(fuse);
+    const NAMES: u64 = 1000;
+    let (mount, dataset) = with_dataset();
+    mount.expect_warning("EBUSY");
+    scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for n in 0..NAMES {
+                    let (path, chunk) = (dataset.join(format!("{n}.npy")), counted(n, 1));
+                    while let Err(error) = put(&path, &chunk) {
+                        assert_eq!(error.raw_os_error(), Some(libc::EBUSY), "{error}");
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(rows_of(&dataset), (0..NAMES).collect::<Vec<_>>());
+}
+
+#[test]
 fn p3_rsync_may_be_run_again() {
     require!(fuse, rsync);
     let (mount, dataset) = with_dataset();
@@ -358,6 +380,7 @@ fn p4_snapshots(mount: &Mount) {
             }
         });
         let held = File::open(&data).unwrap();
+        assert!(eventually(Duration::from_secs(30), || out.exists()));
         for n in 1..5000 {
             put(&dataset.join(format!("{n}.npy")), &counted(n, 1)).unwrap();
         }
@@ -435,7 +458,8 @@ print(len(array))
 /// Opens the store's own file (argument 1) 2,000 times at least and until argument 2 is there.
 const STORE_READER: &str = r#"
 import os, sys, time, numpy as np
-path, stop = sys.argv[1:]
+path, stop, ready = sys.argv[1:]
+open(ready, 'w').close()
 most = opens = dips = 0
 while opens < 2000 or not os.path.exists(stop):
     array = np.load(path, mmap_mode='r')
@@ -466,9 +490,10 @@ fn p8_the_stores_file_is_valid_at_every_instant() {
     let (mount, dataset) = with_dataset();
     put(&dataset.join("first.npy"), &counted(0, 1)).unwrap();
     let data = mount.store("run7/data.npy");
-    let stop = mount.scratch("stop");
+    let (stop, ready) = (mount.scratch("stop"), mount.scratch("ready"));
     scope(|scope| {
-        let reader = scope.spawn(|| python(STORE_READER, &[&data, &stop]));
+        let reader = scope.spawn(|| python(STORE_READER, &[&data, &stop, &ready]));
+        assert!(eventually(Duration::from_secs(30), || ready.exists()));
         for n in 1..APPENDS {
             put(&dataset.join(format!("{n}.npy")), &counted(n, 1)).unwrap();
         }

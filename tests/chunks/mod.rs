@@ -77,3 +77,21 @@ pub fn meaning(head: &[u8]) -> (String, bool, Vec<u64>) {
     let shape = dims.map(|dim| dim.parse().expect("a count")).collect();
     (descr, value("fortran_order").starts_with("True"), shape)
 }
+
+/// A small generator of numbers that is the same everywhere.
+#[derive(Clone, Debug)]
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Dice(seed ^ 0x2545_f491_4f6c_dd1d)
+    }
+
+    /// A number from 0 to `most`.
+    pub fn up_to(&mut self, most: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % (most as u64 + 1)) as usize
+    }
+}

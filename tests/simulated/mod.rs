@@ -13,27 +13,10 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::chunks::Dice;
 use npyfs::dataset::disk::{Blob, Folder, Listed, Lock, Open};
 
 const SECTOR: usize = 512;
-
-/// A small generator of numbers that is the same everywhere.
-#[derive(Clone, Debug)]
-pub struct Dice(u64);
-
-impl Dice {
-    pub fn new(seed: u64) -> Self {
-        Dice(seed ^ 0x2545_f491_4f6c_dd1d)
-    }
-
-    /// A number from 0 to `most`.
-    pub fn up_to(&mut self, most: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % (most as u64 + 1)) as usize
-    }
-}
 
 /// What goes wrong, and when.
 #[derive(Clone, Copy, Debug)]

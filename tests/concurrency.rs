@@ -1,0 +1,274 @@
+//! Many producers at a time: rows only grow, and every chunk is in the array whole, in one piece,
+//! once (P1, P2, P4), also while a slow producer streams and is displaced again and again.
+#![allow(missing_docs, unreachable_pub)]
+
+mod chunks;
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use chunks::{Dice, header, meaning, split};
+use npyfs::dataset::{Budget, Face, Incoming, View, Writing};
+use npyfs::{Dataset, DatasetOptions};
+
+const THREADS: u64 = 8;
+const CHUNKS: u64 = 300;
+const ROW: usize = 64;
+
+/// A chunk whose rows say whose they are, which of them, and of how many.
+fn chunk(id: u64, rows: u64) -> Vec<u8> {
+    let mut bytes = header("'<u8'", false, &[rows, 8]);
+    for row in 0..rows {
+        for word in [id, row, rows, !id, id ^ row, id, row, rows] {
+            bytes.extend_from_slice(&word.to_le_bytes());
+        }
+    }
+    bytes
+}
+
+/// Reads rows back: their chunks in order, each whole and in one piece.
+fn chunks_in(body: &[u8]) -> Vec<(u64, u64)> {
+    let word = |row: &[u8], n: usize| u64::from_le_bytes(row[n * 8..n * 8 + 8].try_into().unwrap());
+    let (mut found, mut at) = (Vec::new(), 0);
+    while at < body.len() {
+        let (id, rows) = (word(&body[at..], 0), word(&body[at..], 2));
+        let end = at + rows as usize * ROW;
+        assert!(end <= body.len(), "chunk {id} of {rows} rows is cut off");
+        assert!(
+            body[at..end] == chunk(id, rows)[128..],
+            "chunk {id} at byte {at} is torn"
+        );
+        found.push((id, rows));
+        at = end;
+    }
+    found
+}
+
+fn dataset(directory: &tempfile::TempDir, memory: usize) -> Arc<Dataset> {
+    let options = DatasetOptions {
+        memory: Budget::new(memory),
+        ..DatasetOptions::default()
+    };
+    Dataset::open(directory.path(), options).unwrap()
+}
+
+fn begin(dataset: &Arc<Dataset>, name: &str) -> Arc<Incoming> {
+    let face = Face {
+        len: 0,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        mtime: None,
+    };
+    match dataset.begin(OsStr::new(name), face, true).unwrap() {
+        Writing::New(incoming) => incoming,
+        Writing::Again(_) => panic!("{name} is committed"),
+    }
+}
+
+/// Writes a chunk in pieces, front to back or back to front.
+fn write(dataset: &Arc<Dataset>, name: &str, bytes: &[u8], piece: usize, reversed: bool) {
+    let incoming = begin(dataset, name);
+    let mut pieces: Vec<_> = bytes.chunks(piece).enumerate().collect();
+    if reversed {
+        pieces.reverse();
+    }
+    for (n, data) in pieces {
+        incoming.write(data, (n * piece) as u64, || ()).unwrap();
+    }
+    incoming.flush(|| true).unwrap();
+    incoming.release();
+}
+
+fn contents(view: &View, from: u64) -> Vec<u8> {
+    let mut bytes = vec![0; (view.len() - from) as usize];
+    assert_eq!(view.read_at(&mut bytes, from).unwrap(), bytes.len());
+    bytes
+}
+
+/// Takes snapshots until it is told to stop; each has all that an earlier one had, and whole chunks.
+fn watch(dataset: &Dataset, stop: &AtomicBool) {
+    let (mut rows, mut seen) = (0, 0u64);
+    let mut kept: Option<(View, Vec<u8>)> = None;
+    loop {
+        let last = stop.load(Ordering::Relaxed);
+        if let Some(array) = dataset.snapshot().unwrap() {
+            assert!(
+                array.rows() >= rows,
+                "rows went from {rows} to {}",
+                array.rows()
+            );
+            let head_and_old = 128 + rows * ROW as u64;
+            let head = contents(&array, 0)[..128].to_vec();
+            assert_eq!(meaning(&head).2, [array.rows(), 8]);
+            seen += chunks_in(&contents(&array, head_and_old)).len() as u64;
+            rows = array.rows();
+            if let Some((view, bytes)) = &kept {
+                assert!(contents(view, 0) == *bytes, "an old snapshot has changed");
+            }
+            if kept.is_none() || last {
+                let bytes = contents(&array, 0);
+                kept = Some((array, bytes));
+            }
+        }
+        if last {
+            break;
+        }
+        thread::yield_now();
+    }
+    assert!(seen > 0);
+}
+
+/// Everything that was appended, once, under its name.
+fn check(dataset: &Dataset, expected: &HashMap<u64, u64>) {
+    let array = dataset.snapshot().unwrap().unwrap();
+    let bytes = contents(&array, 0);
+    let found = chunks_in(split(&bytes).1);
+    assert_eq!(found.len(), expected.len());
+    assert_eq!(found.iter().copied().collect::<HashMap<_, _>>(), *expected);
+    let mut first_row = 0;
+    for (id, rows) in found {
+        let name = format!("{id}.npy");
+        let chunk_found = dataset.chunk(OsStr::new(&name)).unwrap().unwrap();
+        assert_eq!(
+            (chunk_found.receipt.first_row, chunk_found.receipt.rows),
+            (first_row, rows)
+        );
+        assert!(contents(&chunk_found.view, 0) == chunk(id, rows), "{name}");
+        first_row += rows;
+    }
+}
+
+#[test]
+fn every_chunk_of_many_producers_is_there_whole_and_once() {
+    let directory = tempfile::tempdir().unwrap();
+    // Little enough memory that some bodies find none and stream or are staged.
+    let dataset = dataset(&directory, 4 << 10);
+    let stop = AtomicBool::new(false);
+    let mut expected = HashMap::new();
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| scope.spawn(|| watch(&dataset, &stop)))
+            .collect();
+        let producers: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let dataset = &dataset;
+                scope.spawn(move || {
+                    let mut dice = Dice::new(thread);
+                    let mut appended = Vec::new();
+                    for n in 0..CHUNKS {
+                        let id = thread * CHUNKS + n;
+                        let rows = match dice.up_to(9) {
+                            0 => 100 + dice.up_to(200) as u64,
+                            1..=3 => 20 + dice.up_to(40) as u64,
+                            _ => 1 + dice.up_to(5) as u64,
+                        };
+                        let reversed = dice.up_to(9) == 0;
+                        let bytes = chunk(id, rows);
+                        write(dataset, &format!("{id}.npy"), &bytes, 3000, reversed);
+                        appended.push((id, rows));
+                    }
+                    appended
+                })
+            })
+            .collect();
+        for producer in producers {
+            expected.extend(producer.join().unwrap());
+        }
+        stop.store(true, Ordering::Relaxed);
+        for reader in readers {
+            reader.join().unwrap();
+        }
+    });
+    assert_eq!(expected.len() as u64, THREADS * CHUNKS);
+    check(&dataset, &expected);
+    dataset.close().unwrap();
+    drop(dataset);
+    check(&self::dataset(&directory, 0), &expected);
+}
+
+#[test]
+fn a_slow_stream_is_displaced_by_small_chunks_and_comes_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let dataset = dataset(&directory, 64 << 20);
+    let mut expected = HashMap::new();
+    for round in 0..6u64 {
+        let (slow, rows) = (1_000_000 + round, 100_000);
+        let bytes = chunk(slow, rows);
+        let streaming = AtomicBool::new(true);
+        let small = thread::scope(|scope| {
+            let small = scope.spawn(|| {
+                let mut appended = Vec::new();
+                while streaming.load(Ordering::Relaxed) {
+                    let id = round * 100_000 + appended.len() as u64;
+                    let rows = 1 + id % 900;
+                    dataset
+                        .append(format!("{id}.npy"), &chunk(id, rows))
+                        .unwrap();
+                    appended.push((id, rows));
+                    thread::sleep(std::time::Duration::from_millis(3));
+                }
+                appended
+            });
+            let name = format!("{slow}.npy");
+            let incoming = begin(&dataset, &name);
+            let piece = 64 << 10;
+            for (n, data) in bytes.chunks(piece).enumerate() {
+                incoming.write(data, (n * piece) as u64, || ()).unwrap();
+                if n % 20 == 0 {
+                    // What was streamed is read back from wherever it is now.
+                    let mut again = vec![0; data.len().min(5000)];
+                    let at = (n / 2 * piece) as u64;
+                    assert_eq!(incoming.read(&mut again, at).unwrap(), again.len());
+                    assert!(again == bytes[at as usize..at as usize + again.len()]);
+                    thread::sleep(std::time::Duration::from_millis(2));
+                }
+            }
+            incoming.flush(|| true).unwrap();
+            incoming.release();
+            streaming.store(false, Ordering::Relaxed);
+            small.join().unwrap()
+        });
+        assert!(!small.is_empty());
+        expected.insert(slow, rows);
+        expected.extend(small);
+    }
+    check(&dataset, &expected);
+    let left = std::fs::read_dir(directory.path().join(".npyfs/incoming"))
+        .unwrap()
+        .count();
+    assert_eq!(left, 0, "files were left in incoming");
+}
+
+#[test]
+fn of_many_who_race_for_one_name_one_wins_and_all_others_are_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let dataset = dataset(&directory, 64 << 20);
+    let mut expected = HashMap::new();
+    for round in 0..200u64 {
+        let name = format!("{round}.npy");
+        let answers: Vec<bool> = thread::scope(|scope| {
+            let racers: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| match dataset.append(&name, &chunk(round, 3)) {
+                        Ok(()) => true,
+                        Err(error) => {
+                            assert_eq!(error.errno(), nix::errno::Errno::EBUSY, "{error}");
+                            false
+                        }
+                    })
+                })
+                .collect();
+            racers
+                .into_iter()
+                .map(|racer| racer.join().unwrap())
+                .collect()
+        });
+        assert!(answers.contains(&true), "nobody appended {name}");
+        expected.insert(round, 3);
+    }
+    check(&dataset, &expected);
+}

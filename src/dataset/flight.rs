@@ -40,13 +40,6 @@ impl Dataset {
         }
         let incoming = Incoming::new(self.clone(), name.to_owned(), face);
         in_flight.insert(name.to_owned(), incoming.clone());
-        drop(in_flight);
-        // Whoever had the name may have committed it since it was looked for.
-        if let Some(committed) = self.chunk(name)? {
-            self.leave(&incoming);
-            let again = Rewrite::new(self.clone(), name.to_owned(), committed, truncate);
-            return Ok(Writing::Again(Arc::new(again)));
-        }
         Ok(Writing::New(incoming))
     }
 

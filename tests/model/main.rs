@@ -7,15 +7,23 @@
 
 #[path = "../chunks/mod.rs"]
 mod chunks;
+#[path = "../common/mod.rs"]
+mod common;
 mod content;
+mod mount;
 mod reference;
 mod run;
 mod system;
 
+use std::cell::RefCell;
+use std::sync::Mutex;
+
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use common::Mount;
 use content::Spec;
+use mount::Mounted;
 use run::{Op, Run};
 use system::Engine;
 
@@ -29,10 +37,11 @@ fn cases(normal: u32) -> Config {
     }
 }
 
-fn random(normal: u32, large: u64, len: usize, run: impl Fn(Vec<Op>)) {
+fn random(normal: u32, large: u64, len: usize, mut run: impl FnMut(Vec<Op>)) {
+    let run = RefCell::new(&mut run);
     let histories = prop::collection::vec(Op::any(large), 1..len);
     let outcome = TestRunner::new(cases(normal)).run(&histories, |ops| {
-        run(ops);
+        (run.borrow_mut())(ops);
         Ok(())
     });
     if let Err(failure) = outcome {
@@ -57,6 +66,35 @@ fn the_engine_does_what_the_model_does_with_bodies_over_a_mebibyte() {
     random(40, 20_000, 30, |ops| {
         Run::new(Engine::new(16 << 10)).run(&ops)
     });
+}
+
+/// A program that is started closes the descriptors of whichever test is at work: one at a time.
+static MOUNTS: Mutex<()> = Mutex::new(());
+
+/// Runs histories on a mount, each on a new dataset.
+fn on_a_mount(histories: impl FnOnce(&mut dyn FnMut(&[Op]))) {
+    let _alone = MOUNTS.lock();
+    let mut mount = Some(Mount::builder().env("RUST_LOG", "off").start());
+    let mut n = 0;
+    histories(&mut |ops| {
+        n += 1;
+        Run::new(Mounted::new(&mut mount, format!("history-{n}"))).run(ops);
+    });
+    mount.expect("it is mounted").finish();
+}
+
+#[test]
+fn a_mount_does_what_the_model_does() {
+    require!(fuse);
+    on_a_mount(|run| random(25, 20_000, 40, |ops| run(&ops)));
+}
+
+/// On the engine with memory for bodies and without, and on a mount.
+fn on_all(ops: &[Op]) {
+    Run::new(Engine::new(64 << 20)).run(ops);
+    Run::new(Engine::new(0)).run(ops);
+    require!(fuse);
+    on_a_mount(|run| run(ops));
 }
 
 fn good(rows: u64, seed: u64) -> Spec {
@@ -86,7 +124,7 @@ fn fsync_of_a_chunk_that_was_taken_over_is_canceled() {
         },
         Op::Fsync { slot: 2 },
     ];
-    Run::new(Engine::new(0)).run(&ops);
+    on_all(&ops);
 }
 
 /// A handle went by the name: after a rename it lost its chunk, or read another one of that name.
@@ -114,5 +152,5 @@ fn an_open_chunk_is_the_same_after_its_receipt_was_renamed() {
             mtime: 7,
         },
     ];
-    Run::new(Engine::new(0)).run(&ops);
+    on_all(&ops);
 }

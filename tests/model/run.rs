@@ -123,7 +123,7 @@ impl Op {
             2 => (name.clone(), spec, any::<bool>())
                 .prop_map(|(name, spec, same)| Op::RenameFile { name, spec, same }),
             1 => (name, 0o400..0o777u32, 0..2_000_000_000_000_000_000i64)
-                .prop_map(|(name, mode, mtime)| Op::SetAttributes { name, mode, mtime }),
+                .prop_map(|(name, mode, mtime)| Op::SetAttributes { name, mode: mode | 0o600, mtime }),
             1 => Just(Op::Sync),
             1 => Just(Op::Reopen),
         ]

@@ -175,7 +175,7 @@ impl Fs {
         self.writable()?;
         let node = self.nodes.get(parent)?;
         if let Kind::Control(Control::Rejected) = node.kind {
-            let stored = Control::RejectedFile(name.to_owned()).stored();
+            let stored = Control::RejectedFile(name.into()).stored();
             let path = self
                 .nodes
                 .path(node.parent)?

@@ -28,7 +28,7 @@ impl Fs {
         let missing = || err!(ENOENT, "{} does not exist", name.display());
         match dataset::Kind::of(name) {
             dataset::Kind::Control => {
-                let ino = self.nodes.control(dir, Control::Dir);
+                let ino = self.nodes.control(dir, &Control::Dir);
                 self.control_attr(dir, ino, &Control::Dir)
             }
             dataset::Kind::Array if dir != ROOT => {
@@ -167,11 +167,11 @@ impl Fs {
         let missing = || err!(ENOENT, "{CONTROL}/{} does not exist", name.display());
         let found = match control {
             Control::Dir => control::named(name, dir.parent == ROOT).ok_or_else(missing)?,
-            Control::Rejected => Control::RejectedFile(name.to_owned()),
+            Control::Rejected => Control::RejectedFile(name.into()),
             _ => return Err(err!(ENOTDIR, "not a directory")),
         };
         self.control_stat(dir.parent, &found)?.ok_or_else(missing)?;
-        let ino = self.nodes.control(dir.parent, found.clone());
+        let ino = self.nodes.control(dir.parent, &found);
         self.control_attr(dir.parent, ino, &found)
     }
 
@@ -222,7 +222,9 @@ impl Control {
         match self {
             Control::Log => Some(".npyfs/log".into()),
             Control::Rejected => Some(".npyfs/rejected".into()),
-            Control::RejectedFile(name) => Some(std::path::Path::new(".npyfs/rejected").join(name)),
+            Control::RejectedFile(name) => {
+                Some(std::path::Path::new(".npyfs/rejected").join(&**name))
+            }
             Control::Dir | Control::Status | Control::Chunks | Control::Daemon => None,
         }
     }

@@ -232,7 +232,7 @@ impl Fs {
             Kind::Dir => self.nodes.path(ino),
             _ => self.path(node.parent, &node.name),
         }
-        .unwrap_or_else(|_| node.name.into())
+        .unwrap_or_else(|_| PathBuf::from(&*node.name))
     }
 
     fn writable(&self) -> Result<()> {

@@ -7,10 +7,12 @@
 //! all of them.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ffi::OsStr;
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
+
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::dataset::{Dataset, View};
 use crate::error::Result;
@@ -34,7 +36,7 @@ pub(crate) enum Control {
     /// `rejected`
     Rejected,
     /// A file in `rejected`.
-    RejectedFile(OsString),
+    RejectedFile(Arc<OsStr>),
 }
 
 /// What a node stands for.
@@ -45,45 +47,107 @@ pub(crate) enum Kind {
     /// A chunk or an ordinary file: whatever has the name now.
     Entry,
     /// A version of the array, or a slice of one.
-    Array(View),
+    Array(Arc<View>),
     /// Something in the `.npyfs` of the parent.
     Control(Control),
 }
 
 /// What tells two nodes apart.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Key {
-    Name(u64, OsString),
-    Control(u64, Control),
+#[derive(PartialEq, Eq, Hash)]
+enum Key<'a> {
+    Name(u64, &'a OsStr),
+    Control(u64, &'a Control),
     /// Directory, name, backing array, first row and row count.
-    Version(u64, OsString, usize, u64, u64),
+    Version(u64, &'a OsStr, usize, u64, u64),
 }
 
+/// A directory of a million chunks has as many of these, so it is kept small.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub(crate) ino: u64,
     /// The dataset's directory that it belongs to; the root is its own.
     pub(crate) parent: u64,
-    pub(crate) name: OsString,
+    pub(crate) name: Arc<OsStr>,
     pub(crate) kind: Kind,
-    /// Its name was removed or given to another node.
+    /// Its name was removed or given to another node: it is not found by it any more.
     pub(crate) gone: bool,
+}
+
+impl Node {
+    fn key(&self) -> Key<'_> {
+        match &self.kind {
+            Kind::Dir | Kind::Entry => Key::Name(self.parent, &self.name),
+            Kind::Array(view) => version(self.parent, &self.name, view),
+            Kind::Control(control) => Key::Control(self.parent, control),
+        }
+    }
+}
+
+fn version<'a>(dir: u64, name: &'a OsStr, view: &View) -> Key<'a> {
+    Key::Version(dir, name, view.backing().1, view.first_row(), view.rows())
 }
 
 #[derive(Debug)]
 struct Slot {
     node: Node,
-    /// Of a directory that was used: saves opening it by its path.
-    dataset: Weak<Dataset>,
-    key: Option<Key>,
     lookups: u64,
 }
 
 #[derive(Debug)]
 struct Table {
-    slots: HashMap<u64, Slot>,
-    numbers: HashMap<Key, u64>,
+    slots: HashMap<u64, Slot, DefaultHashBuilder>,
+    /// The nodes that are not gone, by their keys.
+    numbers: HashTable<u64>,
+    hasher: DefaultHashBuilder,
+    /// Of directories that were used: saves opening them by their paths.
+    datasets: HashMap<u64, Weak<Dataset>>,
     next: u64,
+}
+
+impl Table {
+    fn number(&self, key: &Key<'_>) -> Option<u64> {
+        let is_it = |ino: &u64| {
+            self.slots
+                .get(ino)
+                .is_some_and(|slot| slot.node.key() == *key)
+        };
+        self.numbers.find(self.hasher.hash_one(key), is_it).copied()
+    }
+
+    fn index(&mut self, ino: u64) {
+        let Self {
+            slots,
+            numbers,
+            hasher,
+            ..
+        } = self;
+        let hash = |ino: &u64| {
+            slots
+                .get(ino)
+                .map_or(0, |slot| hasher.hash_one(slot.node.key()))
+        };
+        numbers.insert_unique(hash(&ino), ino, hash);
+    }
+
+    /// Takes a node out of the index, before its key changes or it goes.
+    fn unindex(&mut self, ino: u64) {
+        let Some(slot) = self.slots.get(&ino) else {
+            return;
+        };
+        let hash = self.hasher.hash_one(slot.node.key());
+        if let Ok(entry) = self.numbers.find_entry(hash, |&other| other == ino) {
+            entry.remove();
+        }
+    }
+
+    fn remove(&mut self, key: &Key<'_>) -> Option<u64> {
+        let ino = self.number(key)?;
+        self.unindex(ino);
+        if let Some(slot) = self.slots.get_mut(&ino) {
+            slot.node.gone = true;
+        }
+        Some(ino)
+    }
 }
 
 /// All nodes that the kernel remembers.
@@ -104,19 +168,18 @@ impl Nodes {
         let root = Node {
             ino: ROOT,
             parent: ROOT,
-            name: OsString::new(),
+            name: OsStr::new("").into(),
             kind: Kind::Dir,
             gone: false,
         };
-        let slot = Slot {
-            node: root,
-            dataset: Weak::new(),
-            key: None,
-            lookups: 1,
-        };
+        let mut slots = HashMap::default();
+        let (node, lookups) = (root, 1);
+        slots.insert(ROOT, Slot { node, lookups });
         Self(Mutex::new(Table {
-            slots: HashMap::from([(ROOT, slot)]),
-            numbers: HashMap::new(),
+            slots,
+            numbers: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            datasets: HashMap::new(),
             next: ROOT + 1,
         }))
     }
@@ -130,9 +193,8 @@ impl Nodes {
             .ok_or_else(|| err!(ESTALE, "inode {ino} is not known"))
     }
 
-    fn look_up(&self, key: Key, node: impl FnOnce(u64) -> Node) -> u64 {
-        let mut table = crate::lock(&self.0);
-        if let Some(&ino) = table.numbers.get(&key)
+    fn look_up(table: &mut Table, key: &Key<'_>, make: impl FnOnce(u64) -> Node) -> u64 {
+        if let Some(ino) = table.number(key)
             && let Some(slot) = table.slots.get_mut(&ino)
         {
             slot.lookups += 1;
@@ -140,73 +202,58 @@ impl Nodes {
         }
         let ino = table.next;
         table.next += 1;
-        table.numbers.insert(key.clone(), ino);
-        table.slots.insert(
-            ino,
-            Slot {
-                node: node(ino),
-                dataset: Weak::new(),
-                key: Some(key),
-                lookups: 1,
-            },
-        );
+        let (node, lookups) = (make(ino), 1);
+        table.slots.insert(ino, Slot { node, lookups });
+        table.index(ino);
         ino
     }
 
     /// The number of a directory or entry, counted as one lookup.
     pub(crate) fn named(&self, parent: u64, name: &OsStr, is_dir: bool) -> u64 {
-        let kind = if is_dir { Kind::Dir } else { Kind::Entry };
-        self.forget_kind(parent, name, is_dir);
-        self.look_up(Key::Name(parent, name.to_owned()), |ino| Node {
+        let mut table = crate::lock(&self.0);
+        let key = Key::Name(parent, name);
+        // A name that was a file and is a directory now (or the reverse), by another daemon's hand,
+        // gets a new number.
+        if let Some(ino) = table.number(&key)
+            && let Some(slot) = table.slots.get(&ino)
+            && matches!(slot.node.kind, Kind::Dir) != is_dir
+        {
+            table.remove(&key);
+        }
+        Self::look_up(&mut table, &key, |ino| Node {
             ino,
             parent,
-            name: name.to_owned(),
-            kind,
+            name: name.into(),
+            kind: if is_dir { Kind::Dir } else { Kind::Entry },
             gone: false,
         })
     }
 
-    /// A name that was a file and is a directory now (or the reverse), by another daemon's hand,
-    /// gets a new number.
-    fn forget_kind(&self, parent: u64, name: &OsStr, is_dir: bool) {
-        let mut table = crate::lock(&self.0);
-        let key = Key::Name(parent, name.to_owned());
-        if let Some(&ino) = table.numbers.get(&key)
-            && let Some(slot) = table.slots.get_mut(&ino)
-            && matches!(slot.node.kind, Kind::Dir) != is_dir
-        {
-            slot.node.gone = true;
-            slot.key = None;
-            table.numbers.remove(&key);
-        }
-    }
-
     /// The number that a name has, if the kernel knows it.
     pub(crate) fn number(&self, parent: u64, name: &OsStr) -> Option<u64> {
-        let key = Key::Name(parent, name.to_owned());
-        crate::lock(&self.0).numbers.get(&key).copied()
+        crate::lock(&self.0).number(&Key::Name(parent, name))
     }
 
     /// The number of something in `.npyfs`.
-    pub(crate) fn control(&self, dir: u64, control: Control) -> u64 {
-        self.look_up(Key::Control(dir, control.clone()), |ino| Node {
+    pub(crate) fn control(&self, dir: u64, control: &Control) -> u64 {
+        let mut table = crate::lock(&self.0);
+        Self::look_up(&mut table, &Key::Control(dir, control), |ino| Node {
             ino,
             parent: dir,
-            name: OsString::new(),
-            kind: Kind::Control(control),
+            name: OsStr::new("").into(),
+            kind: Kind::Control(control.clone()),
             gone: false,
         })
     }
 
     /// The number of a version of the array, or of a slice of one.
     pub(crate) fn version(&self, dir: u64, name: &OsStr, view: View) -> u64 {
-        let (_, backing) = view.backing();
-        let name = name.to_owned();
-        let key = Key::Version(dir, name.clone(), backing, view.first_row(), view.rows());
-        self.look_up(key, |ino| Node {
+        let mut table = crate::lock(&self.0);
+        let view = Arc::new(view);
+        Self::look_up(&mut table, &version(dir, name, &view.clone()), |ino| Node {
             ino,
             parent: dir,
-            name,
+            name: name.into(),
             kind: Kind::Array(view),
             gone: false,
         })
@@ -219,23 +266,21 @@ impl Nodes {
             return;
         };
         slot.lookups = slot.lookups.saturating_sub(count);
-        if slot.lookups == 0 && ino != ROOT {
-            let key = slot.key.take();
-            table.slots.remove(&ino);
-            if let Some(key) = key {
-                table.numbers.remove(&key);
-            }
+        if slot.lookups > 0 || ino == ROOT {
+            return;
         }
+        if !slot.node.gone {
+            table.unindex(ino);
+        }
+        table.slots.remove(&ino);
+        table.datasets.remove(&ino);
     }
 
     /// A name was removed: its node, if there is one, stands for nothing any more.
     pub(crate) fn removed(&self, parent: u64, name: &OsStr) {
         let mut table = crate::lock(&self.0);
-        if let Some(ino) = table.numbers.remove(&Key::Name(parent, name.to_owned()))
-            && let Some(slot) = table.slots.get_mut(&ino)
-        {
-            slot.node.gone = true;
-            slot.key = None;
+        if let Some(ino) = table.remove(&Key::Name(parent, name)) {
+            table.datasets.remove(&ino);
         }
     }
 
@@ -243,29 +288,26 @@ impl Nodes {
     pub(crate) fn renamed(&self, parent: u64, name: &OsStr, newparent: u64, newname: &OsStr) {
         self.removed(newparent, newname);
         let mut table = crate::lock(&self.0);
-        let key = Key::Name(newparent, newname.to_owned());
-        if let Some(ino) = table.numbers.remove(&Key::Name(parent, name.to_owned())) {
-            table.numbers.insert(key.clone(), ino);
-            if let Some(slot) = table.slots.get_mut(&ino) {
-                slot.node.parent = newparent;
-                slot.node.name = newname.to_owned();
-                slot.key = Some(key);
-            }
+        let Some(ino) = table.number(&Key::Name(parent, name)) else {
+            return;
+        };
+        table.unindex(ino);
+        if let Some(slot) = table.slots.get_mut(&ino) {
+            slot.node.parent = newparent;
+            slot.node.name = newname.into();
         }
+        table.index(ino);
     }
 
     /// The dataset of a directory, if it is known and still open.
     pub(crate) fn dataset(&self, dir: u64) -> Option<Arc<Dataset>> {
-        crate::lock(&self.0)
-            .slots
-            .get(&dir)
-            .filter(|slot| !slot.node.gone)
-            .and_then(|slot| slot.dataset.upgrade())
+        crate::lock(&self.0).datasets.get(&dir)?.upgrade()
     }
 
     pub(crate) fn set_dataset(&self, dir: u64, dataset: &Arc<Dataset>) {
-        if let Some(slot) = crate::lock(&self.0).slots.get_mut(&dir) {
-            slot.dataset = Arc::downgrade(dataset);
+        let mut table = crate::lock(&self.0);
+        if table.slots.get(&dir).is_some_and(|slot| !slot.node.gone) {
+            table.datasets.insert(dir, Arc::downgrade(dataset));
         }
     }
 
@@ -280,7 +322,7 @@ impl Nodes {
                 .get(&ino)
                 .filter(|slot| !slot.node.gone && matches!(slot.node.kind, Kind::Dir))
                 .ok_or_else(|| err!(ESTALE, "the directory of inode {dir} is gone"))?;
-            names.push(slot.node.name.as_os_str());
+            names.push(&*slot.node.name);
             ino = slot.node.parent;
         }
         Ok(names.iter().rev().collect())

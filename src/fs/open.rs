@@ -11,7 +11,7 @@ use super::handle::{Chunk, Handle, OpenFile};
 use super::lookup::{in_flight_attr, is_array};
 use super::node::{Control, Kind, Node, ROOT};
 use super::{Attr, Caller, Fs, Mode, Opened, read_file};
-use crate::dataset::{self, Face, Found, Waiter, Writing};
+use crate::dataset::{self, Face, Found, View, Waiter, Writing};
 use crate::error::{Context, Result};
 use crate::store::{self, Maker};
 
@@ -111,11 +111,11 @@ impl Fs {
             Kind::Array(view) => {
                 let mode =
                     if view.is_backing_prefix() && is_array(&node.name) && !self.options.cached {
-                        Mode::Passthrough(view.clone())
+                        Mode::Passthrough(View::clone(view))
                     } else {
                         Mode::Kept
                     };
-                let fh = self.handles.insert(Handle::View(view.clone()));
+                let fh = self.handles.insert(Handle::View(View::clone(view)));
                 Ok(Opened { fh, mode })
             }
             Kind::Control(_) if write => Err(err!(EPERM, ".npyfs is npyfs's own")),

@@ -118,7 +118,11 @@ fn mount_and_run<F: Filesystem>(
         }
     };
     notify::ready();
-    let ended = session.run();
+    let ended = match session.run() {
+        // The mount went while the daemon was taking a request: as ENODEV, which is the usual end.
+        Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+        ended => ended,
+    };
     notify::stopping();
     attached.sweep();
     log::info!("unmounted {}", plan.mountpoint.display());

@@ -65,7 +65,8 @@ pub fn parse(bytes: &[u8]) -> Parsed {
     let shape = field("shape", '(', ')');
     let shape = shape.split(',').map(str::trim).filter(|n| !n.is_empty());
     let shape = shape.map(|n| {
-        assert!(n == "0" || !n.starts_with('0'), "Python refuses {n}");
+        let zeros = n.chars().all(|digit| digit == '0');
+        assert!(zeros || !n.starts_with('0'), "Python refuses {n}");
         n.parse().unwrap()
     });
     Parsed {

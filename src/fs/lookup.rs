@@ -9,7 +9,7 @@ use nix::sys::stat::FileStat;
 use super::control;
 use super::handle::Handle;
 use super::node::{Control, Kind, Node, ROOT, shown_number};
-use super::{Attr, FOREVER, Fs, NEVER, TTL, WRITE_SIZE};
+use super::{Attr, Fs, NEVER, TTL, WRITE_SIZE};
 use crate::dataset::{self, CONTROL, DATA, Face, Found, View, clock};
 use crate::error::{Context, Result};
 use crate::store;
@@ -68,8 +68,6 @@ impl Fs {
     fn view_entry(&self, dir: u64, name: &OsStr, view: View) -> Result<Attr> {
         let mut attr = self.view_attr(dir, &view)?;
         attr.ino = self.nodes.version(dir, name, view);
-        // This number is the kernel's; `stat` is to show the one that getattr answers.
-        attr.attr_ttl = NEVER;
         Ok(attr)
     }
 
@@ -87,7 +85,9 @@ impl Fs {
             uid: stat.st_uid,
             gid: stat.st_gid,
             blksize: WRITE_SIZE,
-            attr_ttl: FOREVER,
+            // A lookup gives the kernel its own number for the version, and only getattr the one
+            // that `stat` is to show: nothing of it may be kept, or the two get mixed up.
+            attr_ttl: NEVER,
             entry_ttl: NEVER,
         })
     }

@@ -159,8 +159,6 @@ pub struct SetAttr {
 
 /// For names and attributes that change only through this mount, or rarely.
 const TTL: Duration = Duration::from_secs(1);
-/// For inodes that never change.
-const FOREVER: Duration = Duration::from_secs(86_400);
 /// For names that stand for something else with every commit.
 const NEVER: Duration = Duration::ZERO;
 /// cp writes this many bytes at a time, if `st_blksize` says so.

@@ -268,11 +268,15 @@ impl Fs {
         } else if is_chunk(newname) {
             let placeholder = stat.st_size == 0 && is_chunk(name);
             let open = self.written_back(from_dir, name)?;
-            self.commit_file(&from, &stat, to_dir, newname, placeholder)?;
+            let held = self.commit_file(&from, &stat, to_dir, newname, placeholder)?;
             for handle in &open {
                 if let Handle::File(open) = &**handle {
                     open.committed.store(!placeholder, Ordering::Release);
                 }
+            }
+            if held {
+                self.nodes.joined(from_dir, name, to_dir, newname);
+                return Ok(());
             }
         } else {
             self.dir_name(newname)?;
@@ -330,7 +334,8 @@ impl Fs {
         dataset.rename(name, newname)
     }
 
-    /// An ordinary file gets a chunk's name, which commits it.
+    /// An ordinary file gets a chunk's name, which commits it. `true`: it was committed before, and
+    /// held the same.
     fn commit_file(
         &self,
         from: &Path,
@@ -338,7 +343,7 @@ impl Fs {
         to_dir: u64,
         newname: &OsStr,
         placeholder: bool,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let dataset = self.dataset(to_dir)?;
         let to = self.path(to_dir, newname)?;
         let committed = match dataset.find(newname)? {
@@ -363,7 +368,8 @@ impl Fs {
                 ));
             }
             if placeholder {
-                return self.store.rename(from, &to, false);
+                self.store.rename(from, &to, false)?;
+                return Ok(false);
             }
         }
         let blob = DiskFile::new(self.store.open_file(from, false, false)?);
@@ -380,7 +386,7 @@ impl Fs {
                 newname.display()
             );
         }
-        Ok(())
+        Ok(committed)
     }
 
     /// Whether a rename has a chunk to copy, or one that holds the writer to wait for.

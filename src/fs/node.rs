@@ -284,6 +284,18 @@ impl Nodes {
         }
     }
 
+    /// A file was moved onto the name of a chunk that holds the same: whoever has that chunk open
+    /// keeps its node, beside the one that the kernel takes the name for now.
+    pub(crate) fn joined(&self, parent: u64, name: &OsStr, newparent: u64, newname: &OsStr) {
+        {
+            let mut table = crate::lock(&self.0);
+            if let Some(ino) = table.number(&Key::Name(newparent, newname)) {
+                table.unindex(ino);
+            }
+        }
+        self.renamed(parent, name, newparent, newname);
+    }
+
     /// A name was moved, onto another perhaps.
     pub(crate) fn renamed(&self, parent: u64, name: &OsStr, newparent: u64, newname: &OsStr) {
         self.removed(newparent, newname);

@@ -21,7 +21,6 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use common::Mount;
 use content::Spec;
 use mount::Mounted;
 use run::{Op, Run};
@@ -74,7 +73,7 @@ static MOUNTS: Mutex<()> = Mutex::new(());
 /// Runs histories on a mount, each on a new dataset.
 fn on_a_mount(histories: impl FnOnce(&mut dyn FnMut(&[Op]))) {
     let _alone = MOUNTS.lock();
-    let mut mount = Some(Mount::builder().env("RUST_LOG", "off").start());
+    let mut mount = Some(mount::start());
     let mut n = 0;
     histories(&mut |ops| {
         n += 1;
@@ -151,6 +150,28 @@ fn an_open_chunk_is_the_same_after_its_receipt_was_renamed() {
             mode: 0o600,
             mtime: 7,
         },
+    ];
+    on_all(&ops);
+}
+
+/// Whoever had the chunk open lost its inode when the same file was renamed onto it once more.
+#[test]
+fn an_open_chunk_outlives_a_rename_of_the_same_bytes_onto_it() {
+    let same = Op::RenameFile {
+        name: 4,
+        spec: good(2, 0),
+        same: false,
+    };
+    let ops = [
+        same.clone(),
+        open(1, 4, good(2, 0)),
+        same,
+        Op::SetLen {
+            slot: 1,
+            percent: 0,
+        },
+        Op::Finish { slot: 1 },
+        Op::Read { slot: 1 },
     ];
     on_all(&ops);
 }

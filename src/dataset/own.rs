@@ -10,6 +10,11 @@ use super::{CONTROL, Dataset, LOCK, clock, recovery};
 use crate::error::{Context, Error, Result};
 
 impl Dataset {
+    /// Whether this daemon holds the lock.
+    pub fn is_owned(&self) -> bool {
+        self.owned.load(Ordering::Acquire)
+    }
+
     pub(super) fn owner(&self) -> &'static str {
         if self.owned.load(Ordering::Acquire) {
             "this daemon"

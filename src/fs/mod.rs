@@ -272,6 +272,29 @@ impl Fs {
         Ok(dataset)
     }
 
+    /// Whether a name in a directory cannot be looked up before its dataset is opened, which reads
+    /// the journal and may recover it.
+    pub fn lookup_is_slow(&self, dir: u64) -> bool {
+        dir != ROOT && self.nodes.dataset(dir).is_none()
+    }
+
+    /// Whether a chunk cannot be created or opened for writing before its dataset is owned, which
+    /// waits for the disk.
+    pub fn create_is_slow(&self, dir: u64) -> bool {
+        let owned = |dataset: Arc<Dataset>| dataset.is_owned();
+        dir != ROOT && !self.nodes.dataset(dir).is_some_and(owned)
+    }
+
+    /// As [`Fs::create_is_slow`], for opening what an inode stands for.
+    pub fn open_is_slow(&self, ino: u64, flags: i32) -> bool {
+        let writes = flags & (libc::O_ACCMODE | libc::O_TRUNC) != libc::O_RDONLY;
+        writes
+            && self
+                .nodes
+                .get(ino)
+                .is_ok_and(|node| self.create_is_slow(node.parent))
+    }
+
     /// Whether two threads, by their ids, belong to one process. Unknown ones do: what they leave
     /// unfinished is then reported and not lost.
     fn same_process(opener: u32, closer: u32) -> bool {

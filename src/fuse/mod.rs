@@ -4,46 +4,32 @@
 //! it poisoned closes its dataset to writes, not the mount. What `Fs` calls slow runs on a worker
 //! thread and replies from there.
 
-use std::collections::HashMap;
+mod backing;
+
 use std::ffi::OsStr;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle,
-    FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
+    Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 
-use crate::dataset::View;
 use crate::error::{Error, Result};
-use crate::fs::{Attr, Caller, Fs, Mode, Opened, SetAttr, is_routine};
+use crate::fs::{Attr, Caller, Fs, SetAttr, is_routine};
+use backing::{Backing, cache_flags};
 
 /// Serves an [`Fs`] to the kernel.
 #[derive(Debug)]
 pub struct Adapter {
     fs: Arc<Fs>,
     backing: Arc<Backing>,
-}
-
-/// The backing ids that the kernel has, and which open holds which. All opens of one array share
-/// one, as the kernel demands; it is given back with the last.
-#[derive(Debug, Default)]
-struct Backing {
-    state: Mutex<BackingState>,
-}
-
-#[derive(Debug, Default)]
-struct BackingState {
-    /// The kernel offered passthrough at INIT.
-    possible: bool,
-    by_array: HashMap<usize, Weak<BackingId>>,
-    by_handle: HashMap<u64, Arc<BackingId>>,
 }
 
 impl Adapter {
@@ -53,41 +39,6 @@ impl Adapter {
             fs,
             backing: Arc::default(),
         }
-    }
-}
-
-impl Backing {
-    fn is_possible(&self) -> bool {
-        crate::lock(&self.state).possible
-    }
-
-    /// Passthrough is off for the rest of the mount: inodes that were never opened stay consistent.
-    fn give_up(&self, error: &io::Error) {
-        let mut state = crate::lock(&self.state);
-        if std::mem::replace(&mut state.possible, false) {
-            log::info!("no passthrough here, mappings are cached instead: {error}");
-        }
-    }
-
-    fn id(&self, view: &View, fh: u64, reply: &ReplyOpen) -> io::Result<Arc<BackingId>> {
-        let (blob, array) = view.backing();
-        let mut state = crate::lock(&self.state);
-        if let Some(id) = state.by_array.get(&array).and_then(Weak::upgrade) {
-            state.by_handle.insert(fh, id.clone());
-            return Ok(id);
-        }
-        let file = blob
-            .file()
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::EOPNOTSUPP))?;
-        let id = Arc::new(reply.open_backing(file)?);
-        state.by_array.retain(|_, id| id.strong_count() > 0);
-        state.by_array.insert(array, Arc::downgrade(&id));
-        state.by_handle.insert(fh, id.clone());
-        Ok(id)
-    }
-
-    fn release(&self, fh: u64) {
-        crate::lock(&self.state).by_handle.remove(&fh);
     }
 }
 
@@ -190,16 +141,6 @@ fn empty(fs: &Fs, result: Result<()>, operation: &str, subject: &Subject<'_>, re
     }
 }
 
-fn cache_flags(mode: &Mode) -> FopenFlags {
-    match mode {
-        Mode::Direct => FopenFlags::FOPEN_DIRECT_IO,
-        Mode::Cached => FopenFlags::empty(),
-        Mode::Kept | Mode::Passthrough(_) => {
-            FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
-        }
-    }
-}
-
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // Without it a truncating open is two requests, and the first would look like a truncation
@@ -213,20 +154,16 @@ impl Filesystem for Adapter {
         let passthrough = !self.fs.options().cached
             && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
             && config.set_max_stack_depth(2).is_ok();
-        crate::lock(&self.backing.state).possible = passthrough;
+        self.backing.offer(passthrough);
         Ok(())
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded("lookup", || {
-            entry(
-                &self.fs,
-                self.fs.lookup(parent.0, name),
-                "lookup",
-                parent,
-                name,
-                reply,
-            );
+        let slow = self.fs.lookup_is_slow(parent.0);
+        let (fs, name) = (self.fs.clone(), name.to_owned());
+        self.dispatch("lookup", slow, move || {
+            let found = fs.lookup(parent.0, &name);
+            entry(&fs, found, "lookup", parent, &name, reply);
         });
     }
 
@@ -385,11 +322,10 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        guarded("create", || {
-            let made = self
-                .fs
-                .create(parent.0, name, mode & !umask, flags, &caller(request));
-            match made {
+        let slow = self.fs.create_is_slow(parent.0);
+        let (fs, name, caller) = (self.fs.clone(), name.to_owned(), caller(request));
+        self.dispatch("create", slow, move || {
+            match fs.create(parent.0, &name, mode & !umask, flags, &caller) {
                 // One time for both, so the shorter: the name may vanish with a refusal.
                 Ok((attr, opened)) => reply.created(
                     &attr.entry_ttl,
@@ -398,21 +334,23 @@ impl Filesystem for Adapter {
                     FileHandle(opened.fh),
                     cache_flags(&opened.mode),
                 ),
-                Err(error) => reply.error(failed(
-                    &self.fs,
-                    "create",
-                    &Subject::Name(parent.0, name),
-                    &error,
-                )),
+                Err(error) => {
+                    let subject = Subject::Name(parent.0, &name);
+                    reply.error(failed(&fs, "create", &subject, &error));
+                }
             }
         });
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        guarded("open", || {
-            match self.fs.open(ino.0, flags.0, &caller(request)) {
-                Ok(opened) => self.opened(opened, reply),
-                Err(error) => reply.error(failed(&self.fs, "open", &Subject::Inode(ino.0), &error)),
+        let slow = self.fs.open_is_slow(ino.0, flags.0);
+        let (fs, backing, caller) = (self.fs.clone(), self.backing.clone(), caller(request));
+        self.dispatch("open", slow, move || {
+            match fs.open(ino.0, flags.0, &caller) {
+                Ok(opened) => backing.answer(opened, reply),
+                Err(error) => {
+                    reply.error(failed(&fs, "open", &Subject::Inode(ino.0), &error));
+                }
             }
         });
     }
@@ -710,22 +648,5 @@ impl Adapter {
         } else {
             guarded(operation, job);
         }
-    }
-
-    fn opened(&self, opened: Opened, reply: ReplyOpen) {
-        let fh = FileHandle(opened.fh);
-        if let Mode::Passthrough(view) = &opened.mode
-            && self.backing.is_possible()
-        {
-            match self.backing.id(view, opened.fh, &reply) {
-                Ok(id) => {
-                    let flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
-                    reply.opened_passthrough(fh, flags, &id);
-                    return;
-                }
-                Err(error) => self.backing.give_up(&error),
-            }
-        }
-        reply.opened(fh, cache_flags(&opened.mode));
     }
 }

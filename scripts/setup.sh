@@ -29,9 +29,33 @@ rsync rsync
 gcc gcc
 mkfs.xfs xfsprogs
 python3 python3
+unzip unzip
+zip zip
+cpio cpio
+curl curl
+ssh openssh-client
+sshd openssh-server
+inotifywait inotify-tools
+gio libglib2.0-bin
+g++ g++
+gfortran gfortran
+perl perl
+javac default-jdk-headless
+node nodejs
+npm npm
 LIST
     # gcc alone brings no headers.
     [ -e /usr/include/stdio.h ] || wanted+=(libc6-dev)
+    # Large, and only for the long mode.
+    if [ -n "${NPYFS_LONG:-}" ]; then
+        while read -r program package; do
+            have "$program" || wanted+=("$package")
+        done <<'LIST'
+go golang-go
+octave octave
+Rscript r-base-core
+LIST
+    fi
     if ((${#wanted[@]})); then
         install_packages "${wanted[@]}"
     fi

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::commit::Writer;
 use super::staged::Staged;
 use super::tail::Stream;
-use super::{Dataset, Face, Incoming, Rewrite, Writing};
+use super::{Closer, Dataset, Face, Incoming, Rewrite, Writing};
 use crate::error::{Context, Result};
 use crate::npy::Header;
 
@@ -105,13 +105,13 @@ impl Dataset {
             Writing::New(incoming) => {
                 let done = incoming
                     .write(bytes, 0, || ())
-                    .and_then(|()| incoming.flush(|| true));
+                    .and_then(|()| incoming.flush(|| Closer::Opener));
                 incoming.release();
                 done
             }
             Writing::Again(rewrite) => {
                 rewrite.write(bytes, 0)?;
-                rewrite.flush(|| true)
+                rewrite.flush(|| Closer::Opener)
             }
         }
     }

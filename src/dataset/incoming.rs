@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::commit::{Candidate, Rows};
 use super::convert::Conversion;
+use super::coverage::Coverage;
 use super::disk::{Blob, Open};
 use super::journal::Attributes;
 use super::judge::{check_len, no_header, read_header, too_long};
@@ -59,6 +60,27 @@ pub struct Change {
     pub mtime: Option<i64>,
 }
 
+/// Who closes a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closer {
+    /// The process that opened the chunk: it is done.
+    Opener,
+    /// That process is ending, by itself or killed, and had not closed.
+    Ending,
+    /// Another process that had the descriptor from it: more may come.
+    Other,
+}
+
+impl From<bool> for Closer {
+    fn from(by_opener: bool) -> Self {
+        if by_opener {
+            Closer::Opener
+        } else {
+            Closer::Other
+        }
+    }
+}
+
 /// The claim on the name.
 mod claim {
     /// Being written.
@@ -93,6 +115,10 @@ struct State {
     header: Option<Header>,
     /// Of the streamed body.
     crc: u32,
+    /// Of a staged body: what was written of it.
+    written: Coverage,
+    /// Another process has closed it as it is now, and was told that all is well.
+    promised: bool,
 }
 
 #[derive(Debug)]
@@ -131,6 +157,8 @@ impl Incoming {
                 head: Vec::new(),
                 header: None,
                 crc: 0,
+                written: Coverage::default(),
+                promised: false,
             }),
         })
     }
@@ -217,6 +245,7 @@ impl Incoming {
         if !self.move_claim(&[claim::OPEN, claim::PAUSED], claim::OPEN) {
             return Err(self.withdrawn());
         }
+        state.promised = false;
         let end = offset.saturating_add(data.len() as u64);
         let taken = self.take_in(&mut state, data, offset, || {
             // Whoever asks for the size once the write has returned must see it in there.
@@ -269,6 +298,7 @@ impl Incoming {
                 file.blob()
                     .write_at(data, offset)
                     .context(|| "cannot write to .npyfs/incoming".into())?;
+                state.written.add(offset, end);
             }
         }
         state.len = state.len.max(end);
@@ -373,6 +403,7 @@ impl Incoming {
             }
         };
         state.body = Body::File(file);
+        state.written = Coverage::up_to(state.len);
         state.head = Vec::new();
         state.header = None;
         Ok(())
@@ -439,6 +470,7 @@ impl Incoming {
         if len == state.len {
             return Ok(());
         }
+        state.promised = false;
         let resized = self.resize(&mut state, len);
         crate::lock(&self.face).len = state.len;
         resized.map_err(|error| self.refuse(&mut state, error))
@@ -456,6 +488,7 @@ impl Incoming {
                 .set_len(len)
                 .context(|| "cannot resize the staged chunk".into())?;
         }
+        state.written.cut(len);
         state.len = len;
         Ok(())
     }
@@ -471,12 +504,14 @@ impl Incoming {
     }
 
     /// A descriptor of this chunk is being closed. A complete chunk is committed; an incomplete one
-    /// is refused if `by_opener` says that the process that created it closes it, and waits for the
-    /// next close otherwise. The answer is `close`'s.
+    /// is refused if it is the process that opened it which closes it, and waits for the next close
+    /// otherwise. One that is complete only by its length, with bytes that nobody wrote or with no
+    /// rows yet, takes the word of the process that opened it: that it is done, and has not merely
+    /// ended. The answer is `close`'s.
     ///
     /// # Errors
     /// Why the chunk was refused, now or before.
-    pub fn flush(&self, by_opener: impl FnOnce() -> bool) -> Result<()> {
+    pub fn flush<C: Into<Closer>>(&self, closer: impl FnOnce() -> C) -> Result<()> {
         let mut state = self.state()?;
         match &state.phase {
             Phase::Refused(error) => {
@@ -493,18 +528,28 @@ impl Incoming {
             self.move_claim(&[claim::OPEN], claim::PAUSED);
             return Ok(());
         }
-        match self.whole(&state) {
-            Ok(header) => self.commit(&mut state, &header),
-            Err(reason) if by_opener() => {
-                let error = self.refuse(&mut state, reason);
-                self.dataset.leave(self);
-                Err(error)
+        let reason = match self.whole(&state) {
+            Ok(header) if header.is_certain(&state) => return self.commit(&mut state, &header),
+            Ok(header) => match closer().into() {
+                Closer::Opener => return self.commit(&mut state, &header),
+                Closer::Ending => err!(ECANCELED, "its writer ended before it had written all"),
+                Closer::Other => {
+                    state.promised = true;
+                    self.move_claim(&[claim::OPEN], claim::PAUSED);
+                    return Ok(());
+                }
+            },
+            Err(reason) => {
+                if closer().into() == Closer::Other {
+                    self.move_claim(&[claim::OPEN], claim::PAUSED);
+                    return Ok(());
+                }
+                reason
             }
-            Err(_) => {
-                self.move_claim(&[claim::OPEN], claim::PAUSED);
-                Ok(())
-            }
-        }
+        };
+        let error = self.refuse(&mut state, reason);
+        self.dataset.leave(self);
+        Err(error)
     }
 
     /// `fsync`: a complete chunk is committed, so that a sync of the dataset covers it.
@@ -520,8 +565,8 @@ impl Incoming {
                 Err(self.withdrawn())
             }
             Phase::Open => match self.whole(&state) {
-                Ok(header) => self.commit(&mut state, &header),
-                Err(_) => Ok(()),
+                Ok(header) if header.is_certain(&state) => self.commit(&mut state, &header),
+                _ => Ok(()),
             },
         }
     }
@@ -653,11 +698,25 @@ impl Incoming {
                     log::warn!("{}: {error}", self.dataset.label());
                 }
             } else {
-                let reason = match self.whole(&state) {
-                    Ok(_) => err!(ECANCELED, "its writer went away before closing it"),
-                    Err(reason) => reason,
-                };
-                self.refuse(&mut state, reason);
+                match self.whole(&state) {
+                    // Its last close was answered with success.
+                    Ok(header) if state.promised => {
+                        if let Err(error) = self.commit(&mut state, &header) {
+                            log::warn!(
+                                "{}: {}: {error}",
+                                self.dataset.label(),
+                                self.name.display()
+                            );
+                        }
+                    }
+                    Ok(_) => {
+                        let reason = err!(ECANCELED, "its writer went away before closing it");
+                        self.refuse(&mut state, reason);
+                    }
+                    Err(reason) => {
+                        self.refuse(&mut state, reason);
+                    }
+                }
             }
         }
         drop(state);
@@ -703,6 +762,20 @@ enum FinalHeader {
 }
 
 impl FinalHeader {
+    /// Whether the chunk is what its writer means it to be, whoever closes it: all of it was
+    /// written, and its count is not one that may be filled in later.
+    fn is_certain(&self, state: &State) -> bool {
+        match self {
+            FinalHeader::Fast => state
+                .header
+                .as_ref()
+                .is_some_and(|header| header.rows() > 0),
+            FinalHeader::Staged(header, _) => {
+                header.rows() > 0 && state.written.is_whole(state.len)
+            }
+        }
+    }
+
     fn bytes<'a>(&'a self, state: &'a State) -> &'a [u8] {
         match self {
             FinalHeader::Fast => &state.head,

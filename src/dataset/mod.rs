@@ -9,6 +9,7 @@
 //! | `names` | what a name stands for |
 //! | `judge` | what is a whole chunk |
 //! | `flight`, `incoming`, `staged`, `tail` | a chunk in flight, wherever its bytes lie |
+//! | `coverage` | bytes that nobody wrote are not taken for data |
 //! | `rewrite` | a name is appended once (P3) |
 //! | `commit` | a chunk is in the array as a whole or not at all (P1, P2) |
 //! | `convert` | values never change (P9) |
@@ -30,6 +31,7 @@ mod check;
 pub mod clock;
 mod commit;
 mod convert;
+mod coverage;
 pub mod disk;
 mod events;
 mod flight;
@@ -59,7 +61,7 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuar
 
 pub use catalog::Receipt;
 pub use check::Report;
-pub use incoming::{Change, Face, Incoming};
+pub use incoming::{Change, Closer, Face, Incoming};
 pub use journal::Attributes;
 pub use names::{CONTROL, DATA, Kind};
 pub use rewrite::{Committed, Rewrite};

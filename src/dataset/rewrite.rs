@@ -8,13 +8,14 @@
 use std::ffi::{OsStr, OsString};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::Dataset;
 use super::catalog::Receipt;
 use super::convert::Conversion;
+use super::coverage::Coverage;
 use super::disk::{Blob, read_exact_at, read_pieces};
 use super::judge::stopped_early;
 use super::staged::Staged;
 use super::view::View;
+use super::{Closer, Dataset};
 use crate::error::{Context, Error, Result};
 use crate::npy::{Header, Prefix};
 
@@ -34,6 +35,8 @@ struct State {
     /// After a truncation: how many bytes came front to back, all of them right.
     len: u64,
     staged: Option<Staged>,
+    /// Of the staged copy: what was written of it.
+    written: Coverage,
     refused: Option<Error>,
 }
 
@@ -49,6 +52,11 @@ pub struct Committed {
 }
 
 impl Committed {
+    /// The size of the file that was written.
+    fn original_len(&self) -> u64 {
+        self.original.len() as u64 + self.view.body_len()
+    }
+
     /// Compares `data` with the view's bytes at `offset`.
     fn differs_at(&self, data: &[u8], offset: u64) -> Result<bool> {
         if offset.saturating_add(data.len() as u64) > self.view.len() {
@@ -212,7 +220,9 @@ impl Rewrite {
         file.blob()
             .write_at(data, offset)
             .context(|| "cannot write to .npyfs/incoming".into())?;
-        state.len = state.len.max(offset + data.len() as u64);
+        let end = offset + data.len() as u64;
+        state.written.add(offset, end);
+        state.len = state.len.max(end);
         Ok(())
     }
 
@@ -229,6 +239,7 @@ impl Rewrite {
                     .context(|| "cannot write to .npyfs/incoming".into())?;
                 at += n as u64;
             }
+            state.written = Coverage::up_to(state.len);
             state.staged = Some(file);
         }
         state
@@ -279,6 +290,7 @@ impl Rewrite {
         file.blob()
             .set_len(len)
             .context(|| "cannot resize the staged chunk".into())?;
+        state.written.cut(len);
         state.len = len;
         Ok(())
     }
@@ -288,7 +300,7 @@ impl Rewrite {
     ///
     /// # Errors
     /// `EEXIST` for other bytes, `EINVAL` for some of them only, and the refusal again.
-    pub fn flush(&self, by_opener: impl FnOnce() -> bool) -> Result<()> {
+    pub fn flush<C: Into<Closer>>(&self, closer: impl FnOnce() -> C) -> Result<()> {
         let mut state = self.state()?;
         if !self.truncated || state.len == 0 {
             return Ok(());
@@ -303,10 +315,15 @@ impl Rewrite {
             None => Err(stopped_early(state.len, self.committed.view.len())),
         };
         match judged {
-            Err(error) if state.len == self.committed.view.len() || by_opener() => {
-                Err(self.refuse(&mut state, error))
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let all = state.len >= self.committed.original_len()
+                    && (state.staged.is_none() || state.written.is_whole(state.len));
+                if all || closer().into() != Closer::Other {
+                    return Err(self.refuse(&mut state, error));
+                }
+                Ok(())
             }
-            _ => Ok(()),
         }
     }
 

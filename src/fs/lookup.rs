@@ -287,8 +287,8 @@ pub(super) fn in_flight_attr(face: &Face) -> Attr {
         uid: face.uid,
         gid: face.gid,
         blksize: WRITE_SIZE,
-        attr_ttl: TTL,
         // A refusal takes the name away, and the kernel is to see that at once.
+        attr_ttl: NEVER,
         entry_ttl: NEVER,
     }
 }

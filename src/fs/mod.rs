@@ -12,12 +12,14 @@
 //! | `open` | opening, reading, writing and closing |
 //! | `change` | renaming, removing, setting attributes |
 //! | `list` | directories |
+//! | `closer` | who closes |
 //! | `control` | `.npyfs` |
 //! | `workers` | threads for what takes long |
 //!
 //! No lock of this layer is held while the engine is called.
 
 mod change;
+mod closer;
 mod control;
 mod handle;
 mod list;
@@ -294,17 +296,6 @@ impl Fs {
                 .get(ino)
                 .is_ok_and(|node| self.create_is_slow(node.parent))
     }
-
-    /// Whether two threads, by their ids, belong to one process. Unknown ones do: what they leave
-    /// unfinished is then reported and not lost.
-    fn same_process(opener: u32, closer: u32) -> bool {
-        if opener == closer || opener == 0 || closer == 0 {
-            return true;
-        }
-        thread_group(closer).is_none_or(|group| {
-            std::path::Path::new(&format!("/proc/{group}/task/{opener}")).exists()
-        })
-    }
 }
 
 fn sync_every(interval: Duration, ticks: &Receiver<()>, store: &Weak<Store>) {
@@ -314,12 +305,6 @@ fn sync_every(interval: Duration, ticks: &Receiver<()>, store: &Weak<Store>) {
             None => return,
         }
     }
-}
-
-fn thread_group(thread: u32) -> Option<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
-    line.trim().parse().ok()
 }
 
 /// Reads up to `len` bytes of an ordinary file.

@@ -6,11 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::closer::closer;
 use super::control::Text;
 use super::handle::{Chunk, Handle, OpenFile};
 use super::lookup::{in_flight_attr, is_array};
 use super::node::{Control, Kind, Node, ROOT};
-use super::{Attr, Caller, Fs, Mode, Opened, read_file};
+use super::{Attr, Caller, Fs, Mode, Opened, TTL, read_file};
 use crate::dataset::{self, Face, Found, View, Waiter, Writing};
 use crate::error::{Context, Result};
 use crate::store::{self, Maker};
@@ -47,6 +48,8 @@ impl Fs {
                 let truncate = flags & libc::O_TRUNC != 0 || flags & libc::O_EXCL != 0;
                 let opened = self.open_chunk(dir, name, face, truncate, caller)?;
                 let mut attr = in_flight_attr(&face);
+                // Until the first write, which the kernel takes as the end of what it knows.
+                attr.attr_ttl = TTL;
                 attr.ino = self.nodes.named(dir, name, false);
                 Ok((attr, opened))
             }
@@ -342,10 +345,10 @@ impl Fs {
     pub fn flush(&self, fh: u64, caller: &Caller) -> Result<()> {
         match &*self.handles.get(fh)? {
             Handle::Chunk(chunk) => {
-                let by_opener = || Self::same_process(chunk.opener, caller.pid);
+                let closer = || closer(chunk.opener, caller.pid);
                 match &chunk.writing {
-                    Writing::New(incoming) => incoming.flush(by_opener),
-                    Writing::Again(rewrite) => rewrite.flush(by_opener),
+                    Writing::New(incoming) => incoming.flush(closer),
+                    Writing::Again(rewrite) => rewrite.flush(closer),
                 }
             }
             _ => Ok(()),

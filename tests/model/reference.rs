@@ -53,6 +53,10 @@ pub struct New {
     /// It has its name still.
     pub named: bool,
     pub received: Vec<u8>,
+    /// Which of these bytes were written.
+    pub written: Vec<bool>,
+    /// Another process has closed it as it is, and was told that all is well.
+    pub promised: bool,
     /// It did not come front to back: it is judged at close only.
     pub unordered: bool,
     pub mode: Option<u32>,
@@ -65,6 +69,8 @@ pub struct Again {
     pub chunk: usize,
     pub truncated: bool,
     pub received: Vec<u8>,
+    /// Which of these bytes were written.
+    pub written: Vec<bool>,
     pub unordered: bool,
     pub refused: Option<Errno>,
 }
@@ -175,6 +181,7 @@ impl Reference {
                 chunk,
                 truncated: truncate,
                 received: Vec::new(),
+                written: Vec::new(),
                 unordered: self.chunks[chunk].converted(),
                 refused: None,
             })
@@ -197,6 +204,8 @@ impl Reference {
                 life: Life::Open,
                 named: true,
                 received: Vec::new(),
+                written: Vec::new(),
+                promised: false,
                 unordered: false,
                 mode: None,
                 mtime: None,
@@ -226,6 +235,7 @@ impl Reference {
                     Life::Committed(_) => return Ok(()),
                     Life::Open | Life::Paused => new.life = Life::Open,
                 }
+                new.promised = false;
                 let judged = new.take_in(data, offset, fits);
                 judged.inspect_err(|&errno| new.life = Life::Refused(errno))
             }
@@ -242,7 +252,7 @@ impl Reference {
                     return Err(Errno::EEXIST);
                 }
                 if again.truncated {
-                    put(&mut again.received, data, offset);
+                    put(&mut again.received, &mut again.written, data, offset);
                 }
                 Ok(())
             }
@@ -264,8 +274,10 @@ impl Reference {
                     Life::Committed(_) => return Ok(()),
                     Life::Open | Life::Paused => new.life = Life::Open,
                 }
+                new.promised = false;
                 if len != new.received.len() {
                     new.received.resize(len, 0);
+                    new.written.resize(len, false);
                     new.unordered = len > 0;
                 }
             }
@@ -281,6 +293,7 @@ impl Reference {
                 } else if len != again.received.len() {
                     again.unordered = true;
                     again.received.resize(len, 0);
+                    again.written.resize(len, false);
                 }
             }
         }
@@ -345,8 +358,9 @@ impl Reference {
                 Life::Committed(_) => Ok(()),
                 Life::Withdrawn => Err(Errno::ECANCELED),
                 Life::Open | Life::Paused => {
-                    let pause = new.received.is_empty() || !new.whole(form) && !by_opener;
+                    let pause = new.received.is_empty() || !new.certain(form) && !by_opener;
                     if pause {
+                        new.promised = !new.received.is_empty() && new.whole(form);
                         new.life = Life::Paused;
                         Ok(())
                     } else if new.whole(form) {
@@ -367,7 +381,9 @@ impl Reference {
                     || len == 0
                     || again.received == chunk.view
                     || again.received == chunk.original
-                    || len != chunk.view.len() && !by_opener
+                    || !by_opener
+                        && (len < chunk.original.len()
+                            || again.unordered && again.written.contains(&false))
                 {
                     return Ok(());
                 }
@@ -391,7 +407,7 @@ impl Reference {
             Writer::New(new) => match new.life {
                 Life::Refused(errno) => Err(errno),
                 Life::Withdrawn => Err(Errno::ECANCELED),
-                Life::Open | Life::Paused if new.whole(form) => self.commit(slot),
+                Life::Open | Life::Paused if new.certain(form) => self.commit(slot),
                 _ => Ok(()),
             },
             Writer::Again(_) => Ok(()),
@@ -400,6 +416,18 @@ impl Reference {
 
     /// The last descriptor is gone.
     pub fn release(&mut self, slot: usize) {
+        let form = self.form;
+        if let Some(Slot {
+            writer: Writer::New(new),
+            ..
+        }) = &self.slots[slot]
+            && matches!(new.life, Life::Open | Life::Paused)
+            && new.promised
+            && new.whole(form)
+        {
+            // Nobody hears whether that works.
+            self.commit(slot).unwrap_or_default();
+        }
         if let Some(Slot {
             name,
             writer: Writer::New(new),
@@ -507,7 +535,7 @@ impl New {
         if offset != self.received.len() || offset == 0 && blank {
             self.unordered = true;
         }
-        put(&mut self.received, data, offset);
+        put(&mut self.received, &mut self.written, data, offset);
         if self.unordered {
             return Ok(());
         }
@@ -540,13 +568,25 @@ impl New {
             _ => false,
         }
     }
+
+    /// Whether it is whole whoever closes it: all of it was written, and its count is not one that
+    /// may be filled in later.
+    fn certain(&self, dataset: Option<Form>) -> bool {
+        let rows = match read(&self.received) {
+            Reading::Header { rows, .. } => rows,
+            _ => 0,
+        };
+        self.whole(dataset) && rows > 0 && !self.written.contains(&false)
+    }
 }
 
-fn put(bytes: &mut Vec<u8>, data: &[u8], offset: usize) {
+fn put(bytes: &mut Vec<u8>, written: &mut Vec<bool>, data: &[u8], offset: usize) {
     if data.is_empty() {
         return;
     }
     let end = offset + data.len();
     bytes.resize(bytes.len().max(end), 0);
     bytes[offset..end].copy_from_slice(data);
+    written.resize(bytes.len(), false);
+    written[offset..end].fill(true);
 }

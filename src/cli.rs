@@ -78,9 +78,15 @@ pub(crate) struct MountArgs {
 /// npyfs's own options.
 #[derive(Args, Clone, Debug, Default, PartialEq)]
 pub(crate) struct Tuning {
-    /// Let chunks, data.npy and whole datasets be removed
+    /// Let rm work on datasets: removing a chunk forgets its name and keeps its rows, removing
+    /// data.npy removes the array with all its rows and names
     #[arg(long)]
     pub(crate) allow_delete: bool,
+    /// What writing a committed name again means: `once` compares, and refuses other bytes with
+    /// EEXIST; `reuse` appends at each close of a file that was opened empty, also of the same bytes,
+    /// and the name then shows the newest chunk
+    #[arg(long, value_name = "once|reuse", default_value = "once", value_parser = parse_names)]
+    pub(crate) names: Names,
     /// Serve data.npy through the page cache, also where mappings could go to the store's file
     #[arg(long)]
     pub(crate) cached: bool,
@@ -96,6 +102,16 @@ pub(crate) struct Tuning {
     /// How much memory chunks in flight may take
     #[arg(long, value_name = "BYTES[K|M|G|T]", value_parser = parse_size)]
     pub(crate) memory_limit: Option<u64>,
+}
+
+/// What a name stands for that is written more than once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Names {
+    /// The one chunk that has it.
+    #[default]
+    Once,
+    /// The newest chunk of that name.
+    Reuse,
 }
 
 /// What the kernel is told about the mount.
@@ -161,6 +177,7 @@ impl MountArgs {
         match (name.replace('_', "-").as_str(), value) {
             ("allow-delete", None) => tuning.allow_delete = true,
             ("cached", None) => tuning.cached = true,
+            ("names", Some(value)) => tuning.names = parse_names(value).map_err(told)?,
             ("threads", Some(value)) => tuning.threads = parse_threads(value).map_err(told)?,
             ("sync-interval", Some(value)) => {
                 tuning.sync_interval = Some(parse_seconds(value).map_err(told)?);
@@ -175,6 +192,14 @@ impl MountArgs {
             _ => return Err(format!("unknown mount option '{word}'")),
         }
         Ok(())
+    }
+}
+
+fn parse_names(text: &str) -> Result<Names, String> {
+    match text {
+        "once" => Ok(Names::Once),
+        "reuse" => Ok(Names::Reuse),
+        _ => Err("must be once or reuse".into()),
     }
 }
 
@@ -278,11 +303,11 @@ mod tests {
     #[test]
     fn a_word_and_its_long_option_mean_the_same() {
         let words = mount(
-            "npyfs mount s m -o allow_delete,cached,threads=3 \
+            "npyfs mount s m -o allow_delete,cached,threads=3,names=reuse \
              -o sync-interval=0.5,rejected_limit=2K,memory-limit=1G,allow_other",
         );
         let options = mount(
-            "npyfs mount s m --allow-delete --cached --threads 3 --sync-interval=0.5 \
+            "npyfs mount s m --allow-delete --cached --threads 3 --names reuse --sync-interval=0.5 \
              --rejected-limit=2048 --memory-limit=1024M --allow-other",
         );
         assert_eq!(words.tuning, options.tuning);
@@ -318,6 +343,10 @@ mod tests {
             (
                 "npyfs mount s m -o threads=0",
                 "'threads=0': must be a number from 1 to 64",
+            ),
+            (
+                "npyfs mount s m -o names=twice",
+                "'names=twice': must be once or reuse",
             ),
             (
                 "npyfs mount s m -o memory-limit=1Q",

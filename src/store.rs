@@ -38,6 +38,8 @@ pub struct Options {
     pub memory: usize,
     /// How many bytes of refused chunks each dataset may keep.
     pub rejected_limit: u64,
+    /// A committed name may be written again, and stands for the newest chunk then.
+    pub reuse_names: bool,
     /// How many datasets may be open that nobody uses.
     pub idle_datasets: usize,
 }
@@ -48,6 +50,7 @@ impl Default for Options {
             read_only: false,
             memory: 64 << 20,
             rejected_limit: 256 << 20,
+            reuse_names: false,
             idle_datasets: 128,
         }
     }
@@ -156,6 +159,7 @@ impl Store {
             read_only: self.options.read_only,
             memory: self.memory.clone(),
             rejected_limit: self.options.rejected_limit,
+            reuse_names: self.options.reuse_names,
             depth: path.components().count(),
             boot: None,
         };

@@ -13,7 +13,7 @@ use npyfs::fs::Fs;
 use npyfs::fuse::Adapter;
 use npyfs::store::Store;
 
-use crate::cli::{MountArgs, Tuning};
+use crate::cli::{MountArgs, Names, Tuning};
 use crate::daemon::{self, Plan, Served, signals};
 use crate::exit::{Exit, Failure, OrExit};
 use crate::mountinfo;
@@ -56,6 +56,7 @@ pub(crate) fn run(args: MountArgs) -> Result<(), Failure> {
 fn build(plan: &Plan, tuning: &Tuning) -> npyfs::Result<Served<Adapter>> {
     let mut options = npyfs::store::Options {
         read_only: plan.flags.read_only,
+        reuse_names: tuning.names == Names::Reuse,
         ..Default::default()
     };
     if let Some(limit) = tuning.memory_limit {
@@ -67,6 +68,7 @@ fn build(plan: &Plan, tuning: &Tuning) -> npyfs::Result<Served<Adapter>> {
     let store = Store::open(&plan.store, options)?;
     let options = npyfs::fs::Options {
         cached: tuning.cached,
+        allow_delete: tuning.allow_delete,
         read_only: plan.flags.read_only,
         sync_interval: tuning.sync_interval.unwrap_or(SYNC_INTERVAL),
     };

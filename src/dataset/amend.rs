@@ -66,7 +66,7 @@ impl Dataset {
     }
 
     /// Writes a record about existing chunks, and takes it in.
-    fn amend(&self, record: &Record<'_>) -> Result<()> {
+    pub(super) fn amend(&self, record: &Record<'_>) -> Result<()> {
         let mut guard = self.writer()?;
         let writer = self.usable(&mut guard)?;
         let mut bytes = Vec::new();

@@ -16,6 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use super::catalog::OutOfPlace;
 use super::convert::Conversion;
 use super::disk::{Blob, read_exact_at, read_pieces};
 use super::journal::{AppendError, Attributes, ChunkRecord, Journal, Record};
@@ -94,7 +95,7 @@ impl Dataset {
         chunk: &Candidate<'_>,
         rows: Rows<'_>,
     ) -> Result<u32> {
-        if self.catalog().find(chunk.name).is_some() {
+        if !self.options.reuse_names && self.catalog().find(chunk.name).is_some() {
             let name = chunk.name.display();
             return Err(err!(
                 EEXIST,
@@ -266,6 +267,11 @@ impl Dataset {
         }
         let header = {
             let catalog = self.catalog();
+            // In the same append as the chunk that has the name from now on.
+            if catalog.find(chunk.name).is_some() {
+                let name = chunk.name.as_bytes();
+                Record::Forgotten { name }.encode(&mut records);
+            }
             match catalog.known_header(chunk.head) {
                 Some(number) => number,
                 None => {
@@ -323,12 +329,18 @@ impl Dataset {
     ) -> Result<u32> {
         let converted = Conversion::needed(chunk.header, layout.dtype()).is_some();
         let mut catalog = self.catalog_mut();
+        let refused =
+            |out: OutOfPlace| err!(EIO, "the catalog refused a committed chunk: {}", out.0);
+        if catalog.find(chunk.name).is_some() {
+            let name = chunk.name.as_bytes();
+            catalog
+                .apply(&Record::Forgotten { name })
+                .map_err(refused)?;
+        }
         let id = catalog.next_id();
         let (header, _) = catalog.header_number(chunk.head);
         let record = self.chunk_record(chunk, first_row, header, crc, converted, now);
-        catalog
-            .apply(&record)
-            .map_err(|out| err!(EIO, "the catalog refused a committed chunk: {}", out.0))?;
+        catalog.apply(&record).map_err(refused)?;
         Ok(id)
     }
 

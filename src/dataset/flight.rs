@@ -14,7 +14,7 @@ use crate::npy::Header;
 
 impl Dataset {
     /// Opens the chunk `name` for writing: a new one, or a committed one once more. `truncate` says
-    /// that the writer expects an empty file.
+    /// that the writer expects an empty file: where names may be reused, that begins a new chunk.
     ///
     /// # Errors
     /// `EBUSY` where somebody else is writing that name, or another daemon this dataset; `EPERM`
@@ -25,7 +25,9 @@ impl Dataset {
         // Held while the catalog is asked: a chunk is in the catalog before it leaves this table, so
         // a name that is in neither is free.
         let mut in_flight = crate::lock(&self.in_flight);
-        if let Some(committed) = self.chunk(name)? {
+        if let Some(committed) = self.chunk(name)?
+            && !(truncate && self.options.reuse_names)
+        {
             let again = Rewrite::new(self.clone(), name.to_owned(), committed, truncate);
             return Ok(Writing::Again(Arc::new(again)));
         }

@@ -92,6 +92,11 @@ impl Dataset {
         }))
     }
 
+    /// Whether a committed name may be written again.
+    pub fn reuses_names(&self) -> bool {
+        self.options.reuse_names
+    }
+
     /// The name that the chunk of this id has now.
     pub(crate) fn name_of(&self, id: u32) -> Result<OsString> {
         let catalog = self.catalog();

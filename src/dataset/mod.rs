@@ -13,6 +13,7 @@
 //! | `rewrite` | a name is appended once (P3) |
 //! | `commit` | a chunk is in the array as a whole or not at all (P1, P2) |
 //! | `convert` | values never change (P9) |
+//! | `remove` | what is removed is gone as a whole or not at all |
 //! | `journal`, `catalog`, `amend` | which rows are called what |
 //! | `own`, `follow` | one daemon writes, all others see it (the lock) |
 //! | `recovery`, `adopt` | what is on the disk becomes a dataset again (P7) |
@@ -46,6 +47,7 @@ pub mod names;
 mod own;
 mod recovery;
 mod rejected;
+mod remove;
 mod rewrite;
 mod staged;
 mod status;
@@ -90,6 +92,9 @@ pub struct Options {
     pub memory: Arc<Budget>,
     /// How many bytes of refused chunks `.npyfs/rejected/` may hold.
     pub rejected_limit: u64,
+    /// A committed name may be written again: each close appends, and the name then stands for the
+    /// newest chunk.
+    pub reuse_names: bool,
     /// How many directories above this one belong to the store, and are synced with it.
     pub depth: usize,
     /// The kernel's name for this boot, where a test plays another one.
@@ -103,6 +108,7 @@ impl Default for Options {
             read_only: false,
             memory: Budget::new(64 << 20),
             rejected_limit: 256 << 20,
+            reuse_names: false,
             depth: 1,
             boot: None,
         }

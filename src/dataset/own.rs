@@ -96,6 +96,8 @@ impl Dataset {
             self.folder.sync(Path::new(CONTROL)).context(failed)?;
             self.folder.sync(Path::new(".")).context(failed)?;
         }
+        // Only now that the journal tells of nothing that went with it.
+        recovery::finish_removal(&self.folder, &journal)?;
         for note in &survey.notes {
             self.note(&note.to_string());
         }

@@ -19,6 +19,7 @@ use super::disk::{Blob, Folder, Open, read_exact_at, read_pieces};
 use super::journal::{self, Reader, Record, Start};
 use super::judge::read_header;
 use super::rejected::{REJECTED, Rejected};
+use super::remove::REMOVED;
 use super::staged::INCOMING;
 use super::view::{Form, Layout};
 use super::{Array, DATA, JOURNAL, shape_text};
@@ -246,9 +247,19 @@ pub(crate) fn survey(
         Some(blob) => read_story(blob, u64::MAX)?,
         None => Story::default(),
     };
-    let has_journal = story.end > 0;
     let mut plan = Plan::default();
     let mut data = open_if_there(folder, DATA, how)?;
+    if data.is_none() && open_if_there(folder, REMOVED, Open::Read)?.is_some() {
+        // Its removal was decided, and with it that of all that the journal tells.
+        story = Story {
+            damaged: true,
+            ..Story::default()
+        };
+        let mut survey = without_data(story, true)?;
+        survey.clean = false;
+        return Ok(survey);
+    }
+    let has_journal = story.end > 0;
     if data.is_none() && story.catalog.next_id() > 0 {
         data = open_if_there(folder, NEWBORN, how)?;
         plan.give_birth = data.is_some();
@@ -605,6 +616,18 @@ fn remove_if_there(folder: &Arc<dyn Folder>, path: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Takes the last trace of an array away whose removal was interrupted.
+pub(crate) fn finish_removal(folder: &Arc<dyn Folder>, journal: &journal::Journal) -> Result<()> {
+    if open_if_there(folder, REMOVED, Open::Read)?.is_some() {
+        journal
+            .blob()
+            .sync()
+            .context(|| "cannot sync the journal".into())?;
+        remove_if_there(folder, REMOVED)?;
+    }
+    Ok(())
 }
 
 /// Chunks that were in flight when a daemon died.

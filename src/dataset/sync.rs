@@ -5,11 +5,11 @@
 //! it has to verify. No lock is held while the disk works.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 
 use super::commit::Writer;
 use super::journal::Record;
-use super::{CONTROL, Dataset};
+use super::{Array, CONTROL, Dataset};
 use crate::error::{Context, Error, Result};
 
 /// Told how a sync went.
@@ -127,7 +127,11 @@ impl Dataset {
         };
         match synced {
             Ok(()) => {
-                if let Some(array) = array {
+                // It may have been removed meanwhile.
+                let is_same = |now: Array, then: &Array| Arc::ptr_eq(&now.layout, &then.layout);
+                if let Some(array) = array
+                    && self.array().is_some_and(|now| is_same(now, &array))
+                {
                     self.note_durable(writer, array.rows, journal_len);
                 }
                 Ok(())

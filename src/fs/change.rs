@@ -167,10 +167,12 @@ impl Fs {
         Ok(())
     }
 
-    /// Removes an ordinary file, ends a chunk in flight, or removes a rejected chunk's bytes.
+    /// Removes an ordinary file, ends a chunk in flight, or removes a rejected chunk's bytes; where
+    /// the mount allows it, forgets a chunk's name or removes the array.
     ///
     /// # Errors
-    /// `EPERM` for committed chunks and for npyfs's own, and those of the store.
+    /// `EPERM` for npyfs's own and, unless the mount allows it, for committed chunks and the array;
+    /// and those of the store.
     pub fn unlink(&self, parent: u64, name: &OsStr) -> Result<()> {
         self.writable()?;
         let node = self.nodes.get(parent)?;
@@ -188,6 +190,9 @@ impl Fs {
                 let dataset = self.dataset(dir)?;
                 match dataset.find(name)? {
                     Some(Found::InFlight(incoming)) => dataset.abort(&incoming)?,
+                    Some(Found::Committed(_)) if self.options.allow_delete => {
+                        dataset.forget(name)?;
+                    }
                     Some(Found::Committed(_)) => {
                         let reason = err!(
                             EPERM,
@@ -201,6 +206,9 @@ impl Fs {
             }
             dataset::Kind::Chunk | dataset::Kind::Ordinary => {
                 self.store.remove(&self.path(dir, name)?)?;
+            }
+            dataset::Kind::Array if dir != ROOT && self.options.allow_delete => {
+                self.dataset(dir)?.remove_array()?;
             }
             _ => return Err(own_name(name)),
         }
@@ -354,7 +362,7 @@ impl Fs {
                     newname.display()
                 ));
             }
-            Some(Found::Committed(_)) => true,
+            Some(Found::Committed(_)) => !dataset.reuses_names(),
             None => false,
         };
         if !committed {

@@ -68,6 +68,8 @@ pub(crate) struct Names {
     pub(crate) others: Vec<(OsString, bool)>,
     /// Chunks from this id on were committed after the listing began.
     pub(crate) end_id: u32,
+    /// The array, which comes last.
+    pub(crate) array: bool,
 }
 
 /// The table of handles. A number is never used twice.

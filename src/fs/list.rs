@@ -28,6 +28,9 @@ pub struct Entry<'a> {
 
 /// Positions below this are in the list of others; those from it on are ids of chunks.
 const CHUNKS: u64 = 1 << 32;
+/// The end of the listing, behind the array: `rm -r` removes in this order, and the array takes the
+/// names with it.
+const END: u64 = 1 << 62;
 
 impl Fs {
     /// Opens a directory for listing.
@@ -73,11 +76,14 @@ impl Fs {
             }
         }
         let mut id = offset.saturating_sub(CHUNKS).min(u64::from(u32::MAX)) as u32;
-        if names.end_id == 0 || id >= names.end_id {
+        if offset >= END {
             return Ok(());
         }
-        let dataset = self.dataset(ino)?;
-        while let Some((name, next)) = dataset.next_name(id) {
+        let mut chunks = None;
+        if id < names.end_id {
+            chunks = Some(self.dataset(ino)?);
+        }
+        while let Some((name, next)) = chunks.as_ref().and_then(|dataset| dataset.next_name(id)) {
             if next > names.end_id {
                 break;
             }
@@ -87,9 +93,17 @@ impl Fs {
                 next: CHUNKS + u64::from(next),
             };
             if each(entry) {
-                break;
+                return Ok(());
             }
             id = next;
+        }
+        if names.array {
+            // Full or not, nothing comes behind it.
+            each(Entry {
+                name: OsStr::new(DATA),
+                is_dir: false,
+                next: END,
+            });
         }
         Ok(())
     }
@@ -97,7 +111,7 @@ impl Fs {
     fn names(&self, ino: u64) -> Result<Names> {
         let node = self.nodes.get(ino)?;
         let mut others: Vec<(OsString, bool)> = vec![(".".into(), true), ("..".into(), true)];
-        let mut end_id = 0;
+        let (mut end_id, mut array) = (0, false);
         match &node.kind {
             Kind::Control(Control::Dir) => {
                 let names = control::names(node.parent == ROOT);
@@ -121,9 +135,7 @@ impl Fs {
                     // In flight before the catalog's end: a chunk that is committed in between is
                     // in the first list only.
                     let in_flight = dataset.in_flight_names();
-                    if dataset.snapshot()?.is_some() {
-                        others.push((DATA.into(), false));
-                    }
+                    array = dataset.snapshot()?.is_some();
                     end_id = dataset.end_id();
                     let stored: HashSet<OsString> =
                         found.iter().map(|(name, _)| name.clone()).collect();
@@ -136,6 +148,10 @@ impl Fs {
                 others.extend(found);
             }
         }
-        Ok(Names { others, end_id })
+        Ok(Names {
+            others,
+            end_id,
+            array,
+        })
     }
 }

@@ -55,6 +55,8 @@ pub struct Options {
     pub cached: bool,
     /// Nothing may be written through this mount.
     pub read_only: bool,
+    /// Committed chunks, arrays and whole datasets may be removed.
+    pub allow_delete: bool,
     /// How often datasets with unsynced rows are synced; zero for never.
     pub sync_interval: Duration,
 }

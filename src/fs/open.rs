@@ -88,6 +88,17 @@ impl Fs {
         })
     }
 
+    fn opened_chunk(&self, dataset: &dataset::Dataset, view: dataset::View) -> Opened {
+        // The pages of an inode are shared by all who have it open, and a reused name has one inode.
+        let mode = if dataset.reuses_names() {
+            Mode::Direct
+        } else {
+            Mode::Cached
+        };
+        let fh = self.handles.insert(Handle::View(view));
+        Opened { fh, mode }
+    }
+
     fn opened_file(&self, ino: u64, file: std::fs::File, flags: i32) -> Opened {
         let open = OpenFile::new(ino, file, flags);
         let fh = self.handles.insert(Handle::File(open));
@@ -139,13 +150,13 @@ impl Fs {
             let dataset = self.dataset(node.parent)?;
             match dataset.find(name)? {
                 Some(Found::Committed(chunk)) if !write => {
-                    let fh = self.handles.insert(Handle::View(chunk.view));
-                    return Ok(Opened {
-                        fh,
-                        mode: Mode::Cached,
-                    });
+                    return Ok(self.opened_chunk(&dataset, chunk.view));
                 }
                 Some(Found::InFlight(_)) if !write => {
+                    // Where a name is reused, it shows what it stood for until the next is whole.
+                    if let Some(chunk) = dataset.chunk(name)? {
+                        return Ok(self.opened_chunk(&dataset, chunk.view));
+                    }
                     return Err(err!(EBUSY, "{} is still being written", name.display()));
                 }
                 Some(Found::Committed(chunk)) => {

@@ -233,15 +233,12 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded("unlink", || {
-            let done = self.fs.unlink(parent.0, name);
-            empty(
-                &self.fs,
-                done,
-                "unlink",
-                &Subject::Name(parent.0, name),
-                reply,
-            );
+        // Where it removes what is committed, it waits for whoever commits.
+        let slow = self.fs.options().allow_delete;
+        let (fs, name) = (self.fs.clone(), name.to_owned());
+        self.dispatch("unlink", slow, move || {
+            let done = fs.unlink(parent.0, &name);
+            empty(&fs, done, "unlink", &Subject::Name(parent.0, &name), reply);
         });
     }
 

@@ -1,0 +1,91 @@
+//! Removing: a chunk's name, or the whole array.
+//!
+//! Forgetting a name is a record of the journal; the rows stay. Removing the array takes its rows
+//! and all names with it, in an order that a crash may interrupt anywhere: the rename of `data.npy`
+//! to [`REMOVED`] decides it, and as long as that file is there without a `data.npy`, recovery takes
+//! the journal for empty and finishes the work. Who has the array open keeps it.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::commit::Writer;
+use super::journal::{AppendError, Journal, Record};
+use super::{CONTROL, DATA, Dataset, catalog, clock};
+use crate::error::{Context, Error, Result};
+
+/// An array whose removal is decided.
+pub(crate) const REMOVED: &str = ".npyfs/data.npy.removed";
+
+impl Dataset {
+    /// Forgets the name of a committed chunk. Its rows stay in the array, and the name is free.
+    ///
+    /// # Errors
+    /// `ESTALE` where the name is not committed, and those of the journal.
+    pub fn forget(&self, name: &OsStr) -> Result<()> {
+        self.own()?;
+        self.amend(&Record::Forgotten {
+            name: name.as_bytes(),
+        })?;
+        self.note(&format!("{} forgotten; its rows stay", name.display()));
+        Ok(())
+    }
+
+    /// Removes the array, its rows and the names of its chunks. The dataset is empty then: the next
+    /// chunk sets its dtype and row shape. Chunks in flight go on.
+    ///
+    /// # Errors
+    /// `ENOENT` where there is no array, and what the store answers. After a failure in the middle
+    /// the array is gone, and writes are refused until the dataset is opened again.
+    pub fn remove_array(&self) -> Result<()> {
+        self.own()?;
+        let mut guard = self.writer()?;
+        let writer = self.usable(&mut guard)?;
+        let rows = match self.array() {
+            Some(array) => array.rows,
+            None => return Err(err!(ENOENT, "the dataset has no array")),
+        };
+        self.folder
+            .rename(Path::new(DATA), Path::new(REMOVED))
+            .context(|| "cannot remove data.npy".into())?;
+        // A chunk that streams behind its last row goes on there, in a file without a name.
+        writer.stream = None;
+        *crate::write(&self.array) = None;
+        *self.catalog_mut() = catalog::Catalog::default();
+        if let Err(error) = self.begin_anew(writer) {
+            writer.failed = Some(error.clone());
+            return Err(error);
+        }
+        drop(guard);
+        self.note(&format!("data.npy removed, with {rows} rows"));
+        Ok(())
+    }
+
+    /// An empty journal, and then no trace of the array.
+    fn begin_anew(&self, writer: &mut Writer) -> Result<()> {
+        let failed = || "cannot begin a new journal".to_owned();
+        self.folder
+            .sync(Path::new("."))
+            .and_then(|()| self.folder.sync(Path::new(CONTROL)))
+            .context(failed)?;
+        writer.array_recorded = false;
+        writer.durable = 0;
+        writer.journal = Journal::resume(writer.journal.blob().clone(), 0).context(failed)?;
+        let mut record = Vec::new();
+        Record::Opened {
+            boot: self.boot(),
+            at: clock::now(),
+        }
+        .encode(&mut record);
+        match writer.journal.append(&record) {
+            Ok(()) => {}
+            Err(AppendError::Undone(error) | AppendError::Torn(error)) => {
+                return Err(Error::io(error, failed()));
+            }
+        }
+        writer.journal.blob().sync().context(failed)?;
+        self.folder
+            .remove(Path::new(REMOVED))
+            .context(|| format!("cannot remove {REMOVED}"))
+    }
+}

@@ -78,7 +78,7 @@ mod tests {
             steps in prop::collection::vec((0..40u64, 0..20u64, prop::bool::weighted(0.2)), 0..40),
         ) {
             let mut coverage = Coverage::default();
-            let mut flags = vec![false; 64];
+            let mut flags = [false; 64];
             for (start, len, cut) in steps {
                 if cut {
                     coverage.cut(start);

@@ -111,7 +111,7 @@ struct State {
     len: u64,
     /// On the fast path: the header's bytes as they came.
     head: Vec<u8>,
-    /// On the fast path, once it is complete.
+    /// Once it is complete, for as long as the bytes come front to back.
     header: Option<Header>,
     /// Of the streamed body.
     crc: u32,
@@ -273,10 +273,12 @@ impl Incoming {
             .checked_add(data.len() as u64)
             .filter(|&end| i64::try_from(end).is_ok())
             .ok_or_else(|| err!(EFBIG, "a file cannot be that long"))?;
-        if !matches!(state.body, Body::File(_)) {
-            if offset != state.len || self.overshoots(state, end)? {
-                self.stage(state)?;
-            } else if matches!(state.body, Body::Head) {
+        if offset != state.len || self.overshoots(state, end)? {
+            self.stage(state)?;
+            // In any order of writing the header may change: it is judged at close.
+            state.header = None;
+        } else if !matches!(state.body, Body::File(_)) {
+            if matches!(state.body, Body::Head) {
                 self.take_head(state, data)?;
                 ack();
                 return Ok(());
@@ -343,6 +345,7 @@ impl Incoming {
         state.header = Some(header);
         if self.overshoots(state, end)? {
             self.stage(state)?;
+            state.header = None;
         } else {
             self.choose_place(state)?;
         }
@@ -405,7 +408,6 @@ impl Incoming {
         state.body = Body::File(file);
         state.written = Coverage::up_to(state.len);
         state.head = Vec::new();
-        state.header = None;
         Ok(())
     }
 
@@ -483,6 +485,7 @@ impl Incoming {
             return Ok(());
         }
         self.stage(state)?;
+        state.header = None;
         if let Body::File(file) = &state.body {
             file.blob()
                 .set_len(len)

@@ -21,7 +21,7 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use content::Spec;
+use content::{Flaw, Spec};
 use mount::Mounted;
 use run::{Op, Run};
 use system::Engine;
@@ -172,6 +172,30 @@ fn an_open_chunk_outlives_a_rename_of_the_same_bytes_onto_it() {
         },
         Op::Finish { slot: 1 },
         Op::Read { slot: 1 },
+    ];
+    on_all(&ops);
+}
+
+/// A chunk that was staged because the tail was taken was told of surplus bytes only at its close.
+#[test]
+fn surplus_bytes_are_refused_by_their_write_wherever_the_chunk_lies() {
+    let long = Spec {
+        flaw: Flaw::Long,
+        ..good(2, 0)
+    };
+    let ops = [
+        open(3, 1, good(1, 0)),
+        Op::Write {
+            slot: 3,
+            bytes: 140,
+        },
+        open(2, 0, long),
+        Op::Write {
+            slot: 2,
+            bytes: 128,
+        },
+        Op::Finish { slot: 2 },
+        Op::Finish { slot: 3 },
     ];
     on_all(&ops);
 }

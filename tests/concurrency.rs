@@ -7,8 +7,9 @@ mod chunks;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use chunks::{Dice, header, meaning, split};
 use npyfs::dataset::{Budget, Face, Incoming, View, Writing};
@@ -198,7 +199,7 @@ fn a_slow_stream_is_displaced_by_small_chunks_and_comes_whole() {
     for round in 0..6u64 {
         let (slow, rows) = (1_000_000 + round, 100_000);
         let bytes = chunk(slow, rows);
-        let streaming = AtomicBool::new(true);
+        let (streaming, committed) = (AtomicBool::new(true), AtomicUsize::new(0));
         let small = thread::scope(|scope| {
             let small = scope.spawn(|| {
                 let mut appended = Vec::new();
@@ -209,7 +210,8 @@ fn a_slow_stream_is_displaced_by_small_chunks_and_comes_whole() {
                         .append(format!("{id}.npy"), &chunk(id, rows))
                         .unwrap();
                     appended.push((id, rows));
-                    thread::sleep(std::time::Duration::from_millis(3));
+                    committed.fetch_add(1, Ordering::Relaxed);
+                    thread::sleep(Duration::from_millis(1));
                 }
                 appended
             });
@@ -224,7 +226,11 @@ fn a_slow_stream_is_displaced_by_small_chunks_and_comes_whole() {
                     let at = (n / 2 * piece) as u64;
                     assert_eq!(incoming.read(&mut again, at).unwrap(), again.len());
                     assert!(again == bytes[at as usize..at as usize + again.len()]);
-                    thread::sleep(std::time::Duration::from_millis(2));
+                    // Until it has been overtaken.
+                    let before = committed.load(Ordering::Relaxed);
+                    while committed.load(Ordering::Relaxed) == before {
+                        thread::yield_now();
+                    }
                 }
             }
             incoming.flush(|| true).unwrap();

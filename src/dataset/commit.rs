@@ -81,10 +81,11 @@ impl Dataset {
         let mut guard = self.writer()?;
         let writer = self.usable(&mut guard)?;
         let result = self.commit_locked(writer, chunk, rows);
-        if let Err(error) = &result
-            && writer.failed.is_some()
-        {
-            log::error!("{}: {error}", self.label());
+        if let Err(error) = &result {
+            self.drop_unborn(writer);
+            if writer.failed.is_some() {
+                log::error!("{}: {error}", self.label());
+            }
         }
         result
     }

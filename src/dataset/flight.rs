@@ -180,17 +180,22 @@ impl Dataset {
         if holds.is_none() {
             return;
         }
-        let Some(array) = self.array() else {
-            writer.unborn = None;
-            return;
-        };
-        if let Some(end) = array.layout.offset(array.rows)
+        self.drop_unborn(writer);
+        if let Some(array) = self.array()
+            && let Some(end) = array.layout.offset(array.rows)
             && let Err(error) = array.layout.data.set_len(end)
         {
             log::warn!(
                 "{}: cannot cut what lies behind the rows of data.npy: {error}",
                 self.label()
             );
+        }
+    }
+
+    /// Before the first commit the streamed bytes are in a file that nobody else needs.
+    pub(super) fn drop_unborn(&self, writer: &mut Writer) {
+        if writer.stream.is_none() && self.array().is_none() {
+            writer.unborn = None;
         }
     }
 }

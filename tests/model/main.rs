@@ -199,3 +199,39 @@ fn surplus_bytes_are_refused_by_their_write_wherever_the_chunk_lies() {
     ];
     on_all(&ops);
 }
+
+/// Its file stayed in the store, and open, until the dataset was closed.
+#[test]
+fn a_refused_stream_leaves_no_file_behind_where_there_is_no_array_yet() {
+    let short = Spec {
+        flaw: Flaw::Short,
+        ..good(20_000, 0)
+    };
+    let ops = [
+        open(0, 0, good(20_000, 0)),
+        Op::Write {
+            slot: 0,
+            bytes: 200,
+        },
+        Op::Close { slot: 0 },
+        open(1, 1, good(20_000, 0)),
+        Op::Write {
+            slot: 1,
+            bytes: 200,
+        },
+        Op::Unlink { name: 1 },
+        Op::Close { slot: 1 },
+        open(0, 0, good(20_000, 0)),
+        Op::Write {
+            slot: 0,
+            bytes: 128,
+        },
+        Op::Close { slot: 0 },
+        Op::Append {
+            name: 2,
+            spec: short,
+        },
+        Op::Reopen,
+    ];
+    on_all(&ops);
+}

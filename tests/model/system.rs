@@ -256,6 +256,8 @@ impl System for Engine {
     }
 
     fn reopen(&mut self) {
+        let left = fs::read_dir(self.path(".npyfs/incoming")).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "files are left in incoming");
         self.dataset.close().unwrap();
         self.dataset = Dataset::open(self.directory.path(), self.options.clone()).unwrap();
     }

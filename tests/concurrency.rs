@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chunks::{Dice, header, meaning, split};
 use npyfs::dataset::{Budget, Face, Incoming, View, Writing};
@@ -228,7 +228,9 @@ fn a_slow_stream_is_displaced_by_small_chunks_and_comes_whole() {
                     assert!(again == bytes[at as usize..at as usize + again.len()]);
                     // Until it has been overtaken.
                     let before = committed.load(Ordering::Relaxed);
+                    let began = Instant::now();
                     while committed.load(Ordering::Relaxed) == before {
+                        assert!(began.elapsed() < Duration::from_secs(20), "nobody commits");
                         thread::yield_now();
                     }
                 }

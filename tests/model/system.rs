@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -325,10 +324,4 @@ pub fn parse_line(line: &str) -> Line {
     let mut fields = line.split(',');
     let mut field = || fields.next().unwrap().to_owned();
     (field(), field().parse().unwrap(), field().parse().unwrap())
-}
-
-/// For ordinary files that a mount shows.
-#[allow(dead_code)]
-pub fn mode_of(path: &Path) -> u32 {
-    fs::metadata(path).unwrap().permissions().mode() & 0o7777
 }

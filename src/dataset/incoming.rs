@@ -277,12 +277,10 @@ impl Incoming {
             self.stage(state)?;
             // In any order of writing the header may change: it is judged at close.
             state.header = None;
-        } else if !matches!(state.body, Body::File(_)) {
-            if matches!(state.body, Body::Head) {
-                self.take_head(state, data)?;
-                ack();
-                return Ok(());
-            }
+        } else if matches!(state.body, Body::Head) {
+            self.take_head(state, data)?;
+            ack();
+            return Ok(());
         }
         match &mut state.body {
             Body::Head => return Err(err!(EIO, "the chunk's header was lost")),

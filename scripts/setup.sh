@@ -27,7 +27,11 @@ setup_packages() {
 fusermount3 fuse3
 rsync rsync
 gcc gcc
+mkfs.ext4 e2fsprogs
 mkfs.xfs xfsprogs
+strace strace
+unshare util-linux
+mount mount
 python3 python3
 unzip unzip
 zip zip

@@ -6,6 +6,8 @@
 //! panics the same is cleaned up by force, and the log is printed.
 #![allow(dead_code, missing_docs, unreachable_pub, unused_imports)]
 
+mod disks;
+mod load;
 mod need;
 mod npy;
 mod place;
@@ -23,6 +25,11 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+pub use disks::{LoopMount, inside_a_private_namespace};
+pub use load::{
+    Chunk, Style, array_of, chunks_in, close as close_chunk, csv_names, put as put_chunk,
+    put_bytes, sync_path, write as write_chunk,
+};
 pub use need::{User, bare_python, missing, python, python_command, script, script_command, skip};
 pub use npy::{
     Parsed, ROW, WIDTH, close, counted, errno, npy, parse, put, put_in_pieces, row_numbers,

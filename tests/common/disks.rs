@@ -1,0 +1,91 @@
+//! Filesystems of a test's own, in files, on loop devices.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::panicking;
+use std::time::Duration;
+
+use super::process::{eventually, run};
+
+const INSIDE: &str = "NPYFS_PRIVATE_NAMESPACE";
+
+/// Runs the calling test once more, alone, in a mount namespace of its own, and answers `false`
+/// where that was done: then the test is over. What is mounted inside is seen by nobody else and
+/// goes with the last process.
+pub fn inside_a_private_namespace(test: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let status = Command::new("unshare")
+        .args(["--mount", "--propagation", "private"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--include-ignored"])
+        .env(INSIDE, "1")
+        .stdin(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success(), "{test} failed in its namespace");
+    false
+}
+
+/// A filesystem in a file, mounted.
+#[derive(Debug)]
+pub struct LoopMount {
+    pub image: PathBuf,
+    pub at: PathBuf,
+}
+
+impl LoopMount {
+    /// Makes a filesystem of `kind` and this size in a new file beside the mount point.
+    pub fn make<A: AsRef<OsStr>>(at: &Path, kind: &str, bytes: u64, arguments: &[A]) -> Self {
+        let image = at.with_extension("img");
+        Self::make_in(&image, at, kind, bytes, arguments)
+    }
+
+    /// As [`LoopMount::make`], in the file `image`.
+    pub fn make_in<A: AsRef<OsStr>>(
+        image: &Path,
+        at: &Path,
+        kind: &str,
+        bytes: u64,
+        arguments: &[A],
+    ) -> Self {
+        File::create(image).unwrap().set_len(bytes).unwrap();
+        run(Command::new(format!("mkfs.{kind}"))
+            .arg("-q")
+            .args(arguments)
+            .arg(image));
+        Self::open(image, at, "loop")
+    }
+
+    /// Mounts an image with these options, and lets the filesystem replay its log.
+    pub fn open(image: &Path, at: &Path, options: &str) -> Self {
+        fs::create_dir_all(at).unwrap();
+        run(Command::new("mount")
+            .args(["-o", options])
+            .args([image, at]));
+        Self {
+            image: image.into(),
+            at: at.into(),
+        }
+    }
+}
+
+impl Drop for LoopMount {
+    fn drop(&mut self) {
+        let unmounted = eventually(Duration::from_secs(5), || {
+            Command::new("umount")
+                .arg(&self.at)
+                .stderr(Stdio::null())
+                .status()
+                .unwrap()
+                .success()
+        });
+        if !unmounted {
+            run(Command::new("umount").arg("-l").arg(&self.at));
+            assert!(panicking(), "{} was still in use", self.at.display());
+        }
+    }
+}

@@ -73,9 +73,9 @@ setup_rust() {
     done
 }
 
-# numpy, in a virtual environment of its own.
+# numpy, and the program whose appends npyfs adopts, in a virtual environment of their own.
 setup_venv() {
-    if "$NPYFS_PYTHON" -c 'import numpy' 2>/dev/null; then
+    if "$NPYFS_PYTHON" -c 'import numpy, npy_append_array' 2>/dev/null; then
         return 0
     fi
     say "making target/venv"
@@ -87,7 +87,7 @@ setup_venv() {
         rm -rf target/venv
         /usr/bin/python3 -m venv target/venv
     fi
-    "$NPYFS_PYTHON" -m pip install --quiet numpy
+    "$NPYFS_PYTHON" -m pip install --quiet numpy npy-append-array
 }
 
 # The user that tests mount as, and a /dev/fuse open to it as udev makes it.

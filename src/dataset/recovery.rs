@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::adopt::interrupted_insertion;
 use super::catalog::Catalog;
 use super::commit::NEWBORN;
 use super::disk::{Blob, Folder, Open, read_exact_at, read_pieces};
@@ -67,6 +68,8 @@ struct Plan {
     give_birth: bool,
     /// The header is to be written anew, whole.
     rewrite_header: bool,
+    /// Its block was inserted, and the header may be in it in part.
+    finish_insertion: bool,
     /// The count in the header on the disk, where there is one.
     count_on_disk: Option<u64>,
     /// Rows behind the good ones that may be garbage, to be kept aside.
@@ -224,7 +227,11 @@ fn read_story(blob: &Arc<dyn Blob>, until: u64) -> Result<Story> {
     Ok(story)
 }
 
-fn open_if_there(folder: &Arc<dyn Folder>, path: &str, how: Open) -> Result<Option<Arc<dyn Blob>>> {
+pub(crate) fn open_if_there(
+    folder: &Arc<dyn Folder>,
+    path: &str,
+    how: Open,
+) -> Result<Option<Arc<dyn Blob>>> {
     match folder.open(Path::new(path), how) {
         Ok(blob) => Ok(Some(blob)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -282,7 +289,8 @@ pub(crate) fn survey(
         .len()
         .context(|| "cannot see the size of data.npy".into())?;
 
-    let doubtful = if story.closed || same_boot {
+    // In this boot too: pages that the disk did not take may be gone from memory since.
+    let doubtful = if story.closed || live {
         0
     } else {
         story.unsure.len()
@@ -308,8 +316,7 @@ pub(crate) fn survey(
     let mut rows = known;
     match count {
         Some(count) if count > known && trusted && bad.is_none() => {
-            let fits = layout.offset(count).is_some_and(|end| end <= file_len);
-            if !fits {
+            if layout.offset(count).is_none_or(|end| end > file_len) {
                 return Err(err!(
                     EIO,
                     "data.npy is damaged: its header counts {count} rows, the file of {file_len} bytes holds fewer"
@@ -337,6 +344,12 @@ pub(crate) fn survey(
             )));
         }
         _ => {}
+    }
+    if layout.offset(rows).is_none_or(|end| end > file_len) {
+        return Err(err!(
+            EIO,
+            "data.npy is damaged: {rows} rows are known to have been in it, the file of {file_len} bytes holds fewer"
+        ));
     }
     plan.count_on_disk = count;
     let clean = notes.is_empty() && (story.closed || !has_journal) && !plan.give_birth;
@@ -441,7 +454,16 @@ fn read_layout(
             plan.rewrite_header = true;
             Ok((form(Form::Published(recorded)), None))
         }
-        (Err(error), _) => Err(error.context("data.npy is not an array that can be appended to")),
+        (Err(error), _) => match interrupted_insertion(data, len)? {
+            Some((header, published)) => {
+                notes.push(Note::Mended(
+                    "the header of data.npy was being moved: finished".into(),
+                ));
+                plan.finish_insertion = true;
+                Ok((form(Form::Published(published)), Some(header.rows())))
+            }
+            None => Err(error.context("data.npy is not an array that can be appended to")),
+        },
     }
 }
 
@@ -528,6 +550,8 @@ pub(crate) fn repair(
     if let Form::Plain { header, .. } = &array.layout.form {
         let layout = super::adopt::give_room(folder, header, &array.layout.data, array.rows)?;
         array.layout = Arc::new(layout);
+    } else if plan.finish_insertion {
+        super::adopt::write_inserted(&array.layout, array.rows)?;
     } else if plan.rewrite_header {
         let header = array.layout.header_bytes(array.rows);
         array

@@ -27,10 +27,15 @@ pub fn missing(need: &str) -> Option<String> {
         "fuse" => missing("fusermount3"),
         "python" => {
             let python = python_path();
-            let numpy = Command::new(&python).args(["-c", "import numpy"]).output();
+            let numpy = Command::new(&python)
+                .args(["-c", "import numpy, npy_append_array"])
+                .output();
             match numpy {
                 Ok(output) if output.status.success() => None,
-                _ => Some(format!("needs {} with numpy", python.display())),
+                _ => Some(format!(
+                    "needs {} with numpy and npy-append-array",
+                    python.display()
+                )),
             }
         }
         "fusermount3" => missing_program(need).or_else(|| {

@@ -91,6 +91,15 @@ pub trait Folder: Send + Sync + fmt::Debug {
     /// # Errors
     /// The operating system's.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
+    /// Whether somebody has that lock. Where it can be seen without taking it, nobody who wants it
+    /// meanwhile is turned away.
+    ///
+    /// # Errors
+    /// The operating system's; `NotFound` where the file was never made.
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        self.open(path, Open::Read)?;
+        Ok(self.lock(path)?.is_none())
+    }
 }
 
 /// An open file of the store. Offsets and lengths are in bytes.
@@ -298,20 +307,33 @@ impl Folder for Directory {
         let fd = openat(&self.0, path, flags, FILE_MODE)?;
         // An open-file-description lock: it is the daemon's as long as this description is open,
         // whatever else the process opens and closes, and the kernel drops it with the process.
-        let whole_file = libc::flock {
-            l_type: libc::F_WRLCK as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: 0,
-            l_len: 0,
-            l_pid: 0,
-        };
-        match fcntl(fd.as_fd(), FcntlArg::F_OFD_SETLK(&whole_file)) {
+        match fcntl(fd.as_fd(), FcntlArg::F_OFD_SETLK(&WHOLE_FILE)) {
             Ok(_) => Ok(Some(Box::new(FileLock { _held: fd }))),
             Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
     }
+
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        let fd = openat(
+            &self.0,
+            path,
+            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?;
+        let mut found = WHOLE_FILE;
+        fcntl(fd.as_fd(), FcntlArg::F_OFD_GETLK(&mut found))?;
+        Ok(found.l_type != libc::F_UNLCK as libc::c_short)
+    }
 }
+
+const WHOLE_FILE: libc::flock = libc::flock {
+    l_type: libc::F_WRLCK as libc::c_short,
+    l_whence: libc::SEEK_SET as libc::c_short,
+    l_start: 0,
+    l_len: 0,
+    l_pid: 0,
+};
 
 #[derive(Debug)]
 struct FileLock {

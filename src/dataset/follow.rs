@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::disk::Open;
 use super::journal::Reader;
@@ -85,12 +86,23 @@ impl Dataset {
             return self.look_again();
         };
         let count = count_on_disk(&array)?;
-        let journal_len = follow.journal_len;
+        let known = follow.journal_len;
         drop(follow);
         match count {
-            Some(count) if count == array.rows => Ok(()),
-            Some(count) if count > array.rows => self.catch_up(&array, count, journal_len),
+            // Names and attributes may have changed, or the names of rows that were seen before.
+            Some(count) if count == array.rows && known == self.journal_len_on_disk()? => Ok(()),
+            Some(count) if count >= array.rows => self.catch_up(&array, count, known),
             _ => self.look_again(),
+        }
+    }
+
+    /// 0 where there is no journal.
+    fn journal_len_on_disk(&self) -> Result<u64> {
+        let failed = || "cannot look at the journal".to_owned();
+        match self.folder.open(Path::new(JOURNAL), Open::Read) {
+            Ok(blob) => blob.len().context(failed),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(crate::Error::io(error, failed())),
         }
     }
 
@@ -105,25 +117,43 @@ impl Dataset {
             Err(error) => return Err(crate::Error::io(error, failed())),
         };
         let mut follow = crate::lock(&self.follow);
+        if blob.len().context(failed)? < follow.journal_len {
+            // Records were taken back.
+            drop(follow);
+            return self.look_again();
+        }
         let mut reader = Reader::resume(blob, follow.journal_len);
         let mut catalog = self.catalog_mut();
-        while catalog.rows() < count {
+        loop {
+            let at = reader.offset();
             let Some(record) = reader.next().context(failed)? else {
                 break;
             };
+            if record.end().is_some_and(|end| end > count) {
+                // Not published yet: it may still be taken back.
+                follow.journal_len = at;
+                break;
+            }
             if catalog.apply(&record).is_err() {
                 drop(catalog);
                 drop(follow);
                 return self.look_again();
             }
+            follow.journal_len = reader.offset();
         }
-        follow.journal_len = reader.offset();
         drop(catalog);
         let modified = self
             .catalog()
             .last()
             .map_or(array.modified, |last| last.committed);
         let mut published = crate::write(&self.array);
+        if published
+            .as_ref()
+            .is_some_and(|now| now.rows > count && Arc::ptr_eq(&now.layout, &array.layout))
+        {
+            // Another thread has looked later.
+            return Ok(());
+        }
         *published = Some(Array {
             layout: array.layout.clone(),
             rows: count,
@@ -145,10 +175,7 @@ impl Dataset {
     }
 
     fn is_locked(&self) -> bool {
-        match self.folder.open(Path::new(LOCK), Open::Read) {
-            Ok(_) => matches!(self.folder.lock(Path::new(LOCK)), Ok(None)),
-            Err(_) => false,
-        }
+        self.folder.is_locked(Path::new(LOCK)).unwrap_or(false)
     }
 }
 

@@ -72,6 +72,15 @@ pub(crate) struct ChunkRecord<'a> {
 }
 
 impl Record<'_> {
+    /// The row behind the ones that it adds, if it adds any.
+    pub(crate) fn end(&self) -> Option<u64> {
+        match self {
+            Record::Chunk(chunk) => Some(chunk.first_row.saturating_add(chunk.rows)),
+            Record::Foreign { first_row, rows } => Some(first_row.saturating_add(*rows)),
+            _ => None,
+        }
+    }
+
     /// Appends the framed record to `out`.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let start = out.len();

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
 
 use super::commit::Writer;
+use super::disk::Open;
 use super::journal::Record;
-use super::{Array, CONTROL, Dataset};
+use super::recovery::open_if_there;
+use super::{Array, CONTROL, Dataset, JOURNAL};
 use crate::error::{Context, Error, Result};
 
 /// Told how a sync went.
@@ -102,9 +104,11 @@ impl Dataset {
                     writer.dirty = false;
                     (Some(writer.journal.blob().clone()), writer.journal.len())
                 }
-                None => (None, 0),
+                // Another daemon's, whose records name the rows that are to last.
+                None => (open_if_there(&self.folder, JOURNAL, Open::Read)?, 0),
             }
         };
+        self.refresh()?;
         let array = self.array();
         let synced = (|| {
             if let Some(array) = &array {

@@ -1,0 +1,204 @@
+//! System calls of the running daemon that fail, one at a time: no acknowledgement is lost, and no
+//! row is wrong, ever.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::{scope, sleep};
+use std::time::Duration;
+
+use common::{Chunk, Mount, Parked, chunks_in, csv_names, eventually, kill, parked, sync_path};
+
+const PRODUCERS: u64 = 2;
+const CHUNKS: u64 = 12;
+
+/// What is injected: the call, the errno, and the call's number at which it begins (with `+` it
+/// goes on failing).
+#[derive(Clone, Copy, Debug)]
+struct Fault {
+    call: &'static str,
+    errno: &'static str,
+    when: &'static str,
+}
+
+fn inject(pid: i32, fault: Fault) -> Parked {
+    let rule = format!(
+        "inject={}:error={}:when={}",
+        fault.call, fault.errno, fault.when
+    );
+    let strace = parked(
+        Command::new("strace")
+            .args(["-f", "-q", "-o", "/dev/null", "-e"])
+            .arg(format!("trace={}", fault.call))
+            .args(["-e", &rule, "-p", &pid.to_string()])
+            .stderr(Stdio::null()),
+    );
+    let traced = || {
+        fs::read_dir(format!("/proc/{pid}/task"))
+            .unwrap()
+            .all(|task| {
+                let status = fs::read_to_string(task.unwrap().path().join("status"));
+                status.is_ok_and(|text| {
+                    text.lines()
+                        .any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+                })
+            })
+    };
+    assert!(eventually(Duration::from_secs(10), traced), "no strace");
+    sleep(Duration::from_millis(20));
+    strace
+}
+
+fn detach(mut strace: Parked) {
+    kill(strace.child().id().cast_signed(), "INT");
+    strace.child().wait().unwrap();
+}
+
+/// What the producers were told.
+#[derive(Debug, Default)]
+struct Told {
+    acknowledged: Vec<Chunk>,
+    refused: Vec<Chunk>,
+}
+
+/// The last four of each producer are written when the fault is over, if they are `late`.
+fn produce(dataset: &Path, told: &mut Told, first: u64, count: u64) {
+    let mut answers: Vec<(Chunk, bool)> = Vec::new();
+    scope(|threads| {
+        let running: Vec<_> = (0..PRODUCERS)
+            .map(|producer| {
+                threads.spawn(move || {
+                    (first..first + count)
+                        .map(|number| {
+                            let chunk = Chunk::new(producer, number);
+                            let done = common::put(dataset, chunk).is_ok();
+                            if number % 4 == 1 {
+                                // Its own answer is another matter.
+                                sync_path(&dataset.join("data.npy")).ok();
+                            }
+                            (chunk, done)
+                        })
+                        .collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        for producer in running {
+            answers.extend(producer.join().unwrap());
+        }
+    });
+    for (chunk, done) in answers {
+        if done {
+            told.acknowledged.push(chunk);
+        } else {
+            told.refused.push(chunk);
+        }
+    }
+}
+
+#[track_caller]
+fn assert_told(dataset: &Path, told: &Told, fault: Fault, when: &str) {
+    let found = chunks_in(&dataset.join("data.npy"));
+    let names: Vec<String> = found.iter().map(|chunk| chunk.name()).collect();
+    if dataset.join("data.npy").exists() {
+        assert_eq!(csv_names(dataset), names, "{fault:?} {when}");
+    }
+    let mut sorted = found;
+    sorted.sort();
+    let mut expected = told.acknowledged.clone();
+    expected.sort();
+    let lost: Vec<_> = expected.iter().filter(|it| !sorted.contains(it)).collect();
+    let more: Vec<_> = sorted.iter().filter(|it| !expected.contains(it)).collect();
+    assert!(
+        lost.is_empty() && more.is_empty(),
+        "{fault:?} {when}: lost {lost:?}, refused but there {more:?}"
+    );
+}
+
+/// Returns how many chunks were refused.
+fn try_fault(fault: Fault, born: bool) -> usize {
+    let store = tempfile::tempdir().unwrap();
+    let mut mount = Mount::builder()
+        .store(store.path())
+        .words("sync-interval=0.1")
+        .start();
+    mount.tolerate_warnings();
+    let dataset = mount.path("run");
+    fs::create_dir(&dataset).unwrap();
+    let mut told = Told::default();
+    if born {
+        produce(&dataset, &mut told, 1000, 2);
+        assert!(told.refused.is_empty());
+    }
+    let strace = inject(mount.pid(), fault);
+    produce(&dataset, &mut told, 0, CHUNKS);
+    detach(strace);
+    assert_told(&dataset, &told, fault, "after detaching");
+    chunks_in(&mount.store("run/data.npy"));
+    produce(&dataset, &mut told, 2000, 1);
+    assert_told(&dataset, &told, fault, "when it goes on");
+    let refused = told.refused.len();
+    mount.crash();
+    let mount = Mount::builder().store(store.path()).start();
+    let dataset = mount.path("run");
+    assert_told(&dataset, &told, fault, "after SIGKILL");
+    // Whatever was refused can be sent again, and whatever was not, too.
+    for chunk in told.refused.drain(..).collect::<Vec<_>>() {
+        common::put(&dataset, chunk).unwrap();
+        told.acknowledged.push(chunk);
+    }
+    common::put(&dataset, told.acknowledged[0]).unwrap();
+    assert_told(&dataset, &told, fault, "after a retry");
+    mount.finish();
+    refused
+}
+
+fn faults(calls: &[&'static str]) {
+    let long = std::env::var_os("NPYFS_LONG").is_some();
+    let some: &[&str] = &["1", "3", "6+2", "9+"];
+    let all: &[&str] = &[
+        "1", "2", "3", "4", "5", "6", "7", "8", "9", "12", "15", "20", "1+", "2+", "3+2", "4+3",
+        "5+", "7+5", "9+", "14+",
+    ];
+    let mut tried = 0;
+    let mut refused = 0;
+    for call in calls {
+        for (n, when) in (if long { all } else { some }).iter().enumerate() {
+            for (m, errno) in ["EIO", "ENOSPC", "EROFS"].into_iter().enumerate() {
+                // One of them, without the long mode.
+                if !long && n % 3 != m {
+                    continue;
+                }
+                let fault = Fault { call, errno, when };
+                refused += try_fault(fault, n % 2 == 0);
+                tried += 1;
+            }
+        }
+    }
+    println!("{tried} faults in {calls:?}: {refused} chunks refused");
+}
+
+#[test]
+fn a_write_that_fails_loses_nothing() {
+    require!(fuse, root, strace);
+    faults(&["pwrite64"]);
+}
+
+#[test]
+fn a_sync_that_fails_loses_nothing() {
+    require!(fuse, root, strace);
+    faults(&["fdatasync", "fsync"]);
+}
+
+#[test]
+fn a_truncation_or_reservation_that_fails_loses_nothing() {
+    require!(fuse, root, strace);
+    faults(&["ftruncate", "fallocate"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_or_moved_loses_nothing() {
+    require!(fuse, root, strace);
+    faults(&["openat", "renameat,renameat2", "unlinkat"]);
+}

@@ -345,7 +345,8 @@ pub(crate) fn survey(
         }
         _ => {}
     }
-    if layout.offset(rows).is_none_or(|end| end > file_len) {
+    let has_bytes = rows > 0 && layout.row_bytes() > 0;
+    if has_bytes && layout.offset(rows).is_none_or(|end| end > file_len) {
         return Err(err!(
             EIO,
             "data.npy is damaged: {rows} rows are known to have been in it, the file of {file_len} bytes holds fewer"

@@ -345,7 +345,9 @@ impl Reader {
         self.base += self.at as u64;
         self.at = 0;
         let have = self.window.len();
-        self.window.resize(have + n.max(WINDOW), 0);
+        let left = self.blob.len()?.saturating_sub(self.base + have as u64);
+        self.window
+            .resize(have + left.min(n.max(WINDOW) as u64) as usize, 0);
         let read = self
             .blob
             .read_at(&mut self.window[have..], self.base + have as u64)?;

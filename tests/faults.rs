@@ -201,3 +201,51 @@ fn a_file_that_cannot_be_opened_or_moved_loses_nothing() {
     require!(fuse, root, strace);
     faults(&["openat", "renameat,renameat2", "unlinkat"]);
 }
+
+/// The kernel takes pages that it could not write for written: only writing them again helps.
+#[test]
+fn what_a_failed_sync_may_have_lost_is_written_again() {
+    require!(fuse, root, strace);
+    for killed in [true, false] {
+        let store = tempfile::tempdir().unwrap();
+        let mut mount = Mount::builder().store(store.path()).start();
+        mount.tolerate_warnings();
+        let dataset = mount.path("run");
+        fs::create_dir(&dataset).unwrap();
+        let mut told = Told::default();
+        produce(&dataset, &mut told, 0, 4);
+        let fault = Fault {
+            call: "fdatasync",
+            errno: "EIO",
+            when: "1+",
+        };
+        let strace = inject(mount.pid(), fault);
+        common::load::put(&dataset, Chunk::new(5, 0)).unwrap();
+        told.acknowledged.push(Chunk::new(5, 0));
+        let data = dataset.join("data.npy");
+        sync_path(&data).unwrap_err();
+        // Nor does a later one that the disk would take.
+        detach(strace);
+        sync_path(&data).unwrap_err();
+        assert_eq!(
+            common::load::put(&dataset, Chunk::new(5, 1))
+                .unwrap_err()
+                .raw_os_error(),
+            Some(libc::EIO)
+        );
+        let marker = mount.store("run/.npyfs/unsynced");
+        assert!(marker.exists());
+        if killed {
+            mount.crash();
+        } else {
+            kill(mount.pid(), "TERM");
+            mount.ended();
+        }
+        let mount = Mount::builder().store(store.path()).start();
+        let dataset = mount.path("run");
+        assert_told(&dataset, &told, fault, "after a failed sync");
+        sync_path(&dataset.join("data.npy")).unwrap();
+        common::load::put(&dataset, Chunk::new(5, 1)).unwrap();
+        assert!(!marker.exists());
+    }
+}

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::commit::Writer;
 use super::disk::{self, Open};
 use super::journal::{AppendError, Record};
-use super::{CONTROL, Dataset, LOCK, clock, recovery};
+use super::{CONTROL, Dataset, LOCK, clock, recovery, sync};
 use crate::error::{Context, Error, Result};
 
 impl Dataset {
@@ -59,6 +59,12 @@ impl Dataset {
         let mut survey = recovery::survey(&self.folder, Open::Write, &boot, false)?;
         let owed = recovery::repair(&self.folder, &mut survey, &self.rejected)?;
         let mut journal = recovery::open_journal(&self.folder, &survey)?;
+        sync::write_again(
+            &self.folder,
+            survey.array.as_ref(),
+            survey.durable,
+            &journal,
+        )?;
         let mut records = Vec::new();
         if !survey.array_recorded
             && let Some(array) = &survey.array

@@ -8,11 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
 
 use super::commit::Writer;
-use super::disk::Open;
+use super::disk::{Folder, Open, copy};
+use super::journal::Journal;
 use super::journal::Record;
 use super::recovery::open_if_there;
 use super::{Array, CONTROL, Dataset, JOURNAL};
 use crate::error::{Context, Error, Result};
+
+/// Is there from a sync that failed to the next takeover.
+const UNSYNCED: &str = ".npyfs/unsynced";
 
 /// Told how a sync went.
 pub type Waiter = Box<dyn FnOnce(Result<()>) + Send>;
@@ -141,8 +145,7 @@ impl Dataset {
                 Ok(())
             }
             Err(error) => {
-                // The kernel has dropped the pages that it could not write: what memory says of
-                // them is not to be trusted any more.
+                self.distrust();
                 writer.failed = Some(error.clone());
                 Err(error)
             }
@@ -179,8 +182,25 @@ impl Dataset {
         Ok(())
     }
 
+    /// After a sync that failed: the kernel takes the pages that it could not write for written, so
+    /// the next sync that succeeds says nothing of them. Whoever owns the dataset next in this boot
+    /// writes them again ([`write_again`]); in another boot recovery sees what is on the disk.
+    fn distrust(&self) {
+        if let Err(error) = self.folder.open(Path::new(UNSYNCED), Open::Create) {
+            log::warn!("{}: cannot note that a sync failed: {error}", self.label());
+        }
+    }
+
     /// Ends a writer's work: all on the disk, and the journal says so.
     pub(crate) fn settle(&self, writer: &mut Writer) -> Result<()> {
+        let settled = self.try_to_settle(writer);
+        if settled.is_err() {
+            self.distrust();
+        }
+        settled
+    }
+
+    fn try_to_settle(&self, writer: &mut Writer) -> Result<()> {
         if let Some(error) = &writer.failed {
             return Err(error.clone());
         }
@@ -222,4 +242,32 @@ impl Dataset {
         writer.journal.blob().sync().context(failed)?;
         self.sync_entries()
     }
+}
+
+/// Has what may have been lost on its way to the disk, when a sync failed in this boot, go that way
+/// again: the journal, and of the array the header and the rows behind `durable`, which recovery has
+/// verified. The same bytes are written, so no reader notices.
+pub(crate) fn write_again(
+    folder: &Arc<dyn Folder>,
+    array: Option<&Array>,
+    durable: u64,
+    journal: &Journal,
+) -> Result<()> {
+    let failed = || "cannot write again what a failed sync may have lost".to_owned();
+    if open_if_there(folder, UNSYNCED, Open::Read)?.is_none() {
+        return Ok(());
+    }
+    let blob = &**journal.blob();
+    copy(blob, 0, blob, 0, journal.len()).context(failed)?;
+    if let Some(array) = array {
+        let layout = &array.layout;
+        let data = &*layout.data;
+        copy(data, 0, data, 0, layout.header_len()).context(failed)?;
+        if let (Some(start), Some(end)) = (layout.offset(durable), layout.offset(array.rows)) {
+            copy(data, start, data, start, end.saturating_sub(start)).context(failed)?;
+        }
+        data.sync().context(failed)?;
+    }
+    blob.sync().context(failed)?;
+    folder.remove(Path::new(UNSYNCED)).context(failed)
 }

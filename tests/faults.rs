@@ -73,7 +73,7 @@ fn produce(dataset: &Path, told: &mut Told, first: u64, count: u64) {
                     (first..first + count)
                         .map(|number| {
                             let chunk = Chunk::new(producer, number);
-                            let done = common::put(dataset, chunk).is_ok();
+                            let done = common::put_chunk(dataset, chunk).is_ok();
                             if number % 4 == 1 {
                                 // Its own answer is another matter.
                                 sync_path(&dataset.join("data.npy")).ok();
@@ -145,10 +145,10 @@ fn try_fault(fault: Fault, born: bool) -> usize {
     assert_told(&dataset, &told, fault, "after SIGKILL");
     // Whatever was refused can be sent again, and whatever was not, too.
     for chunk in told.refused.drain(..).collect::<Vec<_>>() {
-        common::put(&dataset, chunk).unwrap();
+        common::put_chunk(&dataset, chunk).unwrap();
         told.acknowledged.push(chunk);
     }
-    common::put(&dataset, told.acknowledged[0]).unwrap();
+    common::put_chunk(&dataset, told.acknowledged[0]).unwrap();
     assert_told(&dataset, &told, fault, "after a retry");
     mount.finish();
     refused
@@ -220,7 +220,7 @@ fn what_a_failed_sync_may_have_lost_is_written_again() {
             when: "1+",
         };
         let strace = inject(mount.pid(), fault);
-        common::load::put(&dataset, Chunk::new(5, 0)).unwrap();
+        common::put_chunk(&dataset, Chunk::new(5, 0)).unwrap();
         told.acknowledged.push(Chunk::new(5, 0));
         let data = dataset.join("data.npy");
         sync_path(&data).unwrap_err();
@@ -228,7 +228,7 @@ fn what_a_failed_sync_may_have_lost_is_written_again() {
         detach(strace);
         sync_path(&data).unwrap_err();
         assert_eq!(
-            common::load::put(&dataset, Chunk::new(5, 1))
+            common::put_chunk(&dataset, Chunk::new(5, 1))
                 .unwrap_err()
                 .raw_os_error(),
             Some(libc::EIO)
@@ -245,7 +245,7 @@ fn what_a_failed_sync_may_have_lost_is_written_again() {
         let dataset = mount.path("run");
         assert_told(&dataset, &told, fault, "after a failed sync");
         sync_path(&dataset.join("data.npy")).unwrap();
-        common::load::put(&dataset, Chunk::new(5, 1)).unwrap();
+        common::put_chunk(&dataset, Chunk::new(5, 1)).unwrap();
         assert!(!marker.exists());
     }
 }

@@ -10,8 +10,10 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::thread::scope;
 
-use common::{Chunk, LoopMount, Mount, chunks_in, close, csv_names, inside_a_private_namespace};
-use common::{npyfs, put, run};
+use common::{
+    Chunk, LoopMount, Mount, chunks_in, close_chunk as close, csv_names, inside_a_private_namespace,
+};
+use common::{npyfs, put_chunk as put, run};
 
 const PRODUCERS: u64 = 4;
 

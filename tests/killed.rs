@@ -9,7 +9,10 @@ use std::sync::Barrier;
 use std::thread::{scope, sleep};
 use std::time::Duration;
 
-use common::{Chunk, Mount, chunks_in, close, csv_names, kill, put, sync_path, write_chunk};
+use common::{
+    Chunk, Mount, chunks_in, close_chunk as close, csv_names, kill, put_chunk as put, sync_path,
+    write_chunk,
+};
 
 const PRODUCERS: u64 = 4;
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
 use std::time::Duration;
 
-use common::{Chunk, Mount, chunks_in, csv_names, npyfs, put, refusal, sync_path};
+use common::{Chunk, Mount, chunks_in, csv_names, npyfs, put_chunk as put, refusal, sync_path};
 
 /// Small ones of one producer.
 fn small(producer: u64, from: u64, n: usize) -> Vec<Chunk> {

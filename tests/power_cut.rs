@@ -17,8 +17,8 @@ use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
 use common::{
-    Chunk, LoopMount, Mount, chunks_in, close, csv_names, inside_a_private_namespace, npyfs, run,
-    sync_path, write_chunk,
+    Chunk, LoopMount, Mount, chunks_in, close_chunk as close, csv_names,
+    inside_a_private_namespace, npyfs, run, sync_path, write_chunk,
 };
 
 const PRODUCERS: usize = 4;
@@ -172,7 +172,7 @@ fn check(cut: &Cut, at: &Path, options: &str, order: &[Chunk]) -> (usize, usize)
     }
     // The producers send again what they have no fsync for.
     for chunk in order.iter().skip(found.len()).take(3) {
-        common::put(&dataset, *chunk).unwrap();
+        common::put_chunk(&dataset, *chunk).unwrap();
     }
     mount.finish();
     if stored.join("data.npy").exists() {

@@ -90,6 +90,19 @@ setup_venv() {
     "$NPYFS_PYTHON" -m pip install --quiet numpy npy-append-array
 }
 
+# The npm packages of a test, in a place of their own.
+setup_npm() {
+    local place=target/producers/javascript from=tests/producers/javascript
+    have npm || { say "npm is missing: no test of JavaScript"; return 0; }
+    if cmp -s "$from/package-lock.json" "$place/package-lock.json" && [ -d "$place/node_modules" ]; then
+        return 0
+    fi
+    say "making $place"
+    mkdir -p "$place"
+    cp "$from/package.json" "$from/package-lock.json" "$place"
+    (cd "$place" && npm ci --silent --no-audit --no-fund) || { rm -rf "$place"; return 1; }
+}
+
 # The user that tests mount as, and a /dev/fuse open to it as udev makes it.
 setup_user() {
     is_root || return 0

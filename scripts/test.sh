@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that must hold before a change lands: format, lints, tests, nothing left mounted.
 # Arguments go to `cargo test`: scripts/test.sh --test mounting
+# With NPYFS_LONG=1 also the tests whose packages are large.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
@@ -50,6 +51,7 @@ trap 'exit 143' TERM HUP
 setup_rust
 setup_packages
 setup_venv
+setup_npm
 setup_user
 
 say "cargo fmt"

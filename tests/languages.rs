@@ -142,7 +142,9 @@ fn fortran() {
         .args(["-Wall", "-O1", "-o"])
         .arg(&program)
         .arg(sources().join("chunks.f90")));
-    feeds_and_hears(|| Command::new(&program), 100);
+    // gfortran's library writes at close, and tells nobody what that answers, asked for a status or
+    // not: only the log says why nothing came.
+    feeds(Command::new(&program), 100);
 }
 
 fn interpreted(program: &'static str, source: &'static str) -> impl Fn() -> Command {

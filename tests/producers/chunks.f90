@@ -5,7 +5,7 @@ program chunks
   real(real64) :: rows(100, 3)
   character(len=1024) :: dataset
   character(len=118) :: text
-  integer :: i, unit, status
+  integer :: i, unit
 
   call get_command_argument(1, dataset)
   do i = 1, 100
@@ -16,9 +16,5 @@ program chunks
   open(newunit=unit, file=trim(dataset)//'/fortran.npy', access='stream', form='unformatted', &
        status='new', action='write')
   write(unit) char(147), 'NUMPY', 1_int8, 0_int8, 118_int8, 0_int8, text, rows
-  ! A runtime library that is asked for no status ignores what the last write answers.
-  flush(unit, iostat=status)
-  if (status /= 0) error stop 'refused'
-  close(unit, iostat=status)
-  if (status /= 0) error stop 'refused'
+  close(unit)
 end program chunks

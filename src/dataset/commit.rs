@@ -355,18 +355,17 @@ impl Dataset {
         from: u64,
         to: u64,
     ) {
-        let undone = (if born {
+        // Both, whatever becomes of the other: recovery believes the journal first.
+        let cut = writer
+            .journal
+            .cut(journal_len)
+            .context(|| "cannot take a journal record back".into());
+        let counted = if born {
             publish(layout, from, to)
         } else {
             Ok(())
-        })
-        .and_then(|()| {
-            writer
-                .journal
-                .cut(journal_len)
-                .context(|| "cannot take a journal record back".into())
-        });
-        if let Err(error) = undone {
+        };
+        if let Err(error) = cut.and(counted) {
             writer.failed = Some(error);
         }
     }

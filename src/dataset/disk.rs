@@ -18,6 +18,7 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, openat, renameat};
 use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
+use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// How [`Folder::open`] opens a file.
@@ -137,6 +138,13 @@ pub trait Blob: Send + Sync + fmt::Debug {
     /// # Errors
     /// `ENOSPC`, `EDQUOT`, `EFBIG` where the space is not to be had.
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Gives back what was reserved behind the end of the file.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn unreserve(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// Inserts `len` zero bytes at the front, in constant time. `false`: this filesystem cannot.
     ///
     /// # Errors
@@ -383,11 +391,24 @@ impl Blob for DiskFile {
         if len == 0 {
             return Ok(());
         }
+        // Not even for a moment does a hopeless one take the space that others could have.
+        let stat = fstatvfs(&self.0)?;
+        if len / stat.fragment_size().max(1) > stat.blocks_free() {
+            return Err(Errno::ENOSPC.into());
+        }
         let flags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
         match fallocate(&self.0, flags, offset as i64, len as i64) {
             Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
-            Err(errno) => Err(errno.into()),
+            Err(errno) => {
+                // ext4 keeps what it had got hold of until then.
+                self.unreserve()?;
+                Err(errno.into())
+            }
         }
+    }
+
+    fn unreserve(&self) -> io::Result<()> {
+        self.set_len(self.len()?)
     }
 
     fn insert_front(&self, len: u64) -> io::Result<bool> {

@@ -149,7 +149,7 @@ impl Dataset {
             .data
             .reserve(base, len)
             .context(|| format!("no space in the store for a chunk of {len} bytes"))?;
-        let stream = Stream::new(layout, unborn, base, head.to_vec());
+        let stream = Stream::new(layout, unborn, base, head.to_vec(), len);
         writer.stream = Some(stream.clone());
         Ok(Some(stream))
     }

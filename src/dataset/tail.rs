@@ -36,6 +36,8 @@ pub(crate) struct Stream {
     _unborn: Option<Arc<Unborn>>,
     /// The chunk's header as it came, which goes in front of a displaced body.
     head: Vec<u8>,
+    /// How many bytes the body is to have.
+    body_len: u64,
     state: Mutex<State>,
 }
 
@@ -77,11 +79,13 @@ impl Stream {
         unborn: Option<Arc<Unborn>>,
         base: u64,
         head: Vec<u8>,
+        body_len: u64,
     ) -> Arc<Stream> {
         Arc::new(Stream {
             layout,
             _unborn: unborn,
             head,
+            body_len,
             state: Mutex::new(State {
                 base,
                 streamed: 0,
@@ -179,6 +183,10 @@ impl Stream {
     fn new_home(&self, folder: &Arc<dyn Folder>) -> io::Result<Staged> {
         let file = Staged::create(folder)?;
         file.blob().write_at(&self.head, 0)?;
+        // The space behind the tail was reserved for this chunk, which needs it here now.
+        self.layout.data.unreserve()?;
+        file.blob()
+            .reserve(0, self.head.len() as u64 + self.body_len)?;
         Ok(file)
     }
 

@@ -32,6 +32,9 @@ use crate::npy::{Header, HeaderError, Prefix};
 /// A body up to this size, in bytes, may collect in memory.
 pub(crate) const SMALL_BODY: u64 = 1 << 20;
 
+/// A header that is longer than this, in bytes, and does not come whole is not waited for in memory.
+const SMALL_HEAD: usize = 16 << 10;
+
 /// Mode, owner and size of a chunk in flight, as `stat` shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Face {
@@ -332,6 +335,9 @@ impl Incoming {
             Err(error) => return Err(error.into()),
             Ok(Prefix::Incomplete { .. }) => {
                 state.len = state.head.len() as u64;
+                if state.head.len() > SMALL_HEAD {
+                    return self.stage(state);
+                }
                 return Ok(());
             }
             Ok(Prefix::Complete(header)) => header,

@@ -128,7 +128,20 @@ impl Dataset {
     /// # Errors
     /// What the disk answers; the next to open the dataset recovers it.
     pub fn close(&self) -> Result<()> {
-        let mut guard = self.writer()?;
+        let mut guard = match self.writer.lock() {
+            Ok(guard) => guard,
+            Err(poisoned) => {
+                // Nothing that memory says is settled on the disk; whoever opens it next, here or
+                // elsewhere, recovers it, and must find the lock free.
+                poisoned.into_inner().take();
+                self.owned.store(false, Ordering::Release);
+                self.writer.clear_poison();
+                return Err(err!(
+                    EIO,
+                    "a failure inside npyfs left this dataset open; it is recovered when it is opened again"
+                ));
+            }
+        };
         let Some(mut writer) = guard.take() else {
             return Ok(());
         };

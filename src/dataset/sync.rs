@@ -5,7 +5,8 @@
 //! it has to verify. No lock is held while the disk works.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 use super::commit::Writer;
 use super::disk::{Folder, Open, copy};
@@ -15,6 +16,8 @@ use super::recovery::open_if_there;
 use super::{Array, CONTROL, Dataset, JOURNAL};
 use crate::error::{Context, Error, Result};
 
+/// How long a flush waits for company.
+const LONGEST_WAIT: Duration = Duration::from_millis(5);
 /// Is there from a sync that failed to the next takeover.
 const UNSYNCED: &str = ".npyfs/unsynced";
 
@@ -24,12 +27,18 @@ pub type Waiter = Box<dyn FnOnce(Result<()>) + Send>;
 #[derive(Default)]
 pub(crate) struct Syncs {
     state: Mutex<State>,
+    /// One more waits.
+    joined: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     running: bool,
     waiting: Vec<Waiter>,
+    /// How many seem to be at work: those that the last flush answered and those that came
+    /// meanwhile.
+    expected: usize,
+    last_took: Duration,
     /// The directories' entries are durable.
     entries: bool,
 }
@@ -67,26 +76,48 @@ impl Dataset {
     pub fn sync_later(&self, waiter: Waiter) -> bool {
         let mut state = crate::lock(&self.syncs.state);
         state.waiting.push(waiter);
+        self.syncs.joined.notify_one();
         !std::mem::replace(&mut state.running, true)
     }
 
     /// Syncs until nobody waits.
     pub fn run_syncs(&self) {
         loop {
-            let waiting = {
-                let mut state = crate::lock(&self.syncs.state);
-                let waiting = std::mem::take(&mut state.waiting);
-                if waiting.is_empty() {
-                    state.running = false;
-                    return;
-                }
-                waiting
+            let Some(waiting) = self.next_waiting() else {
+                return;
             };
+            let start = Instant::now();
             let result = self.sync_now();
+            {
+                let mut state = crate::lock(&self.syncs.state);
+                state.expected = waiting.len() + state.waiting.len();
+                state.last_took = start.elapsed();
+            }
             for waiter in waiting {
                 waiter(result.clone());
             }
         }
+    }
+
+    /// Those whom the next flush answers. Whom the last one answered together are likely to be back
+    /// soon: the first of them waits for the others, as long as a flush takes at the most, so that
+    /// they share this one too.
+    fn next_waiting(&self) -> Option<Vec<Waiter>> {
+        let mut state = crate::lock(&self.syncs.state);
+        if !state.waiting.is_empty() && state.waiting.len() < state.expected {
+            let patience = state.last_took.min(LONGEST_WAIT);
+            let expected = state.expected;
+            (state, _) = self
+                .syncs
+                .joined
+                .wait_timeout_while(state, patience, |state| state.waiting.len() < expected)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.waiting.is_empty() {
+            state.running = false;
+            return None;
+        }
+        Some(std::mem::take(&mut state.waiting))
     }
 
     /// Whether something was committed since the last sync.

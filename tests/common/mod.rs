@@ -7,7 +7,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, unused_imports)]
 
 mod disks;
-mod load;
+pub mod load;
 mod need;
 mod npy;
 mod place;

@@ -11,8 +11,8 @@ use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
 
 use common::{
-    Mount, Parked, ROW, alone, close, counted, errno, eventually, npy, parked, put, put_in_pieces,
-    python, python_command, row_numbers, rows_of, run, with_dict,
+    Mount, Parked, ROW, alone, close, counted, errno, eventually, kill, npy, parked, put,
+    put_in_pieces, python, python_command, row_numbers, rows_of, run, with_dict,
 };
 use nix::errno::Errno;
 
@@ -823,4 +823,29 @@ fn the_owner_stays_as_it_was_set() {
     check(&dataset);
     let mount = mount.remount();
     check(&mount.path("run7"));
+}
+
+/// The child closes the descriptor in its execve, during which much of its /proc cannot be read.
+#[test]
+fn a_program_started_beside_a_chunk_in_flight_hangs_nobody() {
+    require!(fuse);
+    let _alone = alone();
+    let (mut mount, dataset) = with_dataset();
+    mount.tolerate_warnings();
+    let chunk = counted(0, 3);
+    let path = dataset.join("a.npy");
+    // By a thread that is gone when the child comes.
+    let open = std::thread::spawn(move || File::create(path).unwrap());
+    let file = open.join().unwrap();
+    file.write_all_at(&chunk[..200], 0).unwrap();
+    let started = std::thread::spawn(|| Command::new("true").status().unwrap());
+    if !eventually(Duration::from_secs(10), || started.is_finished()) {
+        kill(mount.pid(), "KILL");
+        panic!("the child hangs in its execve");
+    }
+    assert!(started.join().unwrap().success());
+    // Whose close it was cannot be told any more, so what becomes of the chunk is not promised.
+    file.write_all_at(&chunk[200..], 200).ok();
+    close(file).ok();
+    put(&dataset.join("b.npy"), &counted(3, 1)).unwrap();
 }

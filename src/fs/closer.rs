@@ -5,9 +5,6 @@ use std::path::Path;
 
 use crate::dataset::Closer;
 
-/// The kernel's flag of a task that is ending.
-const PF_EXITING: u64 = 4;
-
 /// What the thread `closer` is to the thread `opener`. Unknown ones are taken for the opener's
 /// process: what they leave unfinished is then reported and not lost.
 pub(super) fn closer(opener: u32, closer: u32) -> Closer {
@@ -40,18 +37,14 @@ fn thread_group(thread: u32) -> Option<u32> {
     line.trim().parse().ok()
 }
 
-/// Whether the thread is at its end: then the kernel closes for it.
+/// Whether the thread is at its end: then the kernel closes for it. It has given up its memory by
+/// then, and `status` has no line of it.
+///
+/// `stat` would tell in so many words, but reading it waits for an `execve` of that process to end,
+/// which in turn closes descriptors and waits for the answer to this very close.
 fn is_ending(thread: u32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{thread}/stat")) else {
-        return false;
-    };
-    // Behind the command in parentheses: state, parent, group, session, terminal, its group, flags.
-    let flags = stat
-        .rsplit(") ")
-        .next()
-        .and_then(|rest| rest.split(' ').nth(6))
-        .and_then(|flags| flags.parse::<u64>().ok());
-    flags.is_some_and(|flags| flags & PF_EXITING != 0)
+    fs::read_to_string(format!("/proc/{thread}/status"))
+        .is_ok_and(|status| !status.lines().any(|line| line.starts_with("VmSize:")))
 }
 
 #[cfg(test)]

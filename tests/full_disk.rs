@@ -148,31 +148,25 @@ fn a_chunk_that_cannot_fit_fails_at_its_header() {
     );
 }
 
-/// The cause of a failure that leaves nothing behind may go away: the next chunk is appended.
+/// As the kernel leaves a filesystem that it found damaged. That a store goes on when it can be
+/// written again is shown in faults.rs, with EROFS from the daemon's own calls.
 #[test]
-fn a_read_only_store_is_an_errno_and_goes_on_afterwards() {
+fn a_store_that_became_read_only_is_an_errno_and_is_still_read() {
     require!(fuse, root, unshare);
-    if !inside_a_private_namespace("a_read_only_store_is_an_errno_and_goes_on_afterwards") {
+    if !inside_a_private_namespace("a_store_that_became_read_only_is_an_errno_and_is_still_read") {
         return;
     }
     let scratch = tempfile::tempdir().unwrap();
     let disk = disk(scratch.path());
-    let mount = Mount::builder()
+    let mut mount = Mount::builder()
         .store(&disk.at.join("store"))
         .words("sync-interval=0.2")
         .start();
+    mount.tolerate_warnings();
     let dataset = mount.path("run");
     fs::create_dir(&dataset).unwrap();
     let acknowledged = Mutex::new(Vec::new());
     assert!(fill(&dataset, 0, 20, &acknowledged).is_empty());
-    // A filesystem with files open for writing cannot be remounted; what fails like one that the
-    // kernel has made read-only after an error is the emergency remount of this one.
-    let refused = Command::new("mount")
-        .args(["-o", "remount,ro"])
-        .arg(&disk.at)
-        .output()
-        .unwrap();
-    assert!(!refused.status.success(), "the daemon has no file open?");
     let shut = Command::new("mount")
         .args(["-o", "remount,abort"])
         .arg(&disk.at)
@@ -182,8 +176,6 @@ fn a_read_only_store_is_an_errno_and_goes_on_afterwards() {
         common::skip("this ext4 cannot be aborted");
         return;
     }
-    mount.expect_warning("p0-");
-    mount.expect_warning("cannot");
     for number in 100..103 {
         let error = put(&dataset, Chunk::new(0, number)).unwrap_err();
         let errno = error.raw_os_error().unwrap();
@@ -191,4 +183,6 @@ fn a_read_only_store_is_an_errno_and_goes_on_afterwards() {
     }
     assert_all(&dataset, &acknowledged.lock().unwrap());
     common::sync_path(&dataset.join("data.npy")).unwrap_err();
+    // It could not close the store cleanly any more.
+    mount.crash();
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::Mount;
-use common::load::{close, csv_names};
+use common::{close, csv_names};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use npyfs::dataset::disk::{Blob, Directory, Folder, Listed, Lock, Open};
 use npyfs::npy::Header;

@@ -137,7 +137,9 @@ impl Dataset {
             return Err(error);
         }
         writer.array_recorded = true;
-        writer.unborn = None;
+        if writer.unborn.take().is_some() {
+            self.entries_changed();
+        }
         let id = self.reveal(chunk, first_row, crc, now, &layout)?;
         self.set_array(Array {
             layout,

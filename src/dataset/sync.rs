@@ -196,6 +196,11 @@ impl Dataset {
         }
     }
 
+    /// The array has a new file, whose name is not on the disk yet.
+    pub(crate) fn entries_changed(&self) {
+        crate::lock(&self.syncs.state).entries = false;
+    }
+
     /// Once: the names of the files, and of the directories up to the store's root.
     fn sync_entries(&self) -> Result<()> {
         if crate::lock(&self.syncs.state).entries || self.array().is_none() {

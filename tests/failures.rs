@@ -1,0 +1,125 @@
+//! The rows of the table of errnos that no ordinary store and no real kernel bring about: a store
+//! over quota or failing, and handles and inodes that nobody was given.
+
+mod chunks;
+mod simulated;
+
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use npyfs::error::Errno;
+use npyfs::fs::{Caller, Fs, Options};
+use npyfs::store::Store;
+use npyfs::{Dataset, DatasetOptions, Result};
+use simulated::{Disk, Fault};
+
+fn chunk(seed: u8) -> Vec<u8> {
+    let dtype = "<f8".parse().unwrap();
+    let mut bytes = npyfs::npy::Header::encode(&dtype, &[4]).unwrap();
+    bytes.extend([seed; 32]);
+    bytes
+}
+
+fn rows(dataset: &Dataset) -> u64 {
+    dataset.snapshot().unwrap().unwrap().rows()
+}
+
+/// How many calls one append takes on a dataset that has a chunk.
+fn calls_of_an_append() -> usize {
+    let disk = Disk::default();
+    let dataset = opened(&disk);
+    disk.break_at(None);
+    dataset.append("b.npy", &chunk(2)).unwrap();
+    disk.calls()
+}
+
+fn opened(disk: &Disk) -> Arc<Dataset> {
+    let folder = Arc::new(disk.clone());
+    let dataset = Dataset::open_in(folder, "run", DatasetOptions::default()).unwrap();
+    dataset.append("a.npy", &chunk(1)).unwrap();
+    dataset
+}
+
+/// Fails each call of an append in turn.
+fn each_failure_comes_as(errno: Errno) {
+    let calls = calls_of_an_append();
+    let mut told = 0;
+    for at in 0..calls {
+        let disk = Disk::default();
+        let dataset = opened(&disk);
+        disk.break_at(Some(Fault {
+            at,
+            errno: errno as i32,
+            for_good: false,
+            half: false,
+        }));
+        let appended = dataset.append("b.npy", &chunk(2));
+        disk.break_at(None);
+        match appended {
+            Ok(()) => assert_eq!(rows(&dataset), 8, "call {at}"),
+            Err(error) => {
+                told += 1;
+                assert_eq!(error.errno(), errno, "call {at}: {error}");
+                assert_eq!(rows(&dataset), 4, "call {at}: {error}");
+                dataset.append("b.npy", &chunk(2)).unwrap();
+                assert_eq!(rows(&dataset), 8, "call {at}: the cause is gone");
+            }
+        }
+    }
+    assert!(told > 0, "none of {calls} failures was told");
+}
+
+#[test]
+fn a_store_over_quota_is_edquot_and_nothing_is_half_appended() {
+    each_failure_comes_as(Errno::EDQUOT);
+}
+
+#[test]
+fn a_failing_store_is_eio_and_nothing_is_half_appended() {
+    each_failure_comes_as(Errno::EIO);
+}
+
+#[test]
+fn unknown_handles_are_ebadf_and_unknown_inodes_estale() {
+    const UNKNOWN: u64 = 1 << 40;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), npyfs::store::Options::default()).unwrap();
+    let options = Options {
+        cached: false,
+        read_only: false,
+        allow_delete: false,
+        sync_interval: Duration::ZERO,
+    };
+    let fs = Fs::new(store, options).unwrap();
+    let caller = Caller {
+        uid: 0,
+        gid: 0,
+        pid: 0,
+    };
+    fn errno<T>(result: Result<T>) -> Option<Errno> {
+        result.err().map(|error| error.errno())
+    }
+    let bad = Some(Errno::EBADF);
+    assert_eq!(errno(fs.read(UNKNOWN, 0, 1)), bad);
+    assert_eq!(errno(fs.write(UNKNOWN, 0, b"x", || ())), bad);
+    assert_eq!(errno(fs.flush(UNKNOWN, &caller)), bad);
+    assert_eq!(errno(fs.fallocate(UNKNOWN, 0, 1, 0)), bad);
+    assert_eq!(errno(fs.readdir(1, UNKNOWN, 0, |_| false)), bad);
+    assert_eq!(errno(fs.release(UNKNOWN)), bad);
+    let (send, receive) = mpsc::channel();
+    fs.fsync(
+        1,
+        UNKNOWN,
+        Box::new(move |done| send.send(errno(done)).unwrap()),
+    );
+    assert_eq!(receive.recv().unwrap(), bad);
+
+    let stale = Some(Errno::ESTALE);
+    assert_eq!(errno(fs.getattr(UNKNOWN)), stale);
+    assert_eq!(errno(fs.lookup(UNKNOWN, "x".as_ref())), stale);
+    assert_eq!(errno(fs.open(UNKNOWN, libc::O_RDONLY, &caller)), stale);
+    assert_eq!(errno(fs.opendir(UNKNOWN)), stale);
+    assert_eq!(errno(fs.unlink(UNKNOWN, "x".as_ref())), stale);
+    fs.forget(UNKNOWN, 1);
+    fs.close().unwrap();
+}

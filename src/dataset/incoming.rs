@@ -617,13 +617,13 @@ impl Incoming {
         }
     }
 
-    /// The header of a complete and valid chunk, or why it is not one.
+    /// The header of a complete chunk, or why it is not one. Whether it fits is the commit's to say,
+    /// of every chunk alike: the dataset may have got its dtype since the header came.
     fn whole(&self, state: &State) -> Result<FinalHeader> {
         match (&state.body, &state.header) {
             (Body::File(file), _) => {
                 let (header, bytes) = read_header(file.blob(), state.len)?;
                 check_len(&header, state.len)?;
-                self.dataset.admit(&header)?;
                 Ok(FinalHeader::Staged(header, bytes))
             }
             (_, Some(header)) => {

@@ -21,7 +21,7 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use content::{Flaw, Spec};
+use content::{Flaw, Form, Spec};
 use mount::Mounted;
 use run::{Op, Run};
 use system::Engine;
@@ -232,6 +232,32 @@ fn a_refused_stream_leaves_no_file_behind_where_there_is_no_array_yet() {
             spec: short,
         },
         Op::Reopen,
+    ];
+    on_all(&ops);
+}
+
+/// The first chunk to be committed had another dtype. Where a chunk lay in a file of its own, its
+/// close by a child was answered with success, and the refusal came only at the next close.
+#[test]
+fn a_complete_chunk_of_another_dtype_is_refused_at_any_close_wherever_it_lies() {
+    let other = Spec {
+        form: Form::OtherType,
+        ..good(0, 0)
+    };
+    let ops = [
+        open(0, 0, good(1, 0)),
+        open(2, 1, good(1, 0)),
+        Op::Finish { slot: 0 },
+        Op::Write {
+            slot: 2,
+            bytes: 200,
+        },
+        Op::RenameFile {
+            name: 2,
+            spec: other,
+            same: false,
+        },
+        Op::FlushElsewhere { slot: 2 },
     ];
     on_all(&ops);
 }

@@ -345,7 +345,6 @@ impl Reference {
 
     /// A close of one descriptor, by the process that opened the chunk or by another.
     pub fn flush(&mut self, slot: usize, by_opener: bool) -> Answer {
-        let form = self.form;
         let Some(own) = &mut self.slots[slot] else {
             unreachable!()
         };
@@ -358,12 +357,12 @@ impl Reference {
                 Life::Committed(_) => Ok(()),
                 Life::Withdrawn => Err(Errno::ECANCELED),
                 Life::Open | Life::Paused => {
-                    let pause = new.received.is_empty() || !new.certain(form) && !by_opener;
+                    let pause = new.received.is_empty() || !new.certain() && !by_opener;
                     if pause {
-                        new.promised = !new.received.is_empty() && new.whole(form);
+                        new.promised = !new.received.is_empty() && new.whole();
                         new.life = Life::Paused;
                         Ok(())
-                    } else if new.whole(form) {
+                    } else if new.whole() {
                         self.commit(slot)
                     } else {
                         (new.life, new.named) = (Life::Refused(Errno::EINVAL), false);
@@ -399,7 +398,6 @@ impl Reference {
     }
 
     pub fn fsync(&mut self, slot: usize) -> Answer {
-        let form = self.form;
         let Some(own) = &self.slots[slot] else {
             unreachable!()
         };
@@ -407,7 +405,7 @@ impl Reference {
             Writer::New(new) => match new.life {
                 Life::Refused(errno) => Err(errno),
                 Life::Withdrawn => Err(Errno::ECANCELED),
-                Life::Open | Life::Paused if new.certain(form) => self.commit(slot),
+                Life::Open | Life::Paused if new.certain() => self.commit(slot),
                 _ => Ok(()),
             },
             Writer::Again(_) => Ok(()),
@@ -416,14 +414,13 @@ impl Reference {
 
     /// The last descriptor is gone.
     pub fn release(&mut self, slot: usize) {
-        let form = self.form;
         if let Some(Slot {
             writer: Writer::New(new),
             ..
         }) = &self.slots[slot]
             && matches!(new.life, Life::Open | Life::Paused)
             && new.promised
-            && new.whole(form)
+            && new.whole()
         {
             // Nobody hears whether that works.
             self.commit(slot).unwrap_or_default();
@@ -557,26 +554,20 @@ impl New {
         }
     }
 
-    /// Whether its close is to commit it. One that came in order was compared with the dataset when
-    /// its header came, and the dataset may have got another form since: its commit says so.
-    fn whole(&self, dataset: Option<Form>) -> bool {
-        match read(&self.received) {
-            Reading::Header { form, len, .. } => {
-                let fits = dataset.is_none_or(|dataset| form.fits(dataset));
-                len == self.received.len() && (fits || !self.unordered)
-            }
-            _ => false,
-        }
+    /// Whether its close is to commit it. The dataset may have got another form since its header
+    /// came: the commit says so.
+    fn whole(&self) -> bool {
+        matches!(read(&self.received), Reading::Header { len, .. } if len == self.received.len())
     }
 
     /// Whether it is whole whoever closes it: all of it was written, and its count is not one that
     /// may be filled in later.
-    fn certain(&self, dataset: Option<Form>) -> bool {
+    fn certain(&self) -> bool {
         let rows = match read(&self.received) {
             Reading::Header { rows, .. } => rows,
             _ => 0,
         };
-        self.whole(dataset) && rows > 0 && !self.written.contains(&false)
+        self.whole() && rows > 0 && !self.written.contains(&false)
     }
 }
 

@@ -100,7 +100,7 @@ fn unknown_handles_are_ebadf_and_unknown_inodes_estale() {
         result.err().map(|error| error.errno())
     }
     let bad = Some(Errno::EBADF);
-    assert_eq!(errno(fs.read(UNKNOWN, 0, 1)), bad);
+    assert_eq!(errno(fs.read(UNKNOWN, 0, &mut [0])), bad);
     assert_eq!(errno(fs.write(UNKNOWN, 0, b"x", || ())), bad);
     assert_eq!(errno(fs.flush(UNKNOWN, &caller)), bad);
     assert_eq!(errno(fs.fallocate(UNKNOWN, 0, 1, 0)), bad);

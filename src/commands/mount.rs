@@ -74,9 +74,12 @@ fn build(plan: &Plan, tuning: &Tuning) -> npyfs::Result<Served<Adapter>> {
     };
     let fs = Fs::new(store, options)?;
     let attached = fs.clone();
+    let filesystem = Adapter::new(fs.clone());
+    let answer_through = filesystem.answer_through();
     Ok(Served {
-        filesystem: Adapter::new(fs.clone()),
-        attach: Box::new(move |notifier| {
+        filesystem,
+        attach: Box::new(move |notifier, device| {
+            answer_through(device);
             attached.set_writeback(move |ino| notifier.inval_inode(INodeNo(ino), 0, 0));
         }),
         close: Box::new(move || fs.close()),

@@ -11,6 +11,7 @@ pub(crate) mod background;
 mod notify;
 pub(crate) mod signals;
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,9 +34,12 @@ pub(crate) struct Plan {
 pub(crate) struct Served<F> {
     pub(crate) filesystem: F,
     pub(crate) close: Close,
-    /// Is given the way to speak to the kernel unasked, once there is one.
-    pub(crate) attach: Box<dyn FnOnce(Notifier)>,
+    /// Is given the way to speak to the kernel unasked, and a device of the session, once there
+    /// are.
+    pub(crate) attach: Attach,
 }
+
+pub(crate) type Attach = Box<dyn FnOnce(Notifier, File)>;
 
 pub(crate) type Close = Box<dyn FnOnce() -> npyfs::Result<()> + Send>;
 
@@ -79,12 +83,15 @@ pub(crate) fn serve<F: Filesystem>(
 fn mount_and_run<F: Filesystem>(
     plan: &Plan,
     filesystem: F,
-    attach: impl FnOnce(Notifier),
+    attach: Attach,
     closer: &Closer,
     ready: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let (device, attached) = Attached::new(plan)?;
     let attached = Arc::new(attached);
+    let second = device
+        .try_clone()
+        .or_exit(Exit::Failed, || "no descriptor is left".into())?;
     let mut config = Config::default();
     config.n_threads = Some(plan.threads);
     config.acl = if plan.flags.allow_other {
@@ -99,7 +106,7 @@ fn mount_and_run<F: Filesystem>(
             "the kernel and the daemon cannot agree".into()
         })
         .and_then(|session| {
-            attach(session.notifier());
+            attach(session.notifier(), File::from(second));
             signals::watch(Arc::clone(&attached), closer.clone())
                 .or_exit(Exit::Failed, || "cannot start the signal thread".into())?;
             log::info!(

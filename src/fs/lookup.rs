@@ -42,12 +42,12 @@ impl Fs {
             dataset::Kind::Array | dataset::Kind::Slice { .. } => Err(missing()),
             kind => {
                 let attr = self.entry_attr(dir, name, kind == dataset::Kind::Chunk)?;
-                let mut attr = attr.ok_or_else(missing)?;
-                attr.ino = self.nodes.named(dir, name, attr.is_dir);
+                let attr = attr.ok_or_else(missing)?;
+                let node = self.nodes.named(dir, name, attr.is_dir);
                 if attr.is_dir {
-                    self.follow_directory(attr.ino);
+                    self.follow_directory(node);
                 }
-                Ok(attr)
+                Ok(attr.numbered(node))
             }
         }
     }
@@ -67,7 +67,8 @@ impl Fs {
 
     fn view_entry(&self, dir: u64, name: &OsStr, view: View) -> Result<Attr> {
         let mut attr = self.view_attr(dir, &view)?;
-        attr.ino = self.nodes.version(dir, name, view);
+        attr.node = self.nodes.version(dir, name, view);
+        attr.ino = shown_number(dir, name);
         Ok(attr)
     }
 
@@ -75,6 +76,7 @@ impl Fs {
     fn view_attr(&self, dir: u64, view: &View) -> Result<Attr> {
         let stat = self.dir_stat(dir)?;
         Ok(Attr {
+            node: 0,
             ino: 0,
             is_dir: false,
             size: view.len(),
@@ -85,9 +87,7 @@ impl Fs {
             uid: stat.st_uid,
             gid: stat.st_gid,
             blksize: WRITE_SIZE,
-            // A lookup gives the kernel its own number for the version, and only getattr the one
-            // that `stat` is to show: nothing of it may be kept, or the two get mixed up.
-            attr_ttl: NEVER,
+            attr_ttl: TTL,
             entry_ttl: NEVER,
         })
     }
@@ -127,7 +127,7 @@ impl Fs {
     /// `ESTALE` where its name is gone, and those of the store.
     pub fn getattr(&self, ino: u64) -> Result<Attr> {
         let node = self.nodes.get(ino)?;
-        let mut attr = match &node.kind {
+        let attr = match &node.kind {
             Kind::Dir => {
                 let path = self.nodes.path(ino)?;
                 let stat = self.store.stat(&path)?.filter(store::is_dir);
@@ -137,10 +137,10 @@ impl Fs {
             Kind::Array(view) => self.view_attr(node.parent, view)?,
             Kind::Control(control) => self.control_attr(node.parent, ino, control)?,
         };
-        attr.ino = match node.kind {
-            Kind::Array(_) => shown_number(node.parent, &node.name),
-            _ => ino,
-        };
+        let mut attr = attr.numbered(ino);
+        if let Kind::Array(_) = node.kind {
+            attr.ino = shown_number(node.parent, &node.name);
+        }
         Ok(attr)
     }
 
@@ -205,14 +205,20 @@ impl Fs {
         }
         attr.is_dir = is_dir;
         attr.nlink = if is_dir { 2 } else { 1 };
-        attr.ino = ino;
         (attr.attr_ttl, attr.entry_ttl) = (NEVER, NEVER);
-        Ok(attr)
+        Ok(attr.numbered(ino))
     }
 
     /// The kernel forgets an inode.
     pub fn forget(&self, ino: u64, count: u64) {
         self.nodes.forget(ino, count);
+    }
+}
+
+impl Attr {
+    pub(super) fn numbered(mut self, number: u64) -> Self {
+        (self.node, self.ino) = (number, number);
+        self
     }
 }
 
@@ -242,6 +248,7 @@ fn readable_like(mode: u32) -> u32 {
 fn file_attr(stat: &FileStat) -> Attr {
     let is_dir = store::is_dir(stat);
     Attr {
+        node: 0,
         ino: 0,
         is_dir,
         size: stat.st_size as u64,
@@ -260,6 +267,7 @@ fn file_attr(stat: &FileStat) -> Attr {
 fn chunk_attr(chunk: &dataset::Committed) -> Attr {
     let attributes = &chunk.receipt.attributes;
     Attr {
+        node: 0,
         ino: 0,
         is_dir: false,
         size: chunk.view.len(),
@@ -277,6 +285,7 @@ fn chunk_attr(chunk: &dataset::Committed) -> Attr {
 
 pub(super) fn in_flight_attr(face: &Face) -> Attr {
     Attr {
+        node: 0,
         ino: 0,
         is_dir: false,
         size: face.len,

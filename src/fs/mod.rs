@@ -96,7 +96,9 @@ pub struct Caller {
 /// What `stat` shows.
 #[derive(Clone, Debug)]
 pub struct Attr {
-    /// The inode's number.
+    /// The number that requests are to name it by.
+    pub node: u64,
+    /// The inode's number as `stat` shows it: the same, but for versions of an array.
     pub ino: u64,
     /// A directory, or a file.
     pub is_dir: bool,
@@ -309,12 +311,11 @@ fn sync_every(interval: Duration, ticks: &Receiver<()>, store: &Weak<Store>) {
     }
 }
 
-/// Reads up to `len` bytes of an ordinary file.
-fn read_file(file: &File, offset: u64, len: usize) -> Result<Vec<u8>> {
+/// Reads an ordinary file; less than a full buffer only at its end.
+fn read_file(file: &File, offset: u64, buffer: &mut [u8]) -> Result<usize> {
     use std::os::unix::fs::FileExt;
-    let mut buffer = vec![0; len];
     let mut done = 0;
-    while done < len {
+    while done < buffer.len() {
         match file.read_at(&mut buffer[done..], offset + done as u64) {
             Ok(0) => break,
             Ok(n) => done += n,
@@ -322,8 +323,7 @@ fn read_file(file: &File, offset: u64, len: usize) -> Result<Vec<u8>> {
             Err(error) => return Err(error).context(|| "cannot read the file".into()),
         }
     }
-    buffer.truncate(done);
-    Ok(buffer)
+    Ok(done)
 }
 
 /// Whether an error is only the answer to a question: nothing was refused.

@@ -50,8 +50,8 @@ impl Fs {
                 let mut attr = in_flight_attr(&face);
                 // Until the first write, which the kernel takes as the end of what it knows.
                 attr.attr_ttl = TTL;
-                attr.ino = self.nodes.named(dir, name, false);
-                Ok((attr, opened))
+                let node = self.nodes.named(dir, name, false);
+                Ok((attr.numbered(node), opened))
             }
             dataset::Kind::Ordinary => {
                 let maker = Maker {
@@ -253,25 +253,23 @@ impl Fs {
         })
     }
 
-    /// Reads up to `len` bytes; fewer only at the end.
+    /// Fills `buffer` from `offset` on, as far as there is something, and says how far.
     ///
     /// # Errors
     /// `EBADF`, the refusal of a chunk, and those of the store.
-    pub fn read(&self, fh: u64, offset: u64, len: usize) -> Result<Vec<u8>> {
-        let fill = |read: &dyn Fn(&mut [u8]) -> Result<usize>| {
-            let mut buffer = vec![0; len];
-            let got = read(&mut buffer)?;
-            buffer.truncate(got);
-            Ok(buffer)
-        };
+    pub fn read(&self, fh: u64, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         match &*self.handles.get(fh)? {
-            Handle::View(view) => fill(&|buffer| view.read_at(buffer, offset)),
-            Handle::File(open) => read_file(&open.file, offset, len),
-            Handle::Text(text) => text.read(offset, len),
+            Handle::View(view) => view.read_at(buffer, offset),
+            Handle::File(open) => read_file(&open.file, offset, buffer),
+            Handle::Text(text) => {
+                let text = text.read(offset, buffer.len())?;
+                buffer[..text.len()].copy_from_slice(&text);
+                Ok(text.len())
+            }
             Handle::Dir(_) => Err(err!(EISDIR, "handle {fh} is a directory")),
             Handle::Chunk(chunk) => match &chunk.writing {
-                Writing::New(incoming) => fill(&|buffer| incoming.read(buffer, offset)),
-                Writing::Again(rewrite) => fill(&|buffer| rewrite.read(buffer, offset)),
+                Writing::New(incoming) => incoming.read(buffer, offset),
+                Writing::Again(rewrite) => rewrite.read(buffer, offset),
             },
         }
     }

@@ -5,7 +5,9 @@
 //! thread and replies from there.
 
 mod backing;
+mod entry;
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,12 +26,14 @@ use fuser::{
 use crate::error::{Error, Result};
 use crate::fs::{Attr, Caller, Fs, SetAttr, is_routine};
 use backing::{Backing, cache_flags};
+use entry::Device;
 
 /// Serves an [`Fs`] to the kernel.
 #[derive(Debug)]
 pub struct Adapter {
     fs: Arc<Fs>,
     backing: Arc<Backing>,
+    device: Arc<Device>,
 }
 
 impl Adapter {
@@ -38,7 +42,15 @@ impl Adapter {
         Self {
             fs,
             backing: Arc::default(),
+            device: Arc::default(),
         }
+    }
+
+    /// Takes a device of the same session, to give answers that fuser cannot give. Without it the
+    /// kernel asks once more for each of them.
+    pub fn answer_through(&self) -> impl FnOnce(std::fs::File) + use<> {
+        let device = self.device.clone();
+        move |file| device.set(file)
     }
 }
 
@@ -110,30 +122,6 @@ fn attributes(attr: &Attr) -> FileAttr {
     }
 }
 
-fn entry(
-    fs: &Fs,
-    result: Result<Attr>,
-    operation: &str,
-    parent: INodeNo,
-    name: &OsStr,
-    reply: ReplyEntry,
-) {
-    match result {
-        Ok(attr) => reply.entry_with_ttls(
-            &attr.attr_ttl,
-            &attr.entry_ttl,
-            &attributes(&attr),
-            Generation(0),
-        ),
-        Err(error) => reply.error(failed(
-            fs,
-            operation,
-            &Subject::Name(parent.0, name),
-            &error,
-        )),
-    }
-}
-
 fn empty(fs: &Fs, result: Result<()>, operation: &str, subject: &Subject<'_>, reply: ReplyEmpty) {
     match result {
         Ok(()) => reply.ok(),
@@ -158,12 +146,16 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let slow = self.fs.lookup_is_slow(parent.0);
         let (fs, name) = (self.fs.clone(), name.to_owned());
-        self.dispatch("lookup", slow, move || {
-            let found = fs.lookup(parent.0, &name);
-            entry(&fs, found, "lookup", parent, &name, reply);
+        let (device, unique) = (self.device.clone(), request.unique().0);
+        self.dispatch("lookup", slow, move || match fs.lookup(parent.0, &name) {
+            Ok(attr) => device.answer(unique, &attr, reply),
+            Err(error) => {
+                let subject = Subject::Name(parent.0, &name);
+                reply.error(failed(&fs, "lookup", &subject, &error));
+            }
         });
     }
 
@@ -228,7 +220,13 @@ impl Filesystem for Adapter {
             let made = self
                 .fs
                 .mkdir(parent.0, name, mode & !umask, &caller(request));
-            entry(&self.fs, made, "mkdir", parent, name, reply);
+            match made {
+                Ok(attr) => self.device.answer(request.unique().0, &attr, reply),
+                Err(error) => {
+                    let subject = Subject::Name(parent.0, name);
+                    reply.error(failed(&self.fs, "mkdir", &subject, &error));
+                }
+            }
         });
     }
 
@@ -363,9 +361,15 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        guarded("read", || match self.fs.read(fh.0, offset, size as usize) {
-            Ok(data) => reply.data(&data),
-            Err(error) => reply.error(failed(&self.fs, "read", &Subject::Inode(ino.0), &error)),
+        guarded("read", || {
+            with_buffer(size as usize, |buffer| {
+                match self.fs.read(fh.0, offset, buffer) {
+                    Ok(got) => reply.data(&buffer[..got]),
+                    Err(error) => {
+                        reply.error(failed(&self.fs, "read", &Subject::Inode(ino.0), &error));
+                    }
+                }
+            });
         });
     }
 
@@ -650,6 +654,20 @@ fn write(fs: &Fs, ino: u64, fh: u64, offset: u64, data: &[u8], reply: ReplyWrite
             reply.error(errno);
         }
     }
+}
+
+/// Lends this thread's buffer for reads. It is kept: memory that is touched for the first time costs
+/// more than the copy into it. The kernel asks for 1 MiB at most.
+fn with_buffer<T>(len: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
+    thread_local! {
+        static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
+        work(&mut buffer[..len])
+    })
 }
 
 impl Adapter {

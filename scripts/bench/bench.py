@@ -1,364 +1,31 @@
-"""Measures npyfs against its alternatives and prints a Markdown table.
+"""Measures npyfs and prints Markdown tables.
 
-Each measurement is a pair of functions that take seconds (or answer a rate); they run in turn,
-A B A B ..., after one run of each that is not counted, and the ratio is that of the medians.
+Comparisons run in turn, A B A B ..., after one run of each that is not counted, and the ratio is
+that of the medians.
 """
 
-import argparse
 import os
 import platform
 import resource
-import shutil
-import statistics
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 
-MIB = 1 << 20
+from harness import ARGS, BENCHES, ROUNDS
 
+import compare
+import growth
 
-def options():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--bin", type=Path, required=True)
-    parser.add_argument("--npyfs", type=Path, required=True)
-    parser.add_argument("--empty", type=Path, required=True)
-    parser.add_argument("--scratch", type=Path, required=True)
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("names", nargs="*")
-    return parser.parse_args()
+TABLES = {
+    compare: "| | npyfs | other | against | ratio | goal |\n| --- | --- | --- | --- | --- | --- |",
+    growth: "| how cost grows | | goal |\n| --- | --- | --- |",
+}
 
 
-ARGS = options()
-ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
-BENCHES = {}
-
-
-def bench(function):
-    BENCHES[function.__name__] = function
-    return function
-
-
-class Mounted:
-    """A fresh store at a fresh mount point, for as long as the `with` lasts."""
-
-    def __init__(self, *words):
-        self.words = words
-
-    def __enter__(self):
-        self.root = ARGS.scratch / f"mount{time.monotonic_ns()}"
-        self.store, self.mnt = self.root / "store", self.root / "mnt"
-        self.store.mkdir(parents=True)
-        self.mnt.mkdir()
-        run(ARGS.npyfs, "mount", self.store, self.mnt, *self.words)
-        return self
-
-    def __exit__(self, *_):
-        run(ARGS.npyfs, "umount", self.mnt)
-        shutil.rmtree(self.root)
-
-    def dataset(self, name):
-        (self.mnt / name).mkdir(exist_ok=True)
-        return self.mnt / name
-
-
-class Served:
-    """Another filesystem in the foreground."""
-
-    def __init__(self, *command):
-        self.command = command
-
-    def __enter__(self):
-        self.mnt = ARGS.scratch / f"served{time.monotonic_ns()}"
-        self.mnt.mkdir()
-        command = [str(word).replace("@MNT", str(self.mnt)) for word in self.command]
-        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        while not os.path.ismount(self.mnt):
-            if self.process.poll() is not None:
-                raise SystemExit(f"{command[0]} did not mount")
-            time.sleep(0.01)
-        return self
-
-    def __exit__(self, *_):
-        run("umount", self.mnt)
-        self.process.wait()
-
-
-def run(*command):
-    return subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True).stdout
-
-
-def timed(work):
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def pair(a, b, rounds=None):
-    """Medians of two measurements that run in turn; each is called with the number of the round."""
-    rounds = rounds or ROUNDS
-    a(-1), b(-1)
-    figures = [(a(n), b(n)) for n in range(rounds)]
-    return statistics.median(x for x, _ in figures), statistics.median(y for _, y in figures)
-
-
-def row(what, ours, theirs, against, ratio, goal, ok):
-    mark = "" if ok else " (missed)"
-    print(f"| {what} | {ours} | {theirs} | {against} | {ratio:.2f} | {goal}{mark} |", flush=True)
-
-
-def slower(what, against, limit, a, b, rounds=None):
-    """Times: ours may be at most `limit` times theirs."""
-    ours, theirs = pair(a, b, rounds)
-    ratio = ours / theirs
-    row(what, seconds(ours), seconds(theirs), against, ratio, f"at most {limit}", ratio <= limit)
-
-
-def faster(what, against, limit, a, b, rounds=None):
-    """Rates: ours must be at least `limit` times theirs."""
-    ours, theirs = pair(a, b, rounds)
-    ratio = ours / theirs
-    row(what, f"{ours:,.0f}/s", f"{theirs:,.0f}/s", against, ratio, f"at least {limit}", ratio >= limit)
-
-
-def seconds(value):
-    if value < 1e-3:
-        return f"{value * 1e6:.0f} us"
-    return f"{value * 1e3:.0f} ms" if value < 1 else f"{value:.2f} s"
-
-
-def array_file(name, mib, order="C"):
-    path = ARGS.scratch / name
-    if not path.exists():
-        values = np.random.default_rng(0).random((mib * MIB // 8 // 128, 128))
-        np.save(path, np.asfortranarray(values) if order == "F" else values)
-    path.read_bytes()[:1]
-    return path
-
-
-def copies(fs, plain, source, parallel=1, datasets=1):
-    """The two sides of a cp: into a mount, and into a directory of the same filesystem.
-
-    Both are removed after each round: memory that a page cache gets for the first time is slower
-    than what was freed before, and neither side is to have that advantage.
-    """
-
-    def many(targets):
-        jobs = [subprocess.Popen(["cp", str(source), str(target)]) for target in targets]
-        if any(job.wait() for job in jobs):
-            raise SystemExit("cp failed")
-
-    def ours(n):
-        folders = [fs.dataset(f"d{n}-{i}") for i in range(datasets)]
-        took = timed(lambda: many([folders[i % datasets] / f"{i}.npy" for i in range(parallel)]))
-        for folder in folders:
-            shutil.rmtree(folder)
-        return took
-
-    def theirs(n):
-        folder = plain / f"{source.name}-{parallel}-{datasets}-{n}"
-        folder.mkdir()
-        took = timed(lambda: many([folder / f"{i}.npy" for i in range(parallel)]))
-        shutil.rmtree(folder)
-        return took
-
-    return ours, theirs
-
-
-@bench
-def copy():
-    plain = ARGS.scratch / "plain"
-    plain.mkdir(exist_ok=True)
-    for mib in (256, 2048):
-        source = array_file(f"{mib}.npy", mib)
-        with Mounted("-o", "allow_delete") as fs:
-            slower(f"cp of a {mib} MiB chunk", "cp to ext4", 1.3, *copies(fs, plain, source))
-
-
-@bench
-def copies_at_once():
-    plain = ARGS.scratch / "plain"
-    plain.mkdir(exist_ok=True)
-    source = array_file("256.npy", 256)
-    for datasets, limit in ((4, 1.5), (1, 2.2)):
-        with Mounted("-o", "allow_delete") as fs:
-            ours, theirs = copies(fs, plain, source, 4, datasets)
-            words = "one dataset" if datasets == 1 else "four datasets"
-            slower(f"four cps of 256 MiB at once into {words}", "the same to ext4", limit, ours, theirs)
-
-
-def small(directory, n, producers=1):
-    """Rate and median time of chunks of 1 KiB."""
-    stamp = time.monotonic_ns()
-    jobs = [
-        subprocess.Popen([str(ARGS.bin / "chunks"), str(directory), f"{stamp}-{p}", str(n), "1024"], stdout=subprocess.PIPE, text=True)
-        for p in range(producers)
-    ]
-    figures = []
-    for job in jobs:
-        out, _ = job.communicate()
-        if job.returncode:
-            raise SystemExit("chunks failed")
-        figures.append([float(word) for word in out.split()])
-    return sum(rate for rate, _ in figures), statistics.median(median for _, median in figures)
-
-
-@bench
-def small_chunks():
-    other = ARGS.bin / "passthrough_ll"
-    if other.exists():
-        for producers, limit in ((1, 4), (4, 3)):
-            source = ARGS.scratch / "passthrough"
-            shutil.rmtree(source, ignore_errors=True)
-            source.mkdir()
-
-            def theirs(peer):
-                rate = small(peer.mnt, 2000, producers)[0]
-                # It keeps a descriptor of every file that it knows.
-                for entry in peer.mnt.iterdir():
-                    entry.unlink()
-                return rate
-
-            with Mounted() as fs, Served(other, "-f", "-o", f"source={source}", "@MNT") as peer:
-                faster(
-                    f"1 KiB chunks, {producers} producer{'s' * (producers > 1)}",
-                    "libfuse's passthrough_ll",
-                    limit,
-                    lambda n: small(fs.dataset("d"), 5000, producers)[0],
-                    lambda n: theirs(peer),
-                )
-    with Mounted() as fs, Served(ARGS.empty, "@MNT") as peer:
-        slower(
-            "median time of one such chunk",
-            "an empty FUSE filesystem",
-            1.3,
-            lambda n: small(fs.dataset("d"), 10000)[1] * 1e-6,
-            lambda n: small(peer.mnt, 10000)[1] * 1e-6,
-        )
-
-
-@bench
-def peers():
-    """10,000 chunks of 64 KiB, from files to one array."""
-    import h5py
-    import zarr
-    from npy_append_array import NpyAppendArray
-
-    count, rows = 10_000, 64
-    spool = ARGS.scratch / "spool-source"
-    spool.mkdir(exist_ok=True)
-    chunk = np.random.default_rng(1).random((rows, 128))
-    np.save(spool / "0.npy", chunk)
-    for i in range(1, count):
-        shutil.copyfile(spool / "0.npy", spool / f"{i}.npy")
-
-    def ours(fs, n):
-        target = fs.dataset(f"d{n}")
-        return timed(lambda: run("cp", "-r", f"{spool}/.", target))
-
-    def spooled(n):
-        folder = ARGS.scratch / "spool"
-        def work():
-            run("cp", "-r", spool, folder)
-            with NpyAppendArray(str(ARGS.scratch / "append.npy"), delete_if_exists=True) as out:
-                for i in range(count):
-                    out.append(np.load(folder / f"{i}.npy"))
-        took = timed(work)
-        shutil.rmtree(folder)
-        return took
-
-    def hdf5(n):
-        def work():
-            with h5py.File(ARGS.scratch / "x.h5", "w") as out:
-                data = out.create_dataset("x", (0, 128), maxshape=(None, 128), chunks=(rows, 128))
-                for i in range(count):
-                    data.resize(((i + 1) * rows, 128))
-                    data[i * rows :] = np.load(spool / f"{i}.npy")
-        return timed(work)
-
-    def zarred(n):
-        def work():
-            path = ARGS.scratch / "x.zarr"
-            shutil.rmtree(path, ignore_errors=True)
-            out = zarr.create_array(store=str(path), shape=(0, 128), chunks=(rows, 128), dtype="f8", compressors=None)
-            for i in range(count):
-                out.append(np.load(spool / f"{i}.npy"))
-        return timed(work)
-
-    rounds = min(ROUNDS, 3)
-    for name, peer in (("spool and npy-append-array", spooled), ("h5py resize and write", hdf5), ("zarr append", zarred)):
-        with Mounted() as fs:
-            slower("10,000 chunks of 64 KiB to one array", name, 1.0, lambda n: ours(fs, n), peer, rounds)
-
-
-@bench
-def reading():
-    source = array_file("1024.npy", 1024)
-    for words, mode in (((), "as root"), (("--cached",), "cached")):
-        with Mounted(*words) as fs:
-            target = fs.dataset("d")
-            shutil.copyfile(source, target / "x.npy")
-            backing = fs.store / "d" / "data.npy"
-            shown = target / "data.npy"
-
-            def mapped(path):
-                return timed(lambda: np.load(path, mmap_mode="r").sum())
-
-            def loaded(path):
-                return timed(lambda: np.load(path))
-
-            if mode == "as root":
-                slower("a sum over a mapping of 1 GiB", "the backing file", 1.03, lambda n: mapped(shown), lambda n: mapped(backing))
-            limit = 1.8 if mode == "as root" else 1.3
-            slower(f"np.load of 1 GiB, {mode}", "the backing file", limit, lambda n: loaded(shown), lambda n: loaded(backing))
-
-
-@bench
-def opening():
-    with Mounted() as fs, Served(ARGS.empty, "@MNT") as peer:
-        np.save(fs.dataset("d") / "x.npy", np.zeros(496))
-
-        def opens(path):
-            def work():
-                for _ in range(2000):
-                    np.load(path, mmap_mode="r")
-            return timed(work) / 2000
-
-        slower("opening data.npy", "the empty filesystem", 1.2, lambda n: opens(fs.mnt / "d/data.npy"), lambda n: opens(peer.mnt / "data.npy"))
-
-
-@bench
-def rsync():
-    source = ARGS.scratch / "rsync-source"
-    source.mkdir(exist_ok=True)
-    values = np.random.default_rng(2).random((1024, 128))
-    for i in range(1000):
-        np.save(source / f"{i}.npy", values)
-    plain = ARGS.scratch / "plain"
-    plain.mkdir(exist_ok=True)
-    with Mounted() as fs:
-        def theirs(n):
-            took = timed(lambda: run("rsync", "-a", f"{source}/", f"{plain}/rsync{n}/"))
-            shutil.rmtree(plain / f"rsync{n}")
-            return took
-
-        def ours(n):
-            target = fs.dataset(f"d{n}")
-            return timed(lambda: run("rsync", "-a", f"{source}/", f"{target}/"))
-
-        slower("rsync -a of 1,000 chunks of 1 MiB", "rsync to ext4", 2.0, ours, theirs, min(ROUNDS, 3))
-
-
-@bench
-def fortran():
-    c, f = array_file("1024.npy", 1024), array_file("1024f.npy", 1024, "F")
-    with Mounted() as fs:
-        def append(source, kind):
-            return lambda n: timed(lambda: run("cp", source, fs.dataset(f"{kind}{n}") / "x.npy"))
-
-        slower("a Fortran-order chunk of 1 GiB", "the same in C order", 3.0, append(f, "f"), append(c, "c"), min(ROUNDS, 3))
+def cpu():
+    for line in open("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.machine()
 
 
 def main():
@@ -370,15 +37,18 @@ def main():
     unknown = set(ARGS.names) - set(BENCHES)
     if unknown:
         raise SystemExit(f"no measurement named {', '.join(sorted(unknown))}")
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
     kernel = platform.release().split("-")[0]
-    print(f"{os.cpu_count()} cores of {cpu}, Linux {kernel}, numpy {np.__version__}; medians of {ROUNDS}\n")
-    print("| | npyfs | other | against | ratio | goal |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for name, function in BENCHES.items():
-        if not ARGS.names or name in ARGS.names:
+    print(f"{os.cpu_count()} cores of {cpu()}, Linux {kernel}, numpy {np.__version__}; medians of {ROUNDS}")
+    for module, head in TABLES.items():
+        chosen = [
+            function
+            for name, function in BENCHES.items()
+            if function.__module__ == module.__name__ and (not ARGS.names or name in ARGS.names)
+        ]
+        if chosen:
+            print(f"\n{head}", flush=True)
+        for function in chosen:
             function()
-    sys.stdout.flush()
 
 
 main()

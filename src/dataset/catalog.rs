@@ -57,7 +57,20 @@ pub(crate) struct Catalog {
     rows: u64,
 }
 
+/// The least that a chunk takes in the journal, in bytes.
+const SHORTEST_RECORD: u64 = 64;
+
 impl Catalog {
+    /// Makes room for as many chunks as a journal of `bytes` may have: an index that grows step by
+    /// step computes each name's hash anew at each step.
+    pub(crate) fn expect(&mut self, bytes: u64) {
+        let chunks = (bytes / SHORTEST_RECORD) as usize;
+        self.receipts.reserve(chunks);
+        if self.index.is_empty() {
+            self.index = HashTable::with_capacity(chunks);
+        }
+    }
+
     /// Takes in what a record says. Records that say nothing of chunks are passed over.
     pub(crate) fn apply(&mut self, record: &Record<'_>) -> Result<(), OutOfPlace> {
         match record {

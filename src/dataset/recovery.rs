@@ -186,9 +186,7 @@ fn read_story(blob: &Arc<dyn Blob>, until: u64) -> Result<Story> {
             return Err(err!(EIO, "the journal was written by a newer npyfs"));
         }
     }
-    story
-        .catalog
-        .expect(blob.len().context(failed)?.min(until));
+    story.catalog.expect(blob.len().context(failed)?.min(until));
     loop {
         let at = reader.offset();
         story.end = at;

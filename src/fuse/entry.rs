@@ -1,17 +1,21 @@
-//! Answers to LOOKUP where the node is not the inode that `stat` shows.
+//! The two answers that fuser cannot give, each of which saves a GETATTR.
 //!
-//! Every version of an array is a node of its own, and all of them show one inode number, because
-//! cp compares what it found by name with what it opened. fuser 0.18 puts one number into both
-//! places of its answer, so a version would need a GETATTR after every LOOKUP to show the right
-//! one. This answer is written here instead: `fuse_out_header` and `fuse_entry_out` of Linux's
-//! `include/uapi/linux/fuse.h`, the same since protocol 7.9.
+//! LOOKUP: every version of an array is a node of its own, and all of them show one inode number,
+//! because cp compares what it found by name with what it opened. fuser 0.18 puts one number into
+//! both places of its answer.
+//!
+//! CREATE: the name of a chunk in flight may vanish with a refusal and must not be kept, but its
+//! attributes may be. fuser 0.18 takes one time for both.
+//!
+//! They are written here: `fuse_out_header`, `fuse_entry_out` and `fuse_open_out` of Linux's
+//! `include/uapi/linux/fuse.h`, which are the same since protocol 7.9.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{Generation, ReplyEntry};
+use fuser::{FileHandle, FopenFlags, Generation, INodeNo, ReplyCreate, ReplyEntry};
 
 use super::attributes;
 use crate::fs::Attr;
@@ -20,6 +24,8 @@ use crate::fs::Attr;
 const HEADER: usize = 16;
 /// `struct fuse_entry_out`, with its `struct fuse_attr`.
 const ENTRY: usize = 128;
+/// `struct fuse_open_out`.
+const OPEN: usize = 16;
 
 /// The way to the kernel, once the filesystem is mounted.
 #[derive(Debug, Default)]
@@ -32,41 +38,67 @@ impl Device {
     }
 
     /// Answers LOOKUP with an entry.
-    pub(super) fn answer(&self, unique: u64, attr: &Attr, reply: ReplyEntry) {
-        let shown = attributes(attr);
-        if attr.node == attr.ino {
-            reply.entry_with_ttls(&attr.attr_ttl, &attr.entry_ttl, &shown, Generation(0));
-            return;
-        }
-        let Some(mut device) = self.0.get() else {
+    pub(super) fn entry(&self, unique: u64, attr: &Attr, reply: ReplyEntry) {
+        let mut shown = attributes(attr);
+        let mut attr_ttl = attr.attr_ttl;
+        if attr.node != attr.ino {
+            let sent = self.send(entry_message(unique, attr, None).bytes());
+            if sent == Sent::Answered {
+                // Dropping it would answer once more. What is not dropped is one reference to the
+                // device, which lives as long as the daemon.
+                std::mem::forget(reply);
+                return;
+            }
             // The kernel learns the node's number only, and has to ask for the rest.
-            let node = fuser::FileAttr {
-                ino: fuser::INodeNo(attr.node),
-                ..shown
-            };
-            reply.entry_with_ttls(&Duration::ZERO, &attr.entry_ttl, &node, Generation(0));
-            return;
+            shown.ino = INodeNo(attr.node);
+            attr_ttl = Duration::ZERO;
+        }
+        reply.entry_with_ttls(&attr_ttl, &attr.entry_ttl, &shown, Generation(0));
+    }
+
+    /// Answers CREATE with an entry and a handle.
+    pub(super) fn created(
+        &self,
+        unique: u64,
+        attr: &Attr,
+        fh: FileHandle,
+        flags: FopenFlags,
+        reply: ReplyCreate,
+    ) {
+        if attr.attr_ttl != attr.entry_ttl {
+            let message = entry_message(unique, attr, Some((fh, flags)));
+            if self.send(message.bytes()) == Sent::Answered {
+                std::mem::forget(reply);
+                return;
+            }
+        }
+        // One time for both, so the shorter.
+        let ttl = attr.attr_ttl.min(attr.entry_ttl);
+        reply.created(&ttl, &attributes(attr), Generation(0), fh, flags);
+    }
+
+    fn send(&self, message: &[u8]) -> Sent {
+        let Some(mut device) = self.0.get() else {
+            return Sent::Not;
         };
-        match device.write_all(&message(unique, attr)) {
-            // Dropping it would answer once more. What is not dropped is one reference to the
-            // device, which lives as long as the daemon.
-            Ok(()) => std::mem::forget(reply),
-            Err(error) => failed(&error, reply),
+        match device.write_all(message) {
+            Ok(()) => Sent::Answered,
+            // The asking process was killed, or the mount is gone; fuser will see the same.
+            Err(error) => {
+                log::debug!("an answer was not taken: {error}");
+                Sent::Not
+            }
         }
     }
 }
 
-/// The asking process was killed, or the mount is gone: as where fuser answers.
-fn failed(error: &io::Error, reply: ReplyEntry) {
-    log::debug!("a lookup could not be answered: {error}");
-    reply.error(fuser::Errno::EIO);
+#[derive(PartialEq, Eq)]
+enum Sent {
+    Answered,
+    Not,
 }
 
-fn message(unique: u64, attr: &Attr) -> [u8; HEADER + ENTRY] {
-    let mut message = Message {
-        bytes: [0; HEADER + ENTRY],
-        len: 0,
-    };
+fn entry_message(unique: u64, attr: &Attr, opened: Option<(FileHandle, FopenFlags)>) -> Message {
     let since = attr.mtime.duration_since(UNIX_EPOCH);
     let (secs, nanos) = match since {
         Ok(since) => (since.as_secs(), since.subsec_nanos()),
@@ -77,7 +109,12 @@ fn message(unique: u64, attr: &Attr) -> [u8; HEADER + ENTRY] {
     } else {
         libc::S_IFREG
     };
-    message.u32((HEADER + ENTRY) as u32);
+    let len = HEADER + ENTRY + if opened.is_some() { OPEN } else { 0 };
+    let mut message = Message {
+        bytes: [0; HEADER + ENTRY + OPEN],
+        len: 0,
+    };
+    message.u32(len as u32);
     message.u32(0); // no error
     message.u64(unique);
     message.u64(attr.node);
@@ -98,7 +135,12 @@ fn message(unique: u64, attr: &Attr) -> [u8; HEADER + ENTRY] {
     message.u32(0); // rdev
     message.u32(attr.blksize);
     message.u32(0); // flags
-    message.bytes
+    if let Some((fh, flags)) = opened {
+        message.u64(fh.0);
+        message.u32(flags.bits());
+        message.u32(0); // no backing file
+    }
+    message
 }
 
 /// Seconds, as the two's complement that the kernel reads, and nanoseconds after them.
@@ -112,11 +154,15 @@ fn before_epoch(time: SystemTime) -> (u64, u32) {
 
 /// Numbers in the machine's own byte order, one behind the other.
 struct Message {
-    bytes: [u8; HEADER + ENTRY],
+    bytes: [u8; HEADER + ENTRY + OPEN],
     len: usize,
 }
 
 impl Message {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
     fn put(&mut self, bytes: &[u8]) {
         self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
         self.len += bytes.len();
@@ -156,15 +202,22 @@ mod tests {
             attr_ttl: Duration::from_millis(1500),
             entry_ttl: Duration::ZERO,
         };
-        let message = message(99, &attr);
-        assert_eq!(u64_at(&message, 0), 144, "length, and no error");
-        assert_eq!(u64_at(&message, 8), 99);
-        assert_eq!(u64_at(&message, 16), 7);
-        assert_eq!(u64_at(&message, 40), 1, "seconds that attributes are valid");
-        assert_eq!(u64_at(&message, 48), 500_000_000 << 32, "and nanoseconds");
-        assert_eq!(u64_at(&message, 56), 1 << 62);
-        assert_eq!(u64_at(&message, 64), 4096);
-        assert_eq!(u64_at(&message, 88) as i64, -2, "seconds of modification");
+        let opened = (FileHandle(8), FopenFlags::FOPEN_DIRECT_IO);
+        let created = entry_message(99, &attr, Some(opened));
+        assert_eq!(u64_at(created.bytes(), 0), 160);
+        assert_eq!(u64_at(created.bytes(), 144), 8);
+        assert_eq!(u64_at(created.bytes(), 152), 1);
+
+        let message = entry_message(99, &attr, None);
+        let message = message.bytes();
+        assert_eq!(u64_at(message, 0), 144, "length, and no error");
+        assert_eq!(u64_at(message, 8), 99);
+        assert_eq!(u64_at(message, 16), 7);
+        assert_eq!(u64_at(message, 40), 1, "seconds that attributes are valid");
+        assert_eq!(u64_at(message, 48), 500_000_000 << 32, "and nanoseconds");
+        assert_eq!(u64_at(message, 56), 1 << 62);
+        assert_eq!(u64_at(message, 64), 4096);
+        assert_eq!(u64_at(message, 88) as i64, -2, "seconds of modification");
         assert_eq!(message[HEADER + ENTRY - 12..][..4], [0; 4], "rdev");
     }
 }

@@ -17,8 +17,8 @@ use std::time::SystemTime;
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
-    Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner,
-    OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags,
+    PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
@@ -151,7 +151,7 @@ impl Filesystem for Adapter {
         let (fs, name) = (self.fs.clone(), name.to_owned());
         let (device, unique) = (self.device.clone(), request.unique().0);
         self.dispatch("lookup", slow, move || match fs.lookup(parent.0, &name) {
-            Ok(attr) => device.answer(unique, &attr, reply),
+            Ok(attr) => device.entry(unique, &attr, reply),
             Err(error) => {
                 let subject = Subject::Name(parent.0, &name);
                 reply.error(failed(&fs, "lookup", &subject, &error));
@@ -221,7 +221,7 @@ impl Filesystem for Adapter {
                 .fs
                 .mkdir(parent.0, name, mode & !umask, &caller(request));
             match made {
-                Ok(attr) => self.device.answer(request.unique().0, &attr, reply),
+                Ok(attr) => self.device.entry(request.unique().0, &attr, reply),
                 Err(error) => {
                     let subject = Subject::Name(parent.0, name);
                     reply.error(failed(&self.fs, "mkdir", &subject, &error));
@@ -319,16 +319,13 @@ impl Filesystem for Adapter {
     ) {
         let slow = self.fs.create_is_slow(parent.0);
         let (fs, name, caller) = (self.fs.clone(), name.to_owned(), caller(request));
+        let (device, unique) = (self.device.clone(), request.unique().0);
         self.dispatch("create", slow, move || {
             match fs.create(parent.0, &name, mode & !umask, flags, &caller) {
-                // One time for both, so the shorter: the name may vanish with a refusal.
-                Ok((attr, opened)) => reply.created(
-                    &attr.entry_ttl,
-                    &attributes(&attr),
-                    Generation(0),
-                    FileHandle(opened.fh),
-                    cache_flags(&opened.mode),
-                ),
+                Ok((attr, opened)) => {
+                    let (fh, flags) = (FileHandle(opened.fh), cache_flags(&opened.mode));
+                    device.created(unique, &attr, fh, flags, reply);
+                }
                 Err(error) => {
                     let subject = Subject::Name(parent.0, &name);
                     reply.error(failed(&fs, "create", &subject, &error));

@@ -9,7 +9,7 @@ use nix::sys::stat::FileStat;
 use super::control;
 use super::handle::Handle;
 use super::node::{Control, Kind, Node, ROOT, shown_number};
-use super::{Attr, Fs, NEVER, TTL, WRITE_SIZE};
+use super::{Attr, Fs, NEVER, READ_SIZE, TTL, WRITE_SIZE};
 use crate::dataset::{self, CONTROL, DATA, Face, Found, View, clock};
 use crate::error::{Context, Result};
 use crate::store;
@@ -86,7 +86,7 @@ impl Fs {
             nlink: 1,
             uid: stat.st_uid,
             gid: stat.st_gid,
-            blksize: WRITE_SIZE,
+            blksize: READ_SIZE,
             attr_ttl: TTL,
             entry_ttl: NEVER,
         })

@@ -169,6 +169,10 @@ const TTL: Duration = Duration::from_secs(1);
 const NEVER: Duration = Duration::ZERO;
 /// cp writes this many bytes at a time, if `st_blksize` says so.
 const WRITE_SIZE: u32 = 1 << 20;
+/// Python's buffer is as large as `st_blksize` says, and the kernel pins all of it for a direct read
+/// of the header alone: at 1 MiB that took half the time of opening an array. cp out of the mount is
+/// as fast with it.
+const READ_SIZE: u32 = 256 << 10;
 
 impl Fs {
     /// A filesystem over a store.

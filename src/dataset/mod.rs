@@ -309,27 +309,18 @@ impl Dataset {
     /// Whether the array's dtype and row shape admit a chunk, as far as they are set.
     pub(crate) fn admit(&self, header: &Header) -> Result<()> {
         match self.array() {
-            Some(array) => self.fits(header, &array.layout),
+            Some(array) => agree(header, &array.layout),
             None => Ok(()),
         }
     }
 
+    /// Asked with the dataset's writer held: whether the chunk can become rows of this array. One
+    /// that is not born yet has the byte order of whoever began to stream into it; the first commit
+    /// sets the array's, so a chunk of another byte order needs an unborn array of its own.
     fn fits(&self, header: &Header, layout: &Layout) -> Result<()> {
-        if !header.dtype().same_values(layout.dtype()) {
-            return Err(err!(
-                EINVAL,
-                "dtype {}, this dataset holds {}",
-                header.dtype(),
-                layout.dtype()
-            ));
-        }
-        if header.row_shape() != layout.row_shape() {
-            return Err(err!(
-                EINVAL,
-                "rows of shape {}, this dataset holds rows of shape {}",
-                shape_text(header.row_shape()),
-                shape_text(layout.row_shape())
-            ));
+        agree(header, layout)?;
+        if self.array().is_none() && header.dtype() != layout.dtype() {
+            return Err(other_dtype(header, layout));
         }
         Ok(())
     }
@@ -363,6 +354,31 @@ impl Dataset {
             log::warn!("{}: {line}: {error}", self.label());
         }
     }
+}
+
+/// Whether a chunk of this header belongs into this array, as it is or converted.
+fn agree(header: &Header, layout: &Layout) -> Result<()> {
+    if !header.dtype().same_values(layout.dtype()) {
+        return Err(other_dtype(header, layout));
+    }
+    if header.row_shape() != layout.row_shape() {
+        return Err(err!(
+            EINVAL,
+            "rows of shape {}, this dataset holds rows of shape {}",
+            shape_text(header.row_shape()),
+            shape_text(layout.row_shape())
+        ));
+    }
+    Ok(())
+}
+
+fn other_dtype(header: &Header, layout: &Layout) -> Error {
+    err!(
+        EINVAL,
+        "dtype {}, this dataset holds {}",
+        header.dtype(),
+        layout.dtype()
+    )
 }
 
 /// A shape as Python prints it.

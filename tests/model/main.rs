@@ -261,3 +261,33 @@ fn a_complete_chunk_of_another_dtype_is_refused_at_any_close_wherever_it_lies() 
     ];
     on_all(&ops);
 }
+
+/// The streamed chunk's byte order became the array's, and the rows of the chunk that was committed
+/// first were taken for that without a conversion: other values.
+#[test]
+fn the_byte_order_of_the_array_is_that_of_the_first_commit_whoever_streamed_before() {
+    for (streaming, first) in [
+        (Form::Big, Form::Little),
+        (Form::Little, Form::Big),
+        (Form::Big, Form::LittleFortran),
+    ] {
+        let of = |form, rows| Spec {
+            form,
+            ..good(rows, 1)
+        };
+        let ops = [
+            open(0, 0, of(streaming, 20_000)),
+            Op::Write {
+                slot: 0,
+                bytes: 10_000,
+            },
+            Op::Append {
+                name: 1,
+                spec: of(first, 3),
+            },
+            Op::Finish { slot: 0 },
+            Op::Close { slot: 0 },
+        ];
+        on_all(&ops);
+    }
+}

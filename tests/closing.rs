@@ -248,6 +248,33 @@ fn a_paused_name_may_be_taken_over_and_its_first_writer_hears_of_it() {
 }
 
 #[test]
+fn a_rename_takes_a_paused_name_over_if_it_commits() {
+    require!(fuse, python);
+    let _alone = alone();
+    let (mount, dataset) = with_dataset();
+    mount.expect_warning("x.npy: ECANCELED");
+    mount.expect_warning("x.npy: EBADMSG");
+    let source = mount.scratch("source.npy");
+    let chunk = counted(0, 100);
+    fs::write(&source, &chunk).unwrap();
+    let path = dataset.join("x.npy");
+    let mut first = Producer::start(&path, &source);
+    first.does("c 0 5000");
+    // One that is refused changes nothing: the first goes on where it was.
+    let file = dataset.join("x.npy.part");
+    fs::write(&file, &chunk[..6000]).unwrap();
+    assert_eq!(errno(fs::rename(&file, &path)), Errno::EBADMSG);
+    first.does("c 5000 1000");
+    fs::write(&file, &chunk).unwrap();
+    fs::rename(&file, &path).unwrap();
+    assert_eq!(names(&dataset), ["data.npy", "x.npy"]);
+    assert_eq!(fs::read(&path).unwrap(), chunk);
+    assert_eq!(first.tell("c 6000 1000"), Errno::ECANCELED);
+    assert_eq!(first.tell("x"), Errno::ECANCELED);
+    assert_eq!(rows_of(&dataset), count_to(100));
+}
+
+#[test]
 fn a_name_that_is_being_written_may_not_be_taken_over() {
     require!(fuse, python);
     let _alone = alone();
@@ -265,6 +292,28 @@ fn a_name_that_is_being_written_may_not_be_taken_over() {
     first.does("x");
     put(&path, &chunk).unwrap();
     assert_eq!(rows_of(&dataset), count_to(100));
+}
+
+#[test]
+fn a_refused_chunk_that_is_still_open_may_be_removed() {
+    require!(fuse);
+    let _alone = alone();
+    let (mount, dataset) = with_dataset();
+    put(&dataset.join("first.npy"), &counted(0, 1)).unwrap();
+    mount.expect_warning("x.npy: EINVAL");
+    let path = dataset.join("x.npy");
+    let mut file = File::create(&path).unwrap();
+    let refused = file.write_all(&npy("<f4", "(1, 16)", &[0; 64]));
+    assert_eq!(errno(refused), Errno::EINVAL);
+    fs::remove_file(&path).unwrap();
+    assert_eq!(names(&dataset), ["data.npy", "first.npy"]);
+    assert_eq!(errno(fs::remove_file(&path)), Errno::ENOENT);
+    // The name is free, and its first writer hears what it heard before.
+    put(&path, &counted(1, 2)).unwrap();
+    assert_eq!(errno(file.write(b"more")), Errno::EINVAL);
+    assert_eq!(errno(close(file)), Errno::EINVAL);
+    assert_eq!(rows_of(&dataset), count_to(3));
+    assert_eq!(names(&dataset), ["data.npy", "first.npy", "x.npy"]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::commit::Writer;
+use super::incoming::Abort;
 use super::staged::Staged;
 use super::tail::Stream;
 use super::{Closer, Dataset, Face, Incoming, Rewrite, Writing};
@@ -70,24 +71,30 @@ impl Dataset {
         }
     }
 
-    /// Takes the name of a chunk in flight away from its writer, as `unlink` does.
+    /// Takes the name of a chunk in flight away from its writer, as `unlink` does. One that was
+    /// refused, and is still open, only loses its name.
     ///
     /// # Errors
     /// `EBUSY` where its commit is under way.
     pub fn abort(&self, incoming: &Incoming) -> Result<()> {
-        if !incoming.abort() {
-            return Err(err!(
-                EBUSY,
-                "{} is being committed",
-                incoming.name().display()
-            ));
+        let name = incoming.name().display();
+        let aborted = incoming.abort();
+        if aborted == Abort::TooLate {
+            return Err(err!(EBUSY, "{name} is being committed"));
         }
         self.leave(incoming);
-        self.note(&format!(
-            "{} unlinked while it was in flight",
-            incoming.name().display()
-        ));
+        if aborted == Abort::Withdrawn {
+            self.note(&format!("{name} unlinked while it was in flight"));
+        }
         Ok(())
+    }
+
+    /// A file was committed under the name of a chunk that was closed incomplete: its writer has
+    /// lost the name. One that has gone on meanwhile hears of that when it would commit.
+    pub fn supersede(&self, incoming: &Incoming) {
+        if incoming.give_way() {
+            self.leave(incoming);
+        }
     }
 
     /// Appends a chunk from memory: the bytes of a whole `.npy` file. The same bytes under the same

@@ -84,16 +84,29 @@ impl From<bool> for Closer {
     }
 }
 
+/// What became of an attempt to take a name away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Abort {
+    /// The chunk ends by it.
+    Withdrawn,
+    /// The chunk was refused or withdrawn before; only its name was left.
+    Over,
+    /// Its commit was faster.
+    TooLate,
+}
+
 /// The claim on the name.
 mod claim {
     /// Being written.
     pub(super) const OPEN: u8 = 0;
     /// Closed incomplete: whoever comes next may take the name.
     pub(super) const PAUSED: u8 = 1;
-    /// A commit is under way or done, or the chunk was refused: nobody can take anything away.
+    /// A commit is under way or done: nobody can take anything away.
     pub(super) const SEALED: u8 = 2;
     /// Taken over or unlinked.
     pub(super) const WITHDRAWN: u8 = 3;
+    /// Refused: its writer's answer stays, and only the name can be taken away.
+    pub(super) const REFUSED: u8 = 4;
 }
 
 /// A chunk in flight.
@@ -221,9 +234,20 @@ impl Incoming {
         self.move_claim(&[claim::PAUSED], claim::WITHDRAWN)
     }
 
-    /// Takes the name away from whoever writes. `false`: its commit was faster.
-    pub(crate) fn abort(&self) -> bool {
-        self.move_claim(&[claim::PAUSED, claim::OPEN], claim::WITHDRAWN)
+    /// Whether it was closed incomplete, and nobody has written to it since.
+    pub fn is_paused(&self) -> bool {
+        self.claim.load(Ordering::Acquire) == claim::PAUSED
+    }
+
+    /// Takes the name away from whoever writes.
+    pub(crate) fn abort(&self) -> Abort {
+        if self.move_claim(&[claim::PAUSED, claim::OPEN], claim::WITHDRAWN) {
+            return Abort::Withdrawn;
+        }
+        match self.claim.load(Ordering::Acquire) {
+            claim::SEALED => Abort::TooLate,
+            _ => Abort::Over,
+        }
     }
 
     /// Writes at `offset`. `ack` is called as soon as nothing that the bytes say can refuse them,
@@ -636,7 +660,7 @@ impl Incoming {
 
     /// Ends the chunk with `error`. What `write` had accepted of its rows is kept.
     fn refuse(&self, state: &mut State, error: Error) -> Error {
-        self.claim.store(claim::SEALED, Ordering::Release);
+        self.claim.store(claim::REFUSED, Ordering::Release);
         state.phase = Phase::Refused(error.clone());
         let body = std::mem::replace(&mut state.body, Body::Head);
         let kept = if matches!(error.errno(), Errno::ENOSPC | Errno::EDQUOT) {

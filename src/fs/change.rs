@@ -354,7 +354,13 @@ impl Fs {
     ) -> Result<bool> {
         let dataset = self.dataset(to_dir)?;
         let to = self.path(to_dir, newname)?;
+        let mut paused = None;
         let committed = match dataset.find(newname)? {
+            // Taken over only by what is a chunk: a rename that fails changes nothing.
+            Some(Found::InFlight(incoming)) if incoming.is_paused() && !placeholder => {
+                paused = Some(incoming);
+                false
+            }
             Some(Found::InFlight(_)) => {
                 return Err(err!(
                     EBUSY,
@@ -387,6 +393,9 @@ impl Fs {
             append(&dataset, newname, &blob, stat)
         };
         self.reported(&dataset, newname, appended)?;
+        if let Some(incoming) = paused {
+            dataset.supersede(&incoming);
+        }
         if let Err(error) = self.store.remove(from) {
             log::warn!(
                 "{} is committed as {}: {error}",

@@ -445,10 +445,10 @@ impl Reference {
             else {
                 unreachable!()
             };
-            if matches!(new.life, Life::Refused(_)) {
-                return Err(Errno::EBUSY);
+            new.named = false;
+            if !matches!(new.life, Life::Refused(_)) {
+                new.life = Life::Withdrawn;
             }
-            (new.life, new.named) = (Life::Withdrawn, false);
             Ok(())
         } else if self.committed(name).is_some() {
             Err(Errno::EPERM)
@@ -486,7 +486,8 @@ impl Reference {
 
     /// An ordinary file of these bytes is renamed to a chunk's name.
     pub fn rename_file(&mut self, bytes: &[u8], to: &str) -> Answer {
-        if self.in_flight(to).is_some() {
+        let other = self.in_flight(to);
+        if other.is_some_and(|slot| !self.is_paused(slot)) {
             return Err(Errno::EBUSY);
         }
         if let Some(chunk) = self.committed(to) {
@@ -495,12 +496,29 @@ impl Reference {
             return if same { Ok(()) } else { Err(Errno::EEXIST) };
         }
         match read(bytes) {
-            Reading::Header { len, .. } if len == bytes.len() => self
-                .append(to, bytes.to_vec(), None, None)
-                .map(drop)
-                .map_err(|_| Errno::EBADMSG),
+            Reading::Header { len, .. } if len == bytes.len() => {
+                self.append(to, bytes.to_vec(), None, None)
+                    .map_err(|_| Errno::EBADMSG)?;
+                if let Some(slot) = other {
+                    self.set_life(slot, Life::Withdrawn, false);
+                }
+                Ok(())
+            }
             _ => Err(Errno::EBADMSG),
         }
+    }
+
+    fn is_paused(&self, slot: usize) -> bool {
+        matches!(
+            &self.slots[slot],
+            Some(Slot {
+                writer: Writer::New(New {
+                    life: Life::Paused,
+                    ..
+                }),
+                ..
+            })
+        )
     }
 
     pub fn set_attributes(&mut self, name: &str, mode: u32, mtime: i64) -> Answer {

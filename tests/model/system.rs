@@ -220,16 +220,22 @@ impl System for Engine {
             gid: 0,
             mtime: 5,
         };
-        let renamed = match self.dataset.find(name).unwrap() {
-            Some(Found::InFlight(_)) => Err(Errno::EBUSY),
-            Some(Found::Committed(_)) => answer(self.dataset.compare_blob(name, &blob)),
-            None => answer(self.dataset.append_blob(name, &blob, attributes)).map_err(|errno| {
+        let append = || {
+            answer(self.dataset.append_blob(name, &blob, attributes)).map_err(|errno| {
                 if errno == Errno::EINVAL {
                     Errno::EBADMSG
                 } else {
                     errno
                 }
-            }),
+            })
+        };
+        let renamed = match self.dataset.find(name).unwrap() {
+            Some(Found::InFlight(incoming)) if incoming.is_paused() => {
+                append().map(|()| self.dataset.supersede(&incoming))
+            }
+            Some(Found::InFlight(_)) => Err(Errno::EBUSY),
+            Some(Found::Committed(_)) => answer(self.dataset.compare_blob(name, &blob)),
+            None => append(),
         };
         fs::remove_file(&path).unwrap();
         renamed

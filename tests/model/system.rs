@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use npyfs::dataset::disk::DiskFile;
 use npyfs::dataset::{Attributes, Budget, Change, Committed, Face, Found, View, Writing};
 use npyfs::{Dataset, DatasetOptions};
 
+use crate::common;
 use crate::reference::Answer;
 
 /// A committed chunk as a reader sees it.
@@ -94,6 +97,21 @@ impl Engine {
     fn committed(&self, name: &str) -> Option<Committed> {
         self.dataset.chunk(OsStr::new(name)).unwrap()
     }
+}
+
+fn is_unlocked(path: &Path) -> bool {
+    let Ok(file) = fs::File::open(path) else {
+        return true;
+    };
+    let mut lock = nix::libc::flock {
+        l_type: nix::libc::F_WRLCK as i16,
+        l_whence: nix::libc::SEEK_SET as i16,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)).unwrap();
+    lock.l_type == nix::libc::F_UNLCK as i16
 }
 
 fn answer<T>(result: npyfs::Result<T>) -> Result<T, Errno> {
@@ -264,6 +282,11 @@ impl System for Engine {
         let left = fs::read_dir(self.path(".npyfs/incoming")).map_or(0, Iterator::count);
         assert_eq!(left, 0, "files are left in incoming");
         self.dataset.close().unwrap();
+        // A program that another test starts keeps our descriptors, and with them the lock, until it
+        // executes.
+        assert!(common::eventually(Duration::from_secs(10), || {
+            is_unlocked(&self.path(".npyfs/lock"))
+        }));
         self.dataset = Dataset::open(self.directory.path(), self.options.clone()).unwrap();
     }
 

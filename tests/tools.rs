@@ -180,6 +180,7 @@ fn cp_of_a_directory_of_chunks() {
     desk.holds_sorted("run7", &[ALL]);
     desk.holds_sorted("ds", &[ALL]);
     desk.ok("cmp run7/notes.txt $DS/notes.txt");
+    desk.ok("for n in 0 5; do test $(stat -c %a-%.9Y run7/$n.npy) = $(stat -c %a-%.9Y $DS/$n.npy); done");
     // Out of the mount again, with the array: what was converted or not, everything is readable.
     desk.ok("cp -r $DS back; diff -r -x data.npy run7 back; cmp back/data.npy $DS/data.npy");
 }
@@ -198,7 +199,9 @@ fn cp_inside_the_mount() {
 fn mv_from_another_filesystem() {
     require!(fuse);
     let desk = Desk::new();
+    desk.ok("chmod 604 $C/0.npy; touch -d '2001-02-03 04:05:06.789' $C/0.npy");
     desk.ok("mv $C/0.npy $C/big.npy $DS; test ! -e $C/0.npy; test ! -e $C/big.npy");
+    desk.ok("test $(stat -c %a-%.3Y $DS/0.npy) = 604-$(date -d '2001-02-03 04:05:06' +%s).789");
     desk.expect(&["bad.npy: EINVAL"]);
     desk.refused(1, "Invalid argument", "mv $C/bad.npy $DS");
     desk.ok("test -e $C/bad.npy");
@@ -267,6 +270,46 @@ fn rsync_of_large_chunks() {
     desk.ok("rsync -a --inplace $C/big.npy $DS; rsync -a $C/0.npy $DS");
     desk.ok("rsync -aI --inplace $C/big.npy $DS; rsync -aI --no-whole-file $C/big.npy $DS");
     desk.holds(&[(1000, BIG), c(0)]);
+}
+
+#[test]
+fn an_rsync_that_is_interrupted_leaves_no_rows_and_is_run_again() {
+    require!(fuse, rsync);
+    // Told to keep what has come, rsync gives it the chunk's name, which is refused.
+    let ways = [
+        ("-a", ""),
+        ("-a --partial", "big.npy: EBADMSG"),
+        ("-a --partial-dir=.rsync-partial", "big.npy: EBADMSG"),
+        ("-a --inplace", "big.npy: E"),
+        ("-a --append", "big.npy: E"),
+    ];
+    for (words, warning) in ways {
+        let desk = Desk::new();
+        let slow = format!("exec rsync {words} --bwlimit=1000 $C/big.npy $DS 2>/dev/null");
+        let mut rsync = parked(&mut desk.command(&slow));
+        let begun = eventually(Duration::from_secs(20), || {
+            let named = |name: &String| name.contains("big.npy");
+            let there = desk.names("ds").into_iter().find(named);
+            there.is_some_and(|name| {
+                let stat = fs::metadata(desk.mount.path("ds").join(name));
+                stat.is_ok_and(|stat| stat.len() > 500)
+            })
+        });
+        assert!(begun, "{words}: {:?}", desk.names("ds"));
+        common::kill(rsync.child().id().cast_signed(), "TERM");
+        assert!(!rsync.child().wait().unwrap().success());
+        let gone = eventually(Duration::from_secs(20), || {
+            desk.names("ds").iter().all(|name| !name.contains("big"))
+        });
+        assert!(gone, "{words}: {:?}", desk.names("ds"));
+        desk.holds(&[]);
+        if !warning.is_empty() {
+            desk.expect(&[warning]);
+        }
+        desk.ok(&format!("rsync {words} $C/big.npy $DS"));
+        desk.holds(&[(1000, BIG)]);
+        desk.nothing_in_flight();
+    }
 }
 
 #[test]
@@ -747,6 +790,68 @@ time.sleep(100)'"
 }
 
 #[test]
+fn a_tool_killed_at_any_of_its_calls_has_committed_all_or_nothing() {
+    require!(fuse, strace);
+    let desk = Desk::new();
+    desk.ok("cp $C/0.npy $DS");
+    let rows = || rows_of(&desk.mount.path("ds")).len() as u64;
+    // strace counts each call by itself, and kills at its entry.
+    let tools = [
+        (
+            "cp -p $C/1.npy $DS/$N.npy",
+            100,
+            "write fchmod utimensat close",
+        ),
+        ("cp $C/big.npy $DS/$N.npy", BIG, "read write close"),
+        (
+            "dd bs=5000 conv=fsync if=$C/1.npy of=$DS/$N.npy",
+            100,
+            "write fsync close",
+        ),
+        ("mv $DS/x.part $DS/$N.npy", 100, "renameat2 close"),
+    ];
+    let mut wanted = 100;
+    for (tool, more, calls) in tools {
+        let (mut killed, mut begun, mut committed) = (0, 0, 0);
+        for call in calls.split(' ') {
+            for nth in 1..500 {
+                let name = format!("{wanted}-{call}-{nth}");
+                desk.ok("cp $C/1.npy $DS/x.part");
+                let script = format!(
+                    "exec strace -o trace -e trace=?{call} -e inject=?{call}:signal=KILL:when={nth} {tool}"
+                );
+                let output = desk.command(&script).env("N", &name).output().unwrap();
+                let path = desk.mount.path("ds").join(format!("{name}.npy"));
+                let at = format!("{tool} at {call} {nth}");
+                if rows() == wanted + more {
+                    wanted += more;
+                    committed += 1;
+                    let chunk = common::row_numbers(&fs::read(&path).unwrap());
+                    assert_eq!(chunk.len() as u64, more, "{at}");
+                } else {
+                    assert_eq!(rows(), wanted, "{at}");
+                    // Nothing, or an empty file: it was killed before its first byte.
+                    let gone = eventually(Duration::from_secs(5), || {
+                        fs::metadata(&path).map_or(true, |stat| stat.len() == 0)
+                    });
+                    assert!(gone, "{at}");
+                    begun += u32::from(desk.log().contains(&format!("{name}.npy refused: ")));
+                }
+                if output.status.success() {
+                    break;
+                }
+                killed += 1;
+            }
+        }
+        println!("{tool}: {killed} kills, {begun} with a part, {committed} committed");
+        assert!(killed > 3 && committed > 0, "{tool}: {killed}, {committed}");
+        assert!(begun > 0 || more == 100, "{tool}: never in the middle");
+    }
+    desk.nothing_in_flight();
+    desk.expect(&["npy: EINVAL: ends after "]);
+}
+
+#[test]
 fn a_dataset_looks_like_any_directory() {
     require!(fuse, inotifywait);
     let desk = Desk::new();
@@ -862,10 +967,16 @@ except OSError: pass
     desk.wait_for_log("removed.npy unlinked while it was in flight");
     desk.holds(&[c(0), (1000, BIG), c(1), c(2)]);
     desk.nothing_in_flight();
+    // GNOME's programs save through a hidden file of their own and a rename.
+    desk.ok("gio save $DS/3.npy < $C/3.npy; gio save $DS/3.npy < $C/3.npy; gio save -c $DS/4.npy < $C/4.npy");
+    desk.expect(&["3.npy: EEXIST", "short.npy: EINVAL"]);
+    desk.refused(2, "File exists", "gio save $DS/3.npy < $C/4.npy");
+    desk.ok("gio save $DS/short.npy < $C/short.npy || touch failed; test -e failed");
+    desk.holds(&[c(0), (1000, BIG), c(1), c(2), c(3), c(4)]);
     // Overwriting with the same, and with something else.
     desk.ok("gio copy $C/0.npy $DS/0.npy");
     desk.expect(&["0.npy: E"]);
     desk.refused(1, "", "gio copy $C/other/0.npy $DS/0.npy");
-    desk.holds(&[c(0), (1000, BIG), c(1), c(2)]);
+    desk.holds(&[c(0), (1000, BIG), c(1), c(2), c(3), c(4)]);
     assert!(!desk.names("ds").iter().any(|name| name.contains("goutput")));
 }

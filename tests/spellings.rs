@@ -72,13 +72,18 @@ impl Judge {
 
     /// numpy reads every array.
     fn finish(self, count: u32) {
+        self.finish_with(count, 0);
+    }
+
+    /// The same, with so many arrays that the test made by itself.
+    fn finish_with(self, count: u32, more: u32) {
         assert_eq!(self.next, count);
         let read = python(
             "import sys, pathlib, numpy as np
 print(sum(len(np.load(p, mmap_mode='r')) > 0 for p in pathlib.Path(sys.argv[1]).glob('*/data.npy')))",
             &[self.mount.path("")],
         );
-        assert_eq!(read.trim(), (2 * count).to_string());
+        assert_eq!(read.trim(), (2 * count + more).to_string());
     }
 }
 
@@ -266,6 +271,244 @@ fn shapes_that_mean_the_same() {
     let first = npy("<f8", "(1, 6, 1)", &body(1));
     judge.accepts(&first, &with(row), [&body(1), &body(100)], row);
     judge.finish(5);
+}
+
+/// The header as each of the known writers spells it, for an array that another writer began.
+#[test]
+fn each_known_writers_header_is_accepted() {
+    require!(fuse, python);
+    let mut judge = Judge::new();
+    let plain = npy("<f8", "(3, 2)", &body(1));
+    // Rows of two numbers; from a writer of columns, the first three numbers are a column.
+    let columns = |first: u8| -> Vec<u8> {
+        let rows = body(first);
+        let number = |row: usize, column: usize| rows[16 * row + 8 * column..][..8].to_vec();
+        (0..6).flat_map(|n| number(n % 3, n / 3)).collect()
+    };
+    let swapped = |first: u8| -> Vec<u8> {
+        let rows = body(first);
+        rows.chunks(8)
+            .flat_map(|number| number.iter().rev().copied())
+            .collect()
+    };
+    let mut count = 0;
+    // As it comes, with C order: the view is what was written.
+    for (writer, major, align, text) in [
+        (
+            "numpy, xtensor, npy-append-array",
+            1,
+            64,
+            "{'descr': '<f8', 'fortran_order': False, 'shape': (3, 2), }",
+        ),
+        (
+            "Open Ephys",
+            1,
+            64,
+            "{'descr': '<f8', 'fortran_order': False, 'shape': (3, 2,), }",
+        ),
+        (
+            "ndarray-npy",
+            1,
+            64,
+            "{'descr': '<f8', 'fortran_order': False, 'shape': (3, 2)}",
+        ),
+        (
+            "npyz",
+            1,
+            64,
+            "{'descr': '<f8', 'fortran_order': False, 'shape': (3, 2, ), }",
+        ),
+        (
+            "cnpy, RcppCNPy",
+            1,
+            16,
+            "{'descr': '<f8', 'fortran_order': False, 'shape': (3, 2), }",
+        ),
+        (
+            "npyio",
+            2,
+            1,
+            "{'descr': '<f8', 'fortran_order': False, 'shape': (3, 2), }",
+        ),
+        (
+            "Arraymancer, NumSharp",
+            1,
+            16,
+            "{'descr': '<f8', 'fortran_order': False, 'shape': (3, 2), }",
+        ),
+        (
+            "JetBrains npy",
+            1,
+            16,
+            "{'descr': '<f8', 'fortran_order': False, 'shape': (3,2, )}",
+        ),
+        (
+            "npyjs",
+            1,
+            8,
+            "{'descr':'<f8','fortran_order':False,'shape':(3,2)}",
+        ),
+        (
+            "npy_array",
+            1,
+            128,
+            "{'descr': '<f8', 'fortran_order': False, 'shape': (3,2,), }",
+        ),
+        (
+            "ClickHouse",
+            2,
+            64,
+            "{'descr':'<f8','fortran_order':False,'shape':(3,2,),}",
+        ),
+        (
+            "one-offs",
+            1,
+            1,
+            "{\"descr\": \"float64\", \"fortran_order\": False, \"shape\": (3, 2)}",
+        ),
+        (
+            "Python 2",
+            1,
+            16,
+            "{u'descr': u'<f8', u'fortran_order': False, u'shape': (3L, 2L), }",
+        ),
+    ] {
+        let chunk = raw(major, &padded(major, align, text), &body(100));
+        judge.accepts(&plain, &chunk, [&body(1), &body(100)], writer);
+        count += 1;
+    }
+    for (writer, text) in [
+        (
+            "tfjs-npy, which ends no line",
+            "{'descr': '<f8', 'fortran_order': False, 'shape': (3, 2), }     ",
+        ),
+        (
+            "numir, which pads nothing",
+            "{'descr': '<f8', 'fortran_order': False, 'shape': (3, 2), }\n",
+        ),
+    ] {
+        let chunk = raw(1, text, &body(100));
+        judge.accepts(&plain, &chunk, [&body(1), &body(100)], writer);
+        count += 1;
+    }
+    // One byte a number.
+    let bytes = npy("|u1", "(48,)", &body(1));
+    for (writer, text) in [
+        (
+            "cnpy",
+            "{'descr': '<u1', 'fortran_order': False, 'shape': (48,), }",
+        ),
+        (
+            "TinyNPY, gorgonia, npy-ocaml",
+            "{'descr': '|u1', 'fortran_order': False, 'shape': (48), }",
+        ),
+        (
+            "one-offs",
+            "{'descr': 'uint8', 'fortran_order': False, 'shape': (48,)}",
+        ),
+        (
+            "Fortran stdlib",
+            "{'descr': '|u1', 'fortran_order': True, 'shape': (48, ), }",
+        ),
+        (
+            "npy-matlab",
+            "{'descr': '|u1', 'fortran_order': True, 'shape': (48), }",
+        ),
+    ] {
+        let chunk = raw(1, &padded(1, 16, text), &body(100));
+        judge.accepts(&bytes, &chunk, [&body(1), &body(100)], writer);
+        count += 1;
+    }
+    let signed = npy("|i1", "(48,)", &body(1));
+    let libnpy = "{'descr': '|i1', 'fortran_order': False, 'shape': (48,), }";
+    let chunk = raw(1, &padded(1, 16, libnpy), &body(100));
+    judge.accepts(&signed, &chunk, [&body(1), &body(100)], "libnpy");
+    let bfloat = npy("|V2", "(24,)", &body(1));
+    let jax = "{'descr': '<V2', 'fortran_order': False, 'shape': (24,), }";
+    let chunk = raw(1, &padded(1, 64, jax), &body(100));
+    judge.accepts(&bfloat, &chunk, [&body(1), &body(100)], "jax, ml_dtypes");
+    count += 2;
+    // Columns and the other byte order are converted.
+    for (writer, major, text, stored) in [
+        (
+            "npy-matlab",
+            1,
+            padded(
+                1,
+                16,
+                "{'descr': '<f8', 'fortran_order': True, 'shape': (3, 2), }",
+            ),
+            columns(100),
+        ),
+        (
+            "NPZ.jl",
+            1,
+            "{'descr': '<f8', 'fortran_order': True, 'shape': (3,2), }   ".to_owned(),
+            columns(100),
+        ),
+        (
+            "NPY-for-Fortran",
+            2,
+            padded(
+                2,
+                2,
+                "{'descr': '<f8', 'fortran_order': True, 'shape': (3,2,), }",
+            ),
+            columns(100),
+        ),
+        (
+            "Fortran stdlib",
+            1,
+            padded(
+                1,
+                64,
+                "{'descr': '<f8', 'fortran_order': True, 'shape': (3, 2, ), }",
+            ),
+            columns(100),
+        ),
+        (
+            "JetBrains npy",
+            1,
+            padded(
+                1,
+                16,
+                "{'descr': '>f8', 'fortran_order': False, 'shape': (3,2, )}",
+            ),
+            swapped(100),
+        ),
+    ] {
+        let dataset = judge.mount.path(format!("converted-{writer}"));
+        fs::create_dir(&dataset).unwrap();
+        put(&dataset.join("0.npy"), &plain).unwrap();
+        let chunk = raw(major, &text, &stored);
+        put(&dataset.join("1.npy"), &chunk).unwrap();
+        let array = fs::read(dataset.join("data.npy")).unwrap();
+        assert!(array.ends_with(&[body(1), body(100)].concat()), "{writer}");
+        // A retry is settled (P3).
+        put(&dataset.join("1.npy"), &chunk).unwrap();
+        assert_eq!(
+            fs::read(dataset.join("data.npy")).unwrap(),
+            array,
+            "{writer}"
+        );
+    }
+    // ClickHouse's strings are as wide as the widest of the chunk: another width is another dtype.
+    let strings = judge.mount.path("strings");
+    fs::create_dir(&strings).unwrap();
+    put(&strings.join("0.npy"), &npy("|S6", "(8,)", &body(40))).unwrap();
+    judge.mount.expect_warning("strings/1.npy: EINVAL");
+    let wider = raw(
+        2,
+        &padded(2, 64, "{'descr':'|S8','fortran_order':False,'shape':(6,),}"),
+        &body(40),
+    );
+    assert_eq!(errno(put(&strings.join("1.npy"), &wider)), Errno::EINVAL);
+    refused(
+        &strings.join(".npyfs/log"),
+        "1",
+        "dtype '|S8', this dataset holds '|S6'",
+    );
+    judge.finish_with(count, 6);
 }
 
 #[test]

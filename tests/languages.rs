@@ -52,7 +52,6 @@ fn feeds_and_hears(program: impl Fn() -> Command, rows: u64) {
     let (mount, dataset) = with_dataset();
     put(&dataset.join("other.npy"), &npy("<f4", "(1, 3)", &[0; 12])).unwrap();
     mount.expect_warning(": EINVAL: dtype '<f8', this dataset holds '<f4'");
-    // Some programs' other chunks are in the other byte order.
     let output: Output = program().arg(&dataset).output().unwrap();
     assert!(!output.status.success(), "{output:?}");
     assert!(eventually(std::time::Duration::from_secs(5), || {
@@ -63,12 +62,25 @@ fn feeds_and_hears(program: impl Fn() -> Command, rows: u64) {
 #[test]
 fn c() {
     require!(fuse, gcc);
-    let program = built().join("chunks-c");
-    run(Command::new("gcc")
-        .args(["-Wall", "-O1", "-o"])
-        .arg(&program)
-        .arg(sources().join("chunks.c")));
-    feeds_and_hears(|| Command::new(&program), 300);
+    for (source, rows) in [("chunks", 100), ("stdio", 300)] {
+        let program = built().join(format!("{source}-c"));
+        run(Command::new("gcc")
+            .args(["-Wall", "-O1", "-o"])
+            .arg(&program)
+            .arg(sources().join(format!("{source}.c"))));
+        feeds_and_hears(|| Command::new(&program), rows);
+    }
+}
+
+#[test]
+fn python() {
+    require!(fuse, python);
+    let program = || {
+        let mut python = common::bare_python();
+        python.arg(sources().join("chunks.py"));
+        python
+    };
+    feeds_and_hears(program, 200);
 }
 
 #[test]
@@ -142,9 +154,9 @@ fn fortran() {
         .args(["-Wall", "-O1", "-o"])
         .arg(&program)
         .arg(sources().join("chunks.f90")));
-    // gfortran's library writes at close, and tells nobody what that answers, asked for a status or
-    // not: only the log says why nothing came.
-    feeds(Command::new(&program), 100);
+    // gfortran's library tells nobody what its writes are answered, asked for a status or not, and
+    // then keeps the file open: the program looks whether all of its chunk is there.
+    feeds_and_hears(|| Command::new(&program), 100);
 }
 
 fn interpreted(program: &'static str, source: &'static str) -> impl Fn() -> Command {
@@ -173,7 +185,12 @@ fn shell() {
     );
     let wanted: Vec<u8> = (0..300u16).flat_map(u16::to_le_bytes).collect();
     assert_eq!(array.body, wanted);
-    drop(mount);
+    let other = mount.path("other");
+    fs::create_dir(&other).unwrap();
+    put(&other.join("0.npy"), &npy("<f4", "(1, 3)", &[0; 12])).unwrap();
+    mount.expect_warning("shell.npy: EINVAL: dtype '<u2', this dataset holds '<f4'");
+    let output = interpreted("sh", "chunks.sh")().arg(&other).output();
+    assert!(!output.unwrap().status.success());
 }
 
 /// Whether the tests whose packages are large are to run.
@@ -214,8 +231,9 @@ fn octave() {
         octave.arg(sources().join("chunks.m"));
         octave
     };
-    // Octave does not look at what fclose's write answers: only the log tells.
-    feeds(program(), 100);
+    // Octave does not look at what its writes and its close are answered: the program looks whether
+    // its chunk is there.
+    feeds_and_hears(program, 100);
 }
 
 #[test]
@@ -224,6 +242,5 @@ fn r() {
         return;
     }
     require!(fuse, Rscript);
-    // R's connections do not look at what close answers.
-    feeds(interpreted("Rscript", "chunks.R")(), 100);
+    feeds_and_hears(interpreted("Rscript", "chunks.R"), 100);
 }

@@ -64,6 +64,9 @@ fn each_close_appends_and_the_name_shows_the_newest() {
     assert!(fs::read(&path).unwrap() == counted(500, 20_000));
     put(&path, &counted(20_500, 3)).unwrap();
     assert!(fs::read(&path).unwrap() == counted(20_500, 3));
+    let csv = fs::read_to_string(dataset.join(".npyfs/chunks.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 2, "{csv}");
+    assert!(csv.contains("\nlatest.npy,20510,3,"), "{csv}");
     let wanted: Vec<u64> = (0..500).chain(490..20_503).collect();
     assert!(rows_of(&dataset) == wanted);
     let mount = mount.remount();

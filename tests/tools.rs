@@ -853,7 +853,7 @@ fn a_tool_killed_at_any_of_its_calls_has_committed_all_or_nothing() {
 
 #[test]
 fn a_dataset_looks_like_any_directory() {
-    require!(fuse, inotifywait);
+    require!(fuse, tar);
     let desk = Desk::new();
     desk.ok("cp $C/[0-5].npy $C/big.npy $DS; cp $C/0.npy $DS/notes.txt");
     let listed = desk.ok("ls $DS");
@@ -934,6 +934,27 @@ impl Desk {
 }
 
 #[test]
+fn editors_change_ordinary_files_and_no_chunk() {
+    require!(fuse, perl);
+    let desk = Desk::new();
+    desk.ok("cp $C/0.npy $DS; echo abc > $DS/notes.txt");
+    // Both write a file of their own, and rename it.
+    desk.ok("sed -i s/a/d/ $DS/notes.txt; perl -pi -e s/b/e/ $DS/notes.txt");
+    assert_eq!(desk.ok("cat $DS/notes.txt"), "dec\n");
+    desk.expect(&["rename ds/0.npy: EEXIST"]);
+    desk.refused(4, "File exists", "sed -i s/N/M/ $DS/0.npy");
+    desk.refused(17, "File exists", "perl -pi -e s/N/M/ $DS/0.npy");
+    // vim looks whether it can make a file 4913, and moves the old one aside.
+    if common::missing("vim").is_none() {
+        desk.ok("vim -es -u NONE -c '%s/c/f/' -c wq $DS/notes.txt </dev/null");
+        assert_eq!(desk.ok("cat $DS/notes.txt"), "def\n");
+    }
+    desk.ok("cmp $C/0.npy $DS/0.npy");
+    desk.holds(&[c(0)]);
+    assert_eq!(desk.names("ds"), ["0.npy", "data.npy", "notes.txt"]);
+}
+
+#[test]
 fn a_file_managers_habits() {
     require!(fuse, gio, python3);
     let desk = Desk::new();
@@ -979,4 +1000,14 @@ except OSError: pass
     desk.refused(1, "", "gio copy $C/other/0.npy $DS/0.npy");
     desk.holds(&[c(0), (1000, BIG), c(1), c(2), c(3), c(4)]);
     assert!(!desk.names("ds").iter().any(|name| name.contains("goutput")));
+    // Renaming, removing, and what is in no trash either.
+    desk.ok(
+        "gio rename $DS/4.npy four.npy; gio list $DS | grep -x four.npy; gio info $DS/four.npy",
+    );
+    desk.expect(&["unlink ds/0.npy: EPERM"]);
+    desk.refused(1, "Operation not permitted", "gio remove $DS/0.npy");
+    desk.ok("! gio trash $DS/0.npy 2>/dev/null; test -e $DS/0.npy");
+    desk.mount.expect_warning("0.npy: E");
+    desk.ok("echo x > $DS/notes.txt; gio remove $DS/notes.txt; test ! -e $DS/notes.txt");
+    desk.holds(&[c(0), (1000, BIG), c(1), c(2), c(3), c(4)]);
 }

@@ -232,3 +232,52 @@ assert v.dtype == '<f8' and (a.view('>u8') == v.view('<u8')).all()
         before
     );
 }
+
+#[test]
+fn producers_of_every_byte_and_element_order_begin_one_array_at_once() {
+    require!(fuse, python);
+    let mount = Mount::new();
+    judge(
+        &mount,
+        r"
+import csv
+# Small ones collect in memory, the others stream or are staged.
+SIZES = (1, 40, 3000, 120_000)
+ORDERS = [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+def chunk(producer, number):
+    rows = SIZES[(producer + number) % len(SIZES)] + number
+    first = 1_000_000 * (producer * 8 + number)
+    return first + np.arange(rows * 2, dtype='<f8').reshape(rows, 2)
+
+for n in range(12):
+    ds = root / f'at-once-{n}'
+    ds.mkdir()
+    producers = []
+    for producer, (fortran, swap) in enumerate(ORDERS):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                for number in range(8):
+                    array = order(chunk(producer, number), fortran, swap)
+                    np.save(ds / f'{producer}-{number}.npy', array)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        producers.append(pid)
+    for pid in producers:
+        assert os.waitpid(pid, 0)[1] == 0
+    data = np.load(ds / 'data.npy', mmap_mode='r')
+    lines = list(csv.DictReader((ds / '.npyfs/chunks.csv').open()))
+    assert len(lines) == 32
+    for line in lines:
+        producer, number = map(int, line['name'].removesuffix('.npy').split('-'))
+        wanted = chunk(producer, number)
+        start = int(line['first_row'])
+        assert (data[start:start + int(line['rows'])] == wanted).all(), line
+        view = np.load(ds / line['name'])
+        assert (view == wanted).all() and view.dtype == data.dtype, line
+    assert len(data) == sum(int(line['rows']) for line in lines)
+",
+    );
+}

@@ -245,12 +245,13 @@ import csv
 SIZES = (1, 40, 3000, 120_000)
 ORDERS = [(0, 0), (0, 1), (1, 0), (1, 1)]
 
-def chunk(producer, number):
-    rows = SIZES[(producer + number) % len(SIZES)] + number
+def chunk(n, producer, number):
+    # In each array another producer begins with a large one.
+    rows = SIZES[(n + producer + number) % len(SIZES)] + number
     first = 1_000_000 * (producer * 8 + number)
     return first + np.arange(rows * 2, dtype='<f8').reshape(rows, 2)
 
-for n in range(12):
+for n in range(16):
     ds = root / f'at-once-{n}'
     ds.mkdir()
     producers = []
@@ -259,7 +260,7 @@ for n in range(12):
         if pid == 0:
             try:
                 for number in range(8):
-                    array = order(chunk(producer, number), fortran, swap)
+                    array = order(chunk(n, producer, number), fortran, swap)
                     np.save(ds / f'{producer}-{number}.npy', array)
                 os._exit(0)
             finally:
@@ -272,7 +273,7 @@ for n in range(12):
     assert len(lines) == 32
     for line in lines:
         producer, number = map(int, line['name'].removesuffix('.npy').split('-'))
-        wanted = chunk(producer, number)
+        wanted = chunk(n, producer, number)
         start = int(line['first_row'])
         assert (data[start:start + int(line['rows'])] == wanted).all(), line
         view = np.load(ds / line['name'])

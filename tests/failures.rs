@@ -5,7 +5,7 @@ mod chunks;
 mod simulated;
 
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use npyfs::error::Errno;
 use npyfs::fs::{Caller, Fs, Options};
@@ -77,6 +77,67 @@ fn a_store_over_quota_is_edquot_and_nothing_is_half_appended() {
 #[test]
 fn a_failing_store_is_eio_and_nothing_is_half_appended() {
     each_failure_comes_as(Errno::EIO);
+}
+
+/// The store stops working at each call of an append and an fsync in turn, for good, and works again
+/// later: with nobody opening the dataset anew, it goes on, and the disk is as if nothing had been.
+#[test]
+fn a_store_that_failed_anywhere_is_written_again_once_it_works() {
+    let calls = {
+        let disk = Disk::default();
+        let dataset = opened(&disk);
+        disk.break_at(None);
+        dataset.append("b.npy", &chunk(2)).unwrap();
+        dataset.sync().unwrap();
+        disk.calls()
+    };
+    for (at, half) in (0..calls).flat_map(|at| [(at, false), (at, true)]) {
+        let context = format!("failed from call {at} on, half done: {half}");
+        let disk = Disk::default();
+        let dataset = opened(&disk);
+        disk.break_at(Some(Fault {
+            at,
+            errno: Errno::EIO as i32,
+            for_good: true,
+            half,
+        }));
+        let appended = dataset.append("b.npy", &chunk(2)).is_ok();
+        let synced = dataset.sync().is_ok();
+        // All but the note of what is durable, which only saves the next recovery some work.
+        assert!(disk.struck() && (!synced || at + 1 == calls), "{context}");
+        assert_eq!(rows(&dataset), if appended { 8 } else { 4 }, "{context}");
+        dataset.append("c.npy", &chunk(3)).unwrap_err();
+        disk.break_at(None);
+
+        let start = Instant::now();
+        // It tries again after a moment.
+        while let Err(error) = dataset.append("c.npy", &chunk(3)) {
+            assert!(
+                start.elapsed() < Duration::from_secs(5),
+                "{error}: {context}"
+            );
+        }
+        dataset
+            .sync()
+            .unwrap_or_else(|error| panic!("{error}: {context}"));
+        let expected = if appended { 12 } else { 8 };
+        assert_eq!(rows(&dataset), expected, "{context}");
+        for (boot, next) in [
+            (None, disk.killed()),
+            (Some([2; 16]), disk.power_cut(at as u64)),
+        ] {
+            let options = DatasetOptions {
+                boot,
+                ..DatasetOptions::default()
+            };
+            let again = Dataset::open_in(Arc::new(next), "run", options).unwrap();
+            assert_eq!(rows(&again), expected, "opened again, {context}");
+            for (name, there) in [("a.npy", true), ("b.npy", appended), ("c.npy", true)] {
+                let found = again.chunk(name.as_ref()).unwrap();
+                assert_eq!(found.is_some(), there, "{name}, {context}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -23,6 +23,7 @@ impl Dataset {
     pub fn begin(self: &Arc<Self>, name: &OsStr, face: Face, truncate: bool) -> Result<Writing> {
         self.check_chunk_name(name)?;
         self.own()?;
+        self.mend_if_failed();
         // Held while the catalog is asked: a chunk is in the catalog before it leaves this table, so
         // a name that is in neither is free.
         let mut in_flight = crate::lock(&self.in_flight);

@@ -398,16 +398,16 @@ impl Journal {
         }
     }
 
-    /// Takes the last append back.
+    /// Takes back what is behind `len`.
     ///
     /// # Errors
-    /// The operating system's; the records may then still be there.
+    /// The operating system's; the records may then still be there, and count no more here.
     pub(crate) fn cut(&mut self, len: u64) -> io::Result<()> {
-        self.blob.set_len(len)?;
         self.len = len;
-        Ok(())
+        self.blob.set_len(len)
     }
 
+    /// Where the last good record ends.
     pub(crate) fn len(&self) -> u64 {
         self.len
     }

@@ -18,12 +18,13 @@
 //! | `own`, `follow` | one daemon writes, all others see it (the lock) |
 //! | `recovery`, `adopt` | what is on the disk becomes a dataset again (P7) |
 //! | `sync` | fsync means durable (P6) |
+//! | `mend` | a store that failed is written to again once it works |
 //! | `check` | what the disk has is what was committed |
 //! | `view`, `lookup` | what was once seen never changes (P4) |
 //! | `events`, `rejected`, `status` | refusals have reasons, and their bytes are kept (P10) |
 //!
 //! Lock order: a chunk's state, `writer`, a stream's state, `in_flight`, `follow`, `catalog`,
-//! `array`, then the log's and the syncs', which are leaves.
+//! `array`, then the log's, the syncs' and the patience, which are leaves.
 
 mod adopt;
 mod amend;
@@ -43,6 +44,7 @@ mod incoming;
 mod journal;
 mod judge;
 mod lookup;
+mod mend;
 pub mod names;
 mod own;
 mod recovery;
@@ -161,6 +163,7 @@ pub struct Dataset {
     events: events::Events,
     rejected: rejected::Rejected,
     syncs: sync::Syncs,
+    patience: Mutex<mend::Patience>,
     /// When it was last asked for, in the store's own count.
     used: AtomicU64,
 }
@@ -238,6 +241,7 @@ impl Dataset {
             busy: Busy::default(),
             in_flight: Mutex::default(),
             syncs: sync::Syncs::default(),
+            patience: Mutex::default(),
             used: AtomicU64::new(0),
         });
         dataset.begin_following()?;
@@ -296,7 +300,7 @@ impl Dataset {
             Some(error) => Err(error
                 .clone()
                 .with_errno(crate::error::Errno::EIO)
-                .context("the store failed in the middle of a commit; writes are refused until the dataset is opened again")),
+                .context("the store failed in the middle of a commit; writes are refused until it works again")),
         }
     }
 

@@ -59,12 +59,14 @@ impl Dataset {
         let mut survey = recovery::survey(&self.folder, Open::Write, &boot, false)?;
         let owed = recovery::repair(&self.folder, &mut survey, &self.rejected)?;
         let mut journal = recovery::open_journal(&self.folder, &survey)?;
-        sync::write_again(
-            &self.folder,
-            survey.array.as_ref(),
-            survey.durable,
-            &journal,
-        )?;
+        match survey.doubtful_from {
+            None => {}
+            // All before that record was synced before it was written.
+            Some(at) if survey.clean => sync::write_again(None, 0, &journal, at)?,
+            Some(_) => {
+                sync::write_again(survey.array.as_ref(), survey.durable, &journal, 0)?;
+            }
+        }
         let mut records = Vec::new();
         if !survey.array_recorded
             && let Some(array) = &survey.array

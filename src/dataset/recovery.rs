@@ -38,6 +38,9 @@ pub(crate) struct Survey {
     pub(crate) array_recorded: bool,
     /// The end of the journal's good part, 0 where there is no journal.
     pub(crate) journal_len: u64,
+    /// What was written in this boot, from this byte of the journal on, may be in memory only, and
+    /// pass for written: the sync of it may have failed. `None` where that cannot be.
+    pub(crate) doubtful_from: Option<u64>,
     /// The last daemon closed the dataset, or there never was one, and nothing disagrees.
     pub(crate) clean: bool,
     plan: Plan,
@@ -90,6 +93,8 @@ struct Story {
     durable: u64,
     boot: Option<[u8; 16]>,
     closed: bool,
+    /// Where the last record begins that says so.
+    closed_at: u64,
     /// Chunks that may not have reached the disk, in commit order.
     unsure: Vec<Unsure>,
     end: u64,
@@ -152,6 +157,7 @@ fn survey_of_nothing(journal: &Arc<dyn Blob>, story: Story, remains: bool) -> Re
         catalog: story.catalog,
         array: None,
         durable: 0,
+        doubtful_from: None,
         array_recorded: false,
         journal_len: story.end,
         clean: false,
@@ -219,6 +225,7 @@ fn read_story(blob: &Arc<dyn Blob>, until: u64) -> Result<Story> {
             Record::Closed { rows } => {
                 story.durable = rows;
                 story.closed = true;
+                story.closed_at = at;
                 story.unsure.clear();
             }
             _ => {}
@@ -272,6 +279,9 @@ pub(crate) fn survey(
         data = open_if_there(folder, NEWBORN, how)?;
         plan.give_birth = data.is_some();
     }
+    // Also where the kernel tells no boot from another.
+    let doubtful_from =
+        (has_journal && story.boot.as_ref() == Some(boot)).then_some(story.closed_at);
     let same_boot = live || (story.boot.as_ref() == Some(boot) && boot != &[0; 16]);
     if let Some(journal) = &journal
         && !same_boot
@@ -281,7 +291,10 @@ pub(crate) fn survey(
         return survey_of_nothing(journal, story, data.is_some());
     }
     let Some(data) = data else {
-        return without_data(story, has_journal);
+        return Ok(Survey {
+            doubtful_from,
+            ..without_data(story, has_journal)?
+        });
     };
     let trusted = !has_journal || story.closed || same_boot;
     let mut notes = Vec::new();
@@ -361,6 +374,7 @@ pub(crate) fn survey(
         .map_or_else(|| file_mtime(&data), |last| Ok(last.committed))?;
     Ok(Survey {
         durable: story.durable.min(rows),
+        doubtful_from,
         array_recorded: story.array_header.is_some(),
         journal_len: story.end,
         catalog: story.catalog,
@@ -388,6 +402,7 @@ fn without_data(story: Story, has_journal: bool) -> Result<Survey> {
         catalog: story.catalog,
         array: None,
         durable: 0,
+        doubtful_from: None,
         array_recorded: false,
         journal_len: story.end,
         clean,
@@ -574,7 +589,7 @@ pub(crate) fn repair(
 }
 
 /// Sets the count in a header that a dead daemon may have left between two steps.
-fn publish_from_disk(layout: &Layout, rows: u64) -> Result<()> {
+pub(super) fn publish_from_disk(layout: &Layout, rows: u64) -> Result<()> {
     let Form::Published(header) = &layout.form else {
         return Err(err!(EIO, "the header of data.npy has no count field"));
     };
@@ -635,7 +650,7 @@ fn set_rows_aside(array: &Array, rows: u64, rejected: &Rejected) -> Result<()> {
     Ok(())
 }
 
-fn remove_if_there(folder: &Arc<dyn Folder>, path: &str) -> Result<()> {
+pub(super) fn remove_if_there(folder: &Arc<dyn Folder>, path: &str) -> Result<()> {
     match folder.remove(Path::new(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::io(error, format!("cannot remove {path}")))

@@ -36,7 +36,7 @@ impl Dataset {
     ///
     /// # Errors
     /// `ENOENT` where there is no array, and what the store answers. After a failure in the middle
-    /// the array is gone, and writes are refused until the dataset is opened again.
+    /// the array is gone, and writes are refused until the store works again.
     pub fn remove_array(&self) -> Result<()> {
         self.own()?;
         let mut guard = self.writer()?;
@@ -62,7 +62,7 @@ impl Dataset {
     }
 
     /// An empty journal, and then no trace of the array.
-    fn begin_anew(&self, writer: &mut Writer) -> Result<()> {
+    pub(super) fn begin_anew(&self, writer: &mut Writer) -> Result<()> {
         let failed = || "cannot begin a new journal".to_owned();
         self.folder
             .sync(Path::new("."))

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use super::commit::Writer;
-use super::disk::{Folder, Open, copy};
+use super::disk::{Open, copy};
 use super::journal::Journal;
 use super::journal::Record;
 use super::recovery::open_if_there;
@@ -18,8 +18,6 @@ use crate::error::{Context, Error, Result};
 
 /// How long a flush waits for company.
 const LONGEST_WAIT: Duration = Duration::from_millis(5);
-/// Is there from a sync that failed to the next takeover.
-const UNSYNCED: &str = ".npyfs/unsynced";
 
 /// Told how a sync went.
 pub type Waiter = Box<dyn FnOnce(Result<()>) + Send>;
@@ -53,7 +51,7 @@ impl Dataset {
     /// Has all rows committed so far survive a power loss.
     ///
     /// # Errors
-    /// What the disk answers; the dataset then refuses writes until it is opened again.
+    /// What the disk answers; the dataset then refuses writes until the store works again.
     pub fn sync(&self) -> Result<()> {
         let (send, receive) = mpsc::channel();
         let mine = self.sync_later(Box::new(move |result| {
@@ -120,10 +118,12 @@ impl Dataset {
         Some(std::mem::take(&mut state.waiting))
     }
 
-    /// Whether something was committed since the last sync.
+    /// Whether something was committed since the last sync, or waits for the store to work again.
     pub fn is_dirty(&self) -> bool {
         match self.writer.try_lock() {
-            Ok(writer) => writer.as_ref().is_some_and(|writer| writer.dirty),
+            Ok(writer) => writer
+                .as_ref()
+                .is_some_and(|writer| writer.dirty || writer.failed.is_some()),
             Err(_) => false,
         }
     }
@@ -133,6 +133,7 @@ impl Dataset {
             let mut guard = self.writer()?;
             match guard.as_mut() {
                 Some(writer) => {
+                    self.mend(writer);
                     if let Some(error) = &writer.failed {
                         return Err(error.clone());
                     }
@@ -176,14 +177,13 @@ impl Dataset {
                 Ok(())
             }
             Err(error) => {
-                self.distrust();
                 writer.failed = Some(error.clone());
                 Err(error)
             }
         }
     }
 
-    fn note_durable(&self, writer: &mut Writer, rows: u64, journal_len: u64) {
+    pub(super) fn note_durable(&self, writer: &mut Writer, rows: u64, journal_len: u64) {
         if rows <= writer.durable || journal_len == 0 {
             return;
         }
@@ -202,7 +202,7 @@ impl Dataset {
     }
 
     /// Once: the names of the files, and of the directories up to the store's root.
-    fn sync_entries(&self) -> Result<()> {
+    pub(super) fn sync_entries(&self) -> Result<()> {
         if crate::lock(&self.syncs.state).entries || self.array().is_none() {
             return Ok(());
         }
@@ -218,25 +218,8 @@ impl Dataset {
         Ok(())
     }
 
-    /// After a sync that failed: the kernel takes the pages that it could not write for written, so
-    /// the next sync that succeeds says nothing of them. Whoever owns the dataset next in this boot
-    /// writes them again ([`write_again`]); in another boot recovery sees what is on the disk.
-    fn distrust(&self) {
-        if let Err(error) = self.folder.open(Path::new(UNSYNCED), Open::Create) {
-            log::warn!("{}: cannot note that a sync failed: {error}", self.label());
-        }
-    }
-
     /// Ends a writer's work: all on the disk, and the journal says so.
     pub(crate) fn settle(&self, writer: &mut Writer) -> Result<()> {
-        let settled = self.try_to_settle(writer);
-        if settled.is_err() {
-            self.distrust();
-        }
-        settled
-    }
-
-    fn try_to_settle(&self, writer: &mut Writer) -> Result<()> {
         if let Some(error) = &writer.failed {
             return Err(error.clone());
         }
@@ -280,21 +263,18 @@ impl Dataset {
     }
 }
 
-/// Has what may have been lost on its way to the disk, when a sync failed in this boot, go that way
-/// again: the journal, and of the array the header and the rows behind `durable`, which recovery has
-/// verified. The same bytes are written, so no reader notices.
+/// Has what may have been lost on its way to the disk, if a sync failed in this boot, go that way
+/// again: the kernel takes the pages that it could not write for written, so the next sync that
+/// succeeds says nothing of them. These are the journal from byte `from` on, and of the array the
+/// header and the rows behind `durable`, which recovery has verified. The same bytes are written, so
+/// no reader notices. The journal is not synced yet.
 pub(crate) fn write_again(
-    folder: &Arc<dyn Folder>,
     array: Option<&Array>,
     durable: u64,
     journal: &Journal,
+    from: u64,
 ) -> Result<()> {
     let failed = || "cannot write again what a failed sync may have lost".to_owned();
-    if open_if_there(folder, UNSYNCED, Open::Read)?.is_none() {
-        return Ok(());
-    }
-    let blob = &**journal.blob();
-    copy(blob, 0, blob, 0, journal.len()).context(failed)?;
     if let Some(array) = array {
         let layout = &array.layout;
         let data = &*layout.data;
@@ -304,6 +284,6 @@ pub(crate) fn write_again(
         }
         data.sync().context(failed)?;
     }
-    blob.sync().context(failed)?;
-    folder.remove(Path::new(UNSYNCED)).context(failed)
+    let blob = &**journal.blob();
+    copy(blob, from, blob, from, journal.len().saturating_sub(from)).context(failed)
 }

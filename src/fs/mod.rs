@@ -288,11 +288,11 @@ impl Fs {
         dir != ROOT && self.nodes.dataset(dir).is_none()
     }
 
-    /// Whether a chunk cannot be created or opened for writing before its dataset is owned, which
-    /// waits for the disk.
+    /// Whether a chunk cannot be created or opened for writing before its dataset is owned, or, where
+    /// the store failed, written again, which waits for the disk.
     pub fn create_is_slow(&self, dir: u64) -> bool {
-        let owned = |dataset: Arc<Dataset>| dataset.is_owned();
-        dir != ROOT && !self.nodes.dataset(dir).is_some_and(owned)
+        let ready = |dataset: Arc<Dataset>| dataset.is_owned() && !dataset.has_failed();
+        dir != ROOT && !self.nodes.dataset(dir).is_some_and(ready)
     }
 
     /// As [`Fs::create_is_slow`], for opening what an inode stands for.

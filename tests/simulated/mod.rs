@@ -5,6 +5,9 @@
 //! is, after a power cut, as it was at some moment since the last sync, and so is the length; the
 //! changes of directories survive in their order (as on a filesystem with a journal), at least up
 //! to the last one that a sync of a directory has covered.
+//!
+//! A sync of a file that fails loses what it was to write, as on Linux: the pages pass for written
+//! from then on, and a later sync writes only what was changed after that.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 use std::collections::BTreeMap;
@@ -62,7 +65,13 @@ impl FileState {
     }
 
     fn sync(&mut self) {
-        self.synced = self.live.clone();
+        for change in self.changes.drain(..) {
+            apply(&mut self.synced, &change);
+        }
+    }
+
+    /// A sync that fails: nothing is written, and nothing will be.
+    fn fail_to_sync(&mut self) {
         self.changes.clear();
     }
 
@@ -516,9 +525,12 @@ impl Blob for OpenFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.state();
-        state.call().map_err(struck)?;
-        state.files[self.id].sync();
-        Ok(())
+        let called = state.call().map_err(struck);
+        match called {
+            Ok(()) => state.files[self.id].sync(),
+            Err(_) => state.files[self.id].fail_to_sync(),
+        }
+        called
     }
 
     fn file(&self) -> Option<&File> {

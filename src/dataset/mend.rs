@@ -1,0 +1,138 @@
+//! Going on after the store failed where it must not, once it works again.
+//!
+//! Where the end of a commit, its undoing or a sync fails, the disk may have more or less than
+//! memory says, and writes are refused. Memory is right: it has what was acknowledged, and nothing
+//! that was refused. So the disk is made to agree with it, and all that the failure may have kept
+//! from it is written again; only when the disk has taken all of it do writes go on. Rows that the
+//! kernel has lost meanwhile are noticed by their checksums, and then writes go on being refused.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::commit::{NEWBORN, Writer};
+use super::disk::Open;
+use super::remove::REMOVED;
+use super::{Dataset, recovery, sync};
+use crate::error::{Context, Result};
+
+/// When to try next: a store that goes on failing is not to be kept busy by it.
+#[derive(Debug, Default)]
+pub(crate) struct Patience {
+    until: Option<Instant>,
+}
+
+impl Patience {
+    fn is_over(&self) -> bool {
+        self.until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    fn renew(&mut self, took: Duration) {
+        self.until = Some(Instant::now() + 4 * took);
+    }
+}
+
+impl Dataset {
+    /// Whether writes are refused because the store failed: the next may have to wait for the disk.
+    pub fn has_failed(&self) -> bool {
+        match self.writer.try_lock() {
+            Ok(writer) => writer.as_ref().is_some_and(|it| it.failed.is_some()),
+            // Somebody commits. Or it is poisoned, and stays so.
+            Err(_) => false,
+        }
+    }
+
+    /// Lets writes go on if they are refused because the store failed, and it works again. Whether
+    /// it does is seen by the next write.
+    pub(super) fn mend_if_failed(&self) {
+        if self.has_failed()
+            && let Ok(mut guard) = self.writer()
+            && let Some(writer) = guard.as_mut()
+        {
+            self.mend(writer);
+        }
+    }
+
+    pub(super) fn mend(&self, writer: &mut Writer) {
+        if writer.failed.is_none() || !crate::lock(&self.patience).is_over() {
+            return;
+        }
+        let start = Instant::now();
+        match self.make_the_disk_agree(writer) {
+            Ok(()) => {
+                writer.failed = None;
+                self.note("the store works again: writes go on, and nothing was lost");
+            }
+            Err(error) => {
+                crate::lock(&self.patience).renew(start.elapsed());
+                log::debug!("{}: still failing: {error}", self.label());
+            }
+        }
+    }
+
+    fn make_the_disk_agree(&self, writer: &mut Writer) -> Result<()> {
+        let array = self.array();
+        let Some(array) = array else {
+            if recovery::open_if_there(&self.folder, REMOVED, Open::Read)?.is_some() {
+                return self.begin_anew(writer);
+            }
+            recovery::remove_if_there(&self.folder, NEWBORN)?;
+            self.cut_journal(writer)?;
+            self.compare(writer, 0)?;
+            return self.write_all_again(writer);
+        };
+        // The count before the records, as in recovery: were it the other way round, rows that lose
+        // their record would pass for another program's.
+        recovery::publish_from_disk(&array.layout, array.rows)?;
+        self.cut_journal(writer)?;
+        self.compare(writer, array.rows)?;
+        self.write_all_again(writer)?;
+        self.note_durable(writer, array.rows, writer.journal.len());
+        Ok(())
+    }
+
+    fn cut_journal(&self, writer: &mut Writer) -> Result<()> {
+        let len = writer.journal.len();
+        writer
+            .journal
+            .cut(len)
+            .context(|| "cannot take a journal record back".into())
+    }
+
+    /// What a recovery would find must be what memory has.
+    fn compare(&self, writer: &Writer, rows: u64) -> Result<()> {
+        let found = recovery::survey(&self.folder, Open::Read, &self.boot(), false)?;
+        let catalog = self.catalog();
+        let same = found.array.map_or(0, |array| array.rows) == rows
+            && found.journal_len == writer.journal.len()
+            && found.catalog.next_id() == catalog.next_id()
+            && found.catalog.len() == catalog.len();
+        if same {
+            return Ok(());
+        }
+        let lost: Vec<String> = found.notes.iter().map(ToString::to_string).collect();
+        Err(err!(
+            EIO,
+            "the store has lost what was committed: {}",
+            lost.join("; ")
+        ))
+    }
+
+    fn write_all_again(&self, writer: &mut Writer) -> Result<()> {
+        sync::write_again(self.array().as_ref(), writer.durable, &writer.journal, 0)?;
+        writer
+            .journal
+            .blob()
+            .sync()
+            .context(|| "cannot sync the journal".into())?;
+        if self.array().is_some() {
+            self.entries_changed();
+            self.sync_entries()?;
+        } else {
+            self.folder
+                .sync(Path::new(super::CONTROL))
+                .context(|| "cannot sync the dataset's directory".into())?;
+        }
+        writer.dirty = false;
+        Ok(())
+    }
+}

@@ -25,7 +25,7 @@ use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, geteuid, unlinkat};
 
-use crate::dataset::disk::Directory;
+use crate::dataset::disk::{Directory, Folder};
 use crate::dataset::{Budget, CONTROL, Change, DATA, Dataset, clock};
 use crate::error::{Context, Error, Result};
 
@@ -42,6 +42,8 @@ pub struct Options {
     pub reuse_names: bool,
     /// How many datasets may be open that nobody uses.
     pub idle_datasets: usize,
+    /// Where tests stand between the datasets and the disk.
+    pub door: Door,
 }
 
 impl Default for Options {
@@ -52,6 +54,7 @@ impl Default for Options {
             rejected_limit: 256 << 20,
             reuse_names: false,
             idle_datasets: 128,
+            door: Door::default(),
         }
     }
 }
@@ -65,6 +68,17 @@ pub struct Maker {
     pub uid: u32,
     /// Group to be.
     pub gid: u32,
+}
+
+/// Through which a dataset at a path sees its directory.
+#[derive(Clone, Copy, Debug)]
+pub struct Door(pub fn(&Path, Directory) -> Arc<dyn Folder>);
+
+impl Default for Door {
+    /// As it is.
+    fn default() -> Self {
+        Self(|_, directory| Arc::new(directory))
+    }
 }
 
 /// A directory of datasets.
@@ -163,10 +177,10 @@ impl Store {
             depth: path.components().count(),
             boot: None,
         };
-        let dataset =
-            Dataset::open_in(Arc::new(Directory::from_fd(fd)), path, options).map_err(|error| {
-                error.context(format!("cannot open the dataset {}", path.display()))
-            })?;
+        let folder = (self.options.door.0)(path, Directory::from_fd(fd));
+        let dataset = Dataset::open_in(folder, path, options).map_err(|error| {
+            error.context(format!("cannot open the dataset {}", path.display()))
+        })?;
         self.touch(&dataset);
         open.insert(key, dataset.clone());
         let too_many = open.len() > self.options.idle_datasets;

@@ -1,21 +1,14 @@
-//! No handle, header or panic takes the daemon's memory, or more than its own dataset.
+//! No handle and no header takes the daemon's memory.
 
 mod common;
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::Mount;
 use common::{close, csv_names};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use npyfs::dataset::disk::{Blob, Directory, Folder, Listed, Lock, Open};
 use npyfs::npy::Header;
-use npyfs::{Dataset, DatasetOptions};
 
 const HANDLES: usize = 1000;
 
@@ -102,101 +95,4 @@ fn a_thousand_endless_headers_take_no_memory() {
     for file in open {
         assert_eq!(close(file).unwrap_err().raw_os_error(), Some(libc::EINVAL));
     }
-}
-
-/// A folder whose journal panics when it is told to.
-#[derive(Debug)]
-struct Panicking(Directory, Arc<AtomicBool>);
-
-#[derive(Debug)]
-struct PanickingBlob(Arc<dyn Blob>, Arc<AtomicBool>);
-
-impl Folder for Panicking {
-    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn Blob>> {
-        let blob = self.0.open(path, how)?;
-        Ok(if path.ends_with("chunks.log") {
-            Arc::new(PanickingBlob(blob, self.1.clone()))
-        } else {
-            blob
-        })
-    }
-    fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
-        self.0.identity(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.0.remove(path)
-    }
-    fn make_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.make_dir(path)
-    }
-    fn list(&self, path: &Path) -> io::Result<Vec<Listed>> {
-        self.0.list(path)
-    }
-    fn sync(&self, path: &Path) -> io::Result<()> {
-        self.0.sync(path)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
-        self.0.lock(path)
-    }
-}
-
-impl Blob for PanickingBlob {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset)
-    }
-    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        assert!(!self.1.load(Ordering::Relaxed), "told to panic");
-        self.0.write_at(data, offset)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.0.reserve(offset, len)
-    }
-    fn insert_front(&self, len: u64) -> io::Result<bool> {
-        self.0.insert_front(len)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-    fn file(&self) -> Option<&File> {
-        self.0.file()
-    }
-}
-
-/// With no mount: the handlers' own catch is in front of this one.
-#[test]
-fn a_panic_stops_the_writes_of_its_dataset_and_no_reads() {
-    let scratch = tempfile::tempdir().unwrap();
-    let told = Arc::new(AtomicBool::new(false));
-    let folder = Panicking(Directory::open(scratch.path()).unwrap(), told.clone());
-    let options = DatasetOptions::default();
-    let dataset = Dataset::open_in(Arc::new(folder), "run", options).unwrap();
-    let dtype = "<u8".parse().unwrap();
-    let mut chunk = Header::encode(&dtype, &[2]).unwrap();
-    chunk.extend([1; 16]);
-    dataset.append("a.npy", &chunk).unwrap();
-    told.store(true, Ordering::Relaxed);
-    let panicked =
-        std::thread::scope(|threads| threads.spawn(|| dataset.append("b.npy", &chunk)).join());
-    assert!(panicked.is_err());
-    told.store(false, Ordering::Relaxed);
-    let error = dataset.append("c.npy", &chunk).unwrap_err();
-    assert_eq!(error.errno(), nix::errno::Errno::EIO, "{error}");
-    // Reads go on.
-    assert_eq!(dataset.snapshot().unwrap().unwrap().rows(), 2);
-    assert!(dataset.chunk(OsStr::new("a.npy")).unwrap().is_some());
-    assert!(dataset.sync().is_err());
-    dataset.close().unwrap_err();
-    // Opened again it is whole, and goes on.
-    let dataset = Dataset::open(scratch.path(), DatasetOptions::default()).unwrap();
-    dataset.append("b.npy", &chunk).unwrap();
-    assert_eq!(dataset.snapshot().unwrap().unwrap().rows(), 4);
 }

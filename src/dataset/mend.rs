@@ -6,6 +6,7 @@
 //! from it is written again; only when the disk has taken all of it do writes go on. Rows that the
 //! kernel has lost meanwhile are noticed by their checksums, and then writes go on being refused.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -57,7 +58,11 @@ impl Dataset {
             return;
         }
         let start = Instant::now();
-        match self.make_the_disk_agree(writer) {
+        // Of memory it changes only what is known of the disk, and that at its end: a panic in it is
+        // one more failure.
+        let agreed = catch_unwind(AssertUnwindSafe(|| self.make_the_disk_agree(writer)))
+            .unwrap_or_else(|_| Err(err!(EIO, "a failure inside npyfs")));
+        match agreed {
             Ok(()) => {
                 writer.failed = None;
                 self.note("the store works again: writes go on, and nothing was lost");

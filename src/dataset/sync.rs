@@ -4,6 +4,7 @@
 //! all. After each flush the journal notes how far the rows are safe, so that recovery knows what
 //! it has to verify. No lock is held while the disk works.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -85,7 +86,9 @@ impl Dataset {
                 return;
             };
             let start = Instant::now();
-            let result = self.sync_now();
+            // Were it to end this loop, all who come later would wait for ever.
+            let result = catch_unwind(AssertUnwindSafe(|| self.sync_now()))
+                .unwrap_or_else(|_| Err(self.sync_panicked()));
             {
                 let mut state = crate::lock(&self.syncs.state);
                 state.expected = waiting.len() + state.waiting.len();
@@ -95,6 +98,18 @@ impl Dataset {
                 waiter(result.clone());
             }
         }
+    }
+
+    /// Nobody knows what was synced, as after a sync that failed.
+    fn sync_panicked(&self) -> Error {
+        let error = err!(EIO, "a failure inside npyfs ended the sync");
+        log::error!("{}: {error}", self.label());
+        if let Ok(mut guard) = self.writer()
+            && let Some(writer) = guard.as_mut()
+        {
+            writer.failed.get_or_insert_with(|| error.clone());
+        }
+        error
     }
 
     /// Those whom the next flush answers. Whom the last one answered together are likely to be back

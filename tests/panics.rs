@@ -1,0 +1,352 @@
+//! A panic costs its own dataset the writes until it is opened anew, and nobody else anything.
+//!
+//! The real mount, with a folder between the engine and the disk that panics when it is told to. A
+//! process of its own serves it, so that the test can outlive whatever becomes of that.
+
+mod common;
+
+use std::env;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use common::{Chunk, Mount, Parked, Style, chunks_in, eventually, is_mounted, put_chunk};
+use npyfs::dataset::disk::{Blob, Directory, Folder, Listed, Lock, Open};
+use npyfs::fs::{Fs, Options};
+use npyfs::fuse::Adapter;
+use npyfs::store::{self, Door, Store};
+
+/// Where the files are that tell a folder to panic.
+const PLACE: &str = "NPYFS_TEST_PANICS";
+
+#[derive(Debug)]
+struct Told {
+    place: PathBuf,
+    dataset: PathBuf,
+}
+
+impl Told {
+    /// Panics if there is a file for this dataset and call.
+    fn heed(&self, call: &str) {
+        let name = format!("{}-{call}", self.dataset.display());
+        assert!(!self.place.join(&name).exists(), "told to panic: {name}");
+    }
+}
+
+#[derive(Debug)]
+struct Panicking(Directory, Arc<Told>);
+
+#[derive(Debug)]
+struct PanickingBlob(Arc<dyn Blob>, Arc<Told>, String);
+
+impl Folder for Panicking {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn Blob>> {
+        self.1.heed("open");
+        let name = path.file_name().unwrap_or_default();
+        let blob = self.0.open(path, how)?;
+        let name = name.to_string_lossy().into_owned();
+        Ok(Arc::new(PanickingBlob(blob, self.1.clone(), name)))
+    }
+    fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
+        self.0.identity(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove(path)
+    }
+    fn make_dir(&self, path: &Path) -> io::Result<()> {
+        self.0.make_dir(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<Listed>> {
+        self.0.list(path)
+    }
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        self.0.sync(path)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        self.0.lock(path)
+    }
+}
+
+impl Blob for PanickingBlob {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.1.heed(&format!("read-{}", self.2));
+        self.0.read_at(buffer, offset)
+    }
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.1.heed(&format!("write-{}", self.2));
+        self.0.write_at(data, offset)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.0.reserve(offset, len)
+    }
+    fn insert_front(&self, len: u64) -> io::Result<bool> {
+        self.0.insert_front(len)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.1.heed(&format!("sync-{}", self.2));
+        self.0.sync()
+    }
+    fn file(&self) -> Option<&File> {
+        self.0.file()
+    }
+}
+
+fn panicking(dataset: &Path, directory: Directory) -> Arc<dyn Folder> {
+    let told = Told {
+        place: env::var_os(PLACE).unwrap().into(),
+        dataset: dataset.into(),
+    };
+    Arc::new(Panicking(directory, Arc::new(told)))
+}
+
+/// Serves `PLACE/store` at `PLACE/mnt` until it is unmounted.
+fn serve(place: &Path) {
+    env_logger::Builder::new()
+        .filter_module("npyfs", log::LevelFilter::Info)
+        .init();
+    let options = store::Options {
+        door: Door(panicking),
+        ..Default::default()
+    };
+    let store = Store::open(&place.join("store"), options).unwrap();
+    let options = Options {
+        cached: false,
+        read_only: false,
+        allow_delete: false,
+        sync_interval: Duration::from_millis(100),
+    };
+    let fs = Fs::new(store, options).unwrap();
+    let mut config = fuser::Config::default();
+    config.n_threads = Some(2);
+    config.mount_options = vec![fuser::MountOption::CUSTOM("subtype=npyfs".into())];
+    let session = fuser::Session::new(Adapter::new(fs.clone()), place.join("mnt"), &config);
+    session.unwrap().run().unwrap();
+    // Where a dataset took no writes any more, this says so; the next to open it recovers it.
+    if let Err(error) = fs.close() {
+        log::error!("{error}");
+    }
+}
+
+struct Served {
+    place: tempfile::TempDir,
+    daemon: Parked,
+}
+
+impl Served {
+    /// The calling test once more, as the daemon.
+    fn start(test: &str) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        for name in ["store", "mnt"] {
+            fs::create_dir(place.path().join(name)).unwrap();
+        }
+        let daemon = common::parked(
+            Command::new(env::current_exe().unwrap())
+                .args(["--exact", test, "--nocapture"])
+                .env(PLACE, place.path())
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(File::create(place.path().join("daemon.log")).unwrap()),
+        );
+        let served = Served { place, daemon };
+        let mounted = eventually(Duration::from_secs(20), || is_mounted(&served.path("")));
+        assert!(mounted, "no mount: {}", served.log());
+        served
+    }
+
+    fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        let mountpoint = self.place.path().canonicalize().unwrap().join("mnt");
+        // With no slash at its end it is as the table of mounts has it.
+        match path.as_ref().as_os_str().is_empty() {
+            true => mountpoint,
+            false => mountpoint.join(path),
+        }
+    }
+
+    fn store(&self) -> PathBuf {
+        self.place.path().join("store")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.place.path().join("daemon.log")).unwrap()
+    }
+
+    fn tell(&self, what: &str) {
+        fs::write(self.place.path().join(what), "").unwrap();
+    }
+
+    fn untell(&self, what: &str) {
+        fs::remove_file(self.place.path().join(what)).unwrap();
+    }
+
+    /// The answer to `ask`; where there is none the daemon is killed, which frees who waits for it.
+    #[track_caller]
+    fn answer<T: Send + 'static>(&mut self, ask: impl FnOnce() -> T + Send + 'static) -> T {
+        let (send, receive) = mpsc::channel();
+        thread::spawn(move || send.send(ask()));
+        match receive.recv_timeout(Duration::from_secs(20)) {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.daemon.child().kill().unwrap();
+                panic!("no answer: {}", self.log());
+            }
+        }
+    }
+
+    #[track_caller]
+    fn sync(&mut self, dataset: &str) -> io::Result<()> {
+        let data = self.path(dataset).join("data.npy");
+        self.answer(move || common::sync_path(&data))
+    }
+
+    #[track_caller]
+    fn put(&mut self, dataset: &str, chunk: Chunk) -> io::Result<()> {
+        let dataset = self.path(dataset);
+        self.answer(move || put_chunk(&dataset, chunk))
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        if is_mounted(&self.path("")) {
+            common::force_unmount(&self.path(""));
+        }
+    }
+}
+
+fn small(n: usize) -> Vec<Chunk> {
+    let all = (0..).map(|number| Chunk::new(0, number));
+    all.filter(|it| it.style() == Style::Small)
+        .take(n)
+        .collect()
+}
+
+#[track_caller]
+fn is_eio<T>(result: io::Result<T>) {
+    let errno = result.err().and_then(|error| error.raw_os_error());
+    assert_eq!(errno, Some(libc::EIO));
+}
+
+/// Has dataset `hit` panic at what is told while `strike` runs. `stopped`: it then takes no writes.
+#[track_caller]
+fn costs_only_its_dataset(test: &str, told: &str, stopped: bool, strike: fn(&mut Served, Chunk)) {
+    if let Some(place) = env::var_os(PLACE) {
+        return serve(Path::new(&place));
+    }
+    let chunks = small(12);
+    let mut served = Served::start(test);
+    for dataset in ["hit", "other"] {
+        fs::create_dir(served.path(dataset)).unwrap();
+        served.put(dataset, chunks[0]).unwrap();
+    }
+    served.tell(told);
+    strike(&mut served, chunks[1]);
+    served.untell(told);
+    assert!(served.log().contains("told to panic"), "{}", served.log());
+
+    let mut hit = vec![chunks[0]];
+    // More often than there are threads that could have died of it.
+    for n in 2..8 {
+        if stopped {
+            is_eio(served.put("hit", chunks[n]));
+            is_eio(served.sync("hit"));
+        } else {
+            // After a sync that failed it tries again in a moment.
+            let limit = Duration::from_secs(10);
+            let taken = eventually(limit, || served.put("hit", chunks[n]).is_ok());
+            assert!(taken, "{}", served.log());
+            served.sync("hit").unwrap();
+            hit.push(chunks[n]);
+        }
+        let read = served.path("hit/data.npy");
+        let found = served.answer(move || chunks_in(&read));
+        assert_eq!(found, hit);
+        served.put("other", chunks[n]).unwrap();
+        served.sync("other").unwrap();
+    }
+    // The sync from time to time has survived it too: it notes in the journal how far it came.
+    let journal = served.store().join("other/.npyfs/chunks.log");
+    served.put("other", chunks[8]).unwrap();
+    let before = fs::metadata(&journal).unwrap().len();
+    let noted = eventually(Duration::from_secs(10), || {
+        fs::metadata(&journal).unwrap().len() > before
+    });
+    assert!(noted, "no sync any more: {}", served.log());
+
+    let mountpoint = served.path("");
+    common::run(Command::new("umount").arg(&mountpoint));
+    let ended = eventually(Duration::from_secs(20), || {
+        served.daemon.child().try_wait().unwrap().is_some()
+    });
+    assert!(ended, "the daemon did not end: {}", served.log());
+    let status = served.daemon.child().wait().unwrap();
+    assert!(status.success(), "{status}: {}", served.log());
+
+    // Opened anew, both are whole and go on.
+    let mount = Mount::builder().store(&served.store()).start();
+    assert_eq!(chunks_in(&mount.path("hit/data.npy")), hit);
+    for chunk in &chunks {
+        put_chunk(&mount.path("hit"), *chunk).unwrap();
+        put_chunk(&mount.path("other"), *chunk).unwrap();
+    }
+    let sorted = |path: &str| {
+        let mut found = chunks_in(&mount.path(path));
+        found.sort();
+        found
+    };
+    assert_eq!(sorted("hit/data.npy"), chunks);
+    assert_eq!(sorted("other/data.npy"), chunks);
+}
+
+#[test]
+fn a_panic_in_a_commit_costs_only_its_dataset() {
+    require!(fuse, root);
+    costs_only_its_dataset(
+        "a_panic_in_a_commit_costs_only_its_dataset",
+        "hit-write-chunks.log",
+        true,
+        |served, chunk| is_eio(served.put("hit", chunk)),
+    );
+}
+
+#[test]
+fn a_panic_in_a_sync_costs_only_its_dataset() {
+    require!(fuse, root);
+    costs_only_its_dataset(
+        "a_panic_in_a_sync_costs_only_its_dataset",
+        "hit-sync-chunks.log",
+        false,
+        |served, _| {
+            for _ in 0..3 {
+                is_eio(served.sync("hit"));
+            }
+        },
+    );
+}
+
+#[test]
+fn a_panic_while_a_chunk_is_in_flight_costs_only_that() {
+    require!(fuse, root);
+    costs_only_its_dataset(
+        "a_panic_while_a_chunk_is_in_flight_costs_only_that",
+        "hit-open",
+        false,
+        |served, _| {
+            let mut all = (0..).map(|number| Chunk::new(1, number));
+            let staged = all.find(|it| it.style() == Style::Staged).unwrap();
+            is_eio(served.put("hit", staged));
+        },
+    );
+}

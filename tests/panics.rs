@@ -258,22 +258,22 @@ fn costs_only_its_dataset(test: &str, told: &str, stopped: bool, strike: fn(&mut
 
     let mut hit = vec![chunks[0]];
     // More often than there are threads that could have died of it.
-    for n in 2..8 {
+    for chunk in &chunks[2..8] {
         if stopped {
-            is_eio(served.put("hit", chunks[n]));
+            is_eio(served.put("hit", *chunk));
             is_eio(served.sync("hit"));
         } else {
             // After a sync that failed it tries again in a moment.
             let limit = Duration::from_secs(10);
-            let taken = eventually(limit, || served.put("hit", chunks[n]).is_ok());
+            let taken = eventually(limit, || served.put("hit", *chunk).is_ok());
             assert!(taken, "{}", served.log());
             served.sync("hit").unwrap();
-            hit.push(chunks[n]);
+            hit.push(*chunk);
         }
         let read = served.path("hit/data.npy");
         let found = served.answer(move || chunks_in(&read));
         assert_eq!(found, hit);
-        served.put("other", chunks[n]).unwrap();
+        served.put("other", *chunk).unwrap();
         served.sync("other").unwrap();
     }
     // The sync from time to time has survived it too: it notes in the journal how far it came.

@@ -106,6 +106,9 @@ impl Dataset {
         }
         // Only now that the journal tells of nothing that went with it.
         recovery::finish_removal(&self.folder, &journal)?;
+        for line in survey.kept.iter() {
+            self.note(line);
+        }
         for note in &survey.notes {
             self.note(&note.to_string());
         }

@@ -2,30 +2,28 @@
 //! disagree.
 //!
 //! [`survey`] only reads: it finds the longest good prefix of the commit order and says what must
-//! change on the disk for all to agree with it. A reader uses its result as it is. [`repair`]
-//! carries it out for a daemon that holds the lock, in an order that lets it be interrupted and run
-//! again: the count in the header comes down before the journal is cut, so that rows which lose
-//! their record are never taken for another program's.
+//! change on the disk for all to agree with it. A reader uses its result as it is. [`repair()`]
+//! carries it out for a daemon that holds the lock.
 
-use std::ffi::OsString;
+mod repair;
+mod story;
+
 use std::io;
-use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::adopt::interrupted_insertion;
 use super::catalog::Catalog;
 use super::commit::NEWBORN;
-use super::disk::{Blob, Folder, Open, read_exact_at, read_pieces};
-use super::journal::{self, Reader, Record, Start};
+use super::disk::{Blob, Folder, Open};
 use super::judge::read_header;
-use super::rejected::{REJECTED, Rejected};
 use super::remove::REMOVED;
-use super::staged::INCOMING;
 use super::view::{Form, Layout};
 use super::{Array, DATA, JOURNAL, shape_text};
 use crate::error::{Context, Error, Result};
 use crate::npy::{Header, Prefix, Published};
+pub(crate) use repair::{finish_removal, open_journal, publish_from_disk, remove_if_there, repair};
+use story::{Story, Unsure, first_bad, read_story};
 
 /// What is on the disk.
 #[derive(Debug)]
@@ -44,7 +42,9 @@ pub(crate) struct Survey {
     /// The last daemon closed the dataset, or there never was one, and nothing disagrees.
     pub(crate) clean: bool,
     plan: Plan,
-    /// For the log: what was found, kept and dropped.
+    /// For the log: how it was found, and what is kept.
+    pub(crate) kept: Option<String>,
+    /// For the log: what was out of order, and what is dropped.
     pub(crate) notes: Vec<Note>,
 }
 
@@ -85,44 +85,6 @@ struct Plan {
     set_array_aside: bool,
 }
 
-/// The journal's story, read to its first bad record.
-#[derive(Debug, Default)]
-struct Story {
-    catalog: Catalog,
-    array_header: Option<Vec<u8>>,
-    durable: u64,
-    boot: Option<[u8; 16]>,
-    closed: bool,
-    /// Where the last record begins that says so.
-    closed_at: u64,
-    /// Chunks that may not have reached the disk, in commit order.
-    unsure: Vec<Unsure>,
-    end: u64,
-    damaged: bool,
-}
-
-#[derive(Debug)]
-struct Unsure {
-    /// Where its record begins in the journal.
-    at: u64,
-    name: Vec<u8>,
-    first_row: u64,
-    rows: u64,
-    crc: u32,
-}
-
-impl Story {
-    /// Nothing that the journal knows was ever said to be on the disk, and nothing was there before
-    /// the first chunk.
-    fn never_durable(&self) -> bool {
-        let ours = match self.unsure.first() {
-            Some(first) => first.first_row == 0,
-            None => self.catalog.rows() == 0,
-        };
-        self.boot.is_some() && !self.closed && self.durable == 0 && ours
-    }
-}
-
 /// Whether a power cut has taken the whole array: its name, or its header before the journal had
 /// that.
 fn never_arrived(data: Option<&Arc<dyn Blob>>, story: &Story) -> Result<bool> {
@@ -154,6 +116,7 @@ fn survey_of_nothing(journal: &Arc<dyn Blob>, story: Story, remains: bool) -> Re
         None => story,
     };
     Ok(Survey {
+        kept: Some(story.kept(false)),
         catalog: story.catalog,
         array: None,
         durable: 0,
@@ -173,66 +136,9 @@ fn survey_of_nothing(journal: &Arc<dyn Blob>, story: Story, remains: bool) -> Re
 fn dropped_note(chunk: &Unsure) -> Note {
     Note::Lost(format!(
         "{} dropped by recovery: its {} rows had not reached the disk",
-        OsString::from_vec(chunk.name.clone()).display(),
+        chunk.name(),
         chunk.rows
     ))
-}
-
-fn read_story(blob: &Arc<dyn Blob>, until: u64) -> Result<Story> {
-    let failed = || "cannot read the journal".to_owned();
-    let (start, mut reader) = Reader::open(blob.clone()).context(failed)?;
-    let mut story = Story::default();
-    match start {
-        Start::Good => {}
-        Start::Nothing => {
-            story.damaged = blob.len().context(failed)? > 0;
-            return Ok(story);
-        }
-        Start::Foreign => {
-            return Err(err!(EIO, "the journal was written by a newer npyfs"));
-        }
-    }
-    story.catalog.expect(blob.len().context(failed)?.min(until));
-    loop {
-        let at = reader.offset();
-        story.end = at;
-        if at >= until {
-            break;
-        }
-        let Some(record) = reader.next().context(failed)? else {
-            break;
-        };
-        if story.catalog.apply(&record).is_err() {
-            break;
-        }
-        match record {
-            Record::Array { header } => story.array_header = Some(header.to_vec()),
-            Record::Chunk(chunk) => story.unsure.push(Unsure {
-                at,
-                name: chunk.name.to_vec(),
-                first_row: chunk.first_row,
-                rows: chunk.rows,
-                crc: chunk.crc,
-            }),
-            Record::Durable { rows } => {
-                story.durable = rows;
-                story.unsure.retain(|chunk| chunk.first_row >= rows);
-            }
-            Record::Opened { boot, .. } => {
-                story.boot = Some(boot);
-                story.closed = false;
-            }
-            Record::Closed { rows } => {
-                story.durable = rows;
-                story.closed = true;
-                story.closed_at = at;
-                story.unsure.clear();
-            }
-            _ => {}
-        }
-    }
-    story.damaged = story.end < blob.len().context(failed)?.min(until);
-    Ok(story)
 }
 
 pub(crate) fn open_if_there(
@@ -373,6 +279,7 @@ pub(crate) fn survey(
         .last()
         .map_or_else(|| file_mtime(&data), |last| Ok(last.committed))?;
     Ok(Survey {
+        kept: (has_journal && !story.closed).then(|| story.kept(same_boot)),
         durable: story.durable.min(rows),
         doubtful_from,
         array_recorded: story.array_header.is_some(),
@@ -399,6 +306,7 @@ fn without_data(story: Story, has_journal: bool) -> Result<Survey> {
     }
     let clean = story.closed || !has_journal;
     Ok(Survey {
+        kept: None,
         catalog: story.catalog,
         array: None,
         durable: 0,
@@ -491,206 +399,8 @@ fn recorded_header(bytes: &[u8]) -> Result<Option<Published>> {
     }
 }
 
-/// The first chunk whose rows are not all in the file, or, among the first `doubtful`, whose
-/// checksum is wrong.
-fn first_bad(
-    layout: &Layout,
-    chunks: &[Unsure],
-    doubtful: usize,
-    file_len: u64,
-) -> Result<Option<usize>> {
-    for (index, chunk) in chunks.iter().enumerate() {
-        let Some((start, end)) = layout
-            .offset(chunk.first_row)
-            .zip(layout.offset(chunk.first_row.saturating_add(chunk.rows)))
-        else {
-            return Ok(Some(index));
-        };
-        if end > file_len && chunk.rows > 0 {
-            return Ok(Some(index));
-        }
-        if index < doubtful {
-            let mut crc = 0;
-            read_pieces(&*layout.data, start, end - start, |piece| {
-                crc = crc32c::crc32c_append(crc, piece);
-                Ok(())
-            })
-            .context(|| "cannot read the rows of data.npy".into())?;
-            if crc != chunk.crc {
-                return Ok(Some(index));
-            }
-        }
-    }
-    Ok(None)
-}
-
 /// What the next to own the dataset will repair or adopt, for `check`.
 pub(crate) fn pending(folder: &Arc<dyn Folder>, live: bool) -> Result<Vec<Note>> {
     let boot = super::disk::boot_id();
     Ok(survey(folder, Open::Read, &boot, live)?.notes)
-}
-
-/// What [`repair`] has left for the journal's writer to record.
-#[derive(Debug, Default)]
-pub(crate) struct Owed {
-    pub(crate) foreign_rows: u64,
-}
-
-/// Makes the disk agree with the survey. The lock is held.
-pub(crate) fn repair(
-    folder: &Arc<dyn Folder>,
-    survey: &mut Survey,
-    rejected: &Rejected,
-) -> Result<Owed> {
-    remove_orphans(folder)?;
-    let plan = std::mem::take(&mut survey.plan);
-    if plan.give_birth {
-        folder
-            .rename(Path::new(NEWBORN), Path::new(DATA))
-            .context(|| "cannot create data.npy".into())?;
-    } else {
-        remove_if_there(folder, NEWBORN)?;
-    }
-    if plan.set_array_aside {
-        let failed = || "cannot set data.npy aside".to_owned();
-        folder.make_dir(Path::new(REJECTED)).context(failed)?;
-        let aside = Path::new(REJECTED).join("data.npy.unreadable");
-        folder.rename(Path::new(DATA), &aside).context(failed)?;
-    }
-    let Some(array) = &mut survey.array else {
-        return Ok(Owed::default());
-    };
-    if plan.reject_rows > 0 {
-        set_rows_aside(array, plan.reject_rows, rejected)?;
-    }
-    let foreign_rows = plan.foreign_rows;
-    if let Form::Plain { header, .. } = &array.layout.form {
-        let layout = super::adopt::give_room(folder, header, &array.layout.data, array.rows)?;
-        array.layout = Arc::new(layout);
-    } else if plan.finish_insertion {
-        super::adopt::write_inserted(&array.layout, array.rows)?;
-    } else if plan.rewrite_header {
-        let header = array.layout.header_bytes(array.rows);
-        array
-            .layout
-            .data
-            .write_at(&header, 0)
-            .context(|| "cannot write the header of data.npy".into())?;
-    } else if let Some(count) = plan.count_on_disk
-        && count != array.rows
-    {
-        publish_from_disk(&array.layout, array.rows)?;
-    }
-    let lowered = plan.cut || plan.reject_rows > 0;
-    if lowered || !survey.clean {
-        cut(array, lowered)?;
-    }
-    Ok(Owed { foreign_rows })
-}
-
-/// Sets the count in a header that a dead daemon may have left between two steps.
-pub(super) fn publish_from_disk(layout: &Layout, rows: u64) -> Result<()> {
-    let Form::Published(header) = &layout.form else {
-        return Err(err!(EIO, "the header of data.npy has no count field"));
-    };
-    let mut bytes = vec![0; header.len() as usize];
-    read_exact_at(&*layout.data, &mut bytes, 0)
-        .context(|| "cannot read the header of data.npy".into())?;
-    for (offset, word) in header.steps_from(&bytes, rows)? {
-        layout
-            .data
-            .write_at(&word, offset)
-            .context(|| "cannot write the row count of data.npy".into())?;
-    }
-    Ok(())
-}
-
-/// Cuts off what lies behind the rows. Where their count has come down, it must be on the disk
-/// before the journal is cut.
-fn cut(array: &Array, lowered: bool) -> Result<()> {
-    let data = &array.layout.data;
-    let Some(end) = array.layout.offset(array.rows) else {
-        return Err(err!(EIO, "the array would have more bytes than a file can"));
-    };
-    if lowered {
-        data.sync().context(|| "cannot sync data.npy".into())?;
-    }
-    if data
-        .len()
-        .context(|| "cannot see the size of data.npy".into())?
-        > end
-    {
-        data.set_len(end)
-            .context(|| "cannot cut what lies behind the rows of data.npy".into())?;
-    }
-    Ok(())
-}
-
-fn set_rows_aside(array: &Array, rows: u64, rejected: &Rejected) -> Result<()> {
-    let layout = &array.layout;
-    let (Some(start), Some(end)) = (
-        layout.offset(array.rows),
-        layout.offset(array.rows.saturating_add(rows)),
-    ) else {
-        return Ok(());
-    };
-    let file_len = layout
-        .data
-        .len()
-        .context(|| "cannot see the size of data.npy".into())?;
-    let len = end.min(file_len).saturating_sub(start);
-    let mut shape = vec![len.checked_div(layout.row_bytes()).unwrap_or(rows)];
-    shape.extend_from_slice(layout.row_shape());
-    let header = Header::encode(layout.dtype(), &shape)?;
-    let total = header.len() as u64 + len;
-    rejected.keep("rows-without-record.npy".as_ref(), total, |blob| {
-        blob.write_at(&header, 0)?;
-        super::disk::copy(&*layout.data, start, blob, header.len() as u64, len)
-    })?;
-    Ok(())
-}
-
-pub(super) fn remove_if_there(folder: &Arc<dyn Folder>, path: &str) -> Result<()> {
-    match folder.remove(Path::new(path)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io(error, format!("cannot remove {path}")))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Takes the last trace of an array away whose removal was interrupted.
-pub(crate) fn finish_removal(folder: &Arc<dyn Folder>, journal: &journal::Journal) -> Result<()> {
-    if open_if_there(folder, REMOVED, Open::Read)?.is_some() {
-        journal
-            .blob()
-            .sync()
-            .context(|| "cannot sync the journal".into())?;
-        remove_if_there(folder, REMOVED)?;
-    }
-    Ok(())
-}
-
-/// Chunks that were in flight when a daemon died.
-fn remove_orphans(folder: &Arc<dyn Folder>) -> Result<()> {
-    let found = match folder.list(Path::new(INCOMING)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other.context(|| "cannot list .npyfs/incoming".into())?,
-    };
-    for file in found {
-        let path = Path::new(INCOMING).join(&file.name);
-        folder
-            .remove(&path)
-            .context(|| format!("cannot remove {}", path.display()))?;
-    }
-    Ok(())
-}
-
-/// Opens the journal for writing behind its good part; `make` where there was none.
-pub(crate) fn open_journal(folder: &Arc<dyn Folder>, survey: &Survey) -> Result<journal::Journal> {
-    let failed = || "cannot open the journal".to_owned();
-    let blob = folder
-        .open(Path::new(JOURNAL), Open::Create)
-        .context(failed)?;
-    journal::Journal::resume(blob, survey.journal_len).context(failed)
 }

@@ -1,0 +1,199 @@
+//! Carrying out what a survey found to be done, by the daemon that holds the lock.
+//!
+//! The order lets it be interrupted and run again: the count in the header comes down before the
+//! journal is cut, so that rows which lose their record are never taken for another program's.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::super::adopt;
+use super::super::commit::NEWBORN;
+use super::super::disk::{Folder, Open, copy, read_exact_at};
+use super::super::journal;
+use super::super::rejected::{REJECTED, Rejected};
+use super::super::remove::REMOVED;
+use super::super::staged::INCOMING;
+use super::super::view::{Form, Layout};
+use super::super::{Array, DATA, JOURNAL};
+use super::{Note, Survey, open_if_there};
+use crate::error::{Context, Error, Result};
+use crate::npy::Header;
+
+/// What [`repair`] has left for the journal's writer to record.
+#[derive(Debug, Default)]
+pub(crate) struct Owed {
+    pub(crate) foreign_rows: u64,
+}
+
+/// Makes the disk agree with the survey. The lock is held.
+pub(crate) fn repair(
+    folder: &Arc<dyn Folder>,
+    survey: &mut Survey,
+    rejected: &Rejected,
+) -> Result<Owed> {
+    let orphans = remove_orphans(folder)?;
+    survey.notes.extend(orphans);
+    let plan = std::mem::take(&mut survey.plan);
+    if plan.give_birth {
+        folder
+            .rename(Path::new(NEWBORN), Path::new(DATA))
+            .context(|| "cannot create data.npy".into())?;
+    } else {
+        remove_if_there(folder, NEWBORN)?;
+    }
+    if plan.set_array_aside {
+        let failed = || "cannot set data.npy aside".to_owned();
+        folder.make_dir(Path::new(REJECTED)).context(failed)?;
+        let aside = Path::new(REJECTED).join("data.npy.unreadable");
+        folder.rename(Path::new(DATA), &aside).context(failed)?;
+    }
+    let Some(array) = &mut survey.array else {
+        return Ok(Owed::default());
+    };
+    if plan.reject_rows > 0 {
+        set_rows_aside(array, plan.reject_rows, rejected)?;
+    }
+    let foreign_rows = plan.foreign_rows;
+    if let Form::Plain { header, .. } = &array.layout.form {
+        let layout = adopt::give_room(folder, header, &array.layout.data, array.rows)?;
+        array.layout = Arc::new(layout);
+    } else if plan.finish_insertion {
+        adopt::write_inserted(&array.layout, array.rows)?;
+    } else if plan.rewrite_header {
+        let header = array.layout.header_bytes(array.rows);
+        array
+            .layout
+            .data
+            .write_at(&header, 0)
+            .context(|| "cannot write the header of data.npy".into())?;
+    } else if let Some(count) = plan.count_on_disk
+        && count != array.rows
+    {
+        publish_from_disk(&array.layout, array.rows)?;
+    }
+    let lowered = plan.cut || plan.reject_rows > 0;
+    if lowered || !survey.clean {
+        let cut_off = cut(array, lowered)?;
+        survey.notes.extend(cut_off);
+    }
+    Ok(Owed { foreign_rows })
+}
+
+/// Sets the count in a header that a dead daemon may have left between two steps.
+pub(crate) fn publish_from_disk(layout: &Layout, rows: u64) -> Result<()> {
+    let Form::Published(header) = &layout.form else {
+        return Err(err!(EIO, "the header of data.npy has no count field"));
+    };
+    let mut bytes = vec![0; header.len() as usize];
+    read_exact_at(&*layout.data, &mut bytes, 0)
+        .context(|| "cannot read the header of data.npy".into())?;
+    for (offset, word) in header.steps_from(&bytes, rows)? {
+        layout
+            .data
+            .write_at(&word, offset)
+            .context(|| "cannot write the row count of data.npy".into())?;
+    }
+    Ok(())
+}
+
+/// Cuts off what lies behind the rows. Where their count has come down, it must be on the disk
+/// before the journal is cut.
+fn cut(array: &Array, lowered: bool) -> Result<Option<Note>> {
+    let data = &array.layout.data;
+    let Some(end) = array.layout.offset(array.rows) else {
+        return Err(err!(EIO, "the array would have more bytes than a file can"));
+    };
+    if lowered {
+        data.sync().context(|| "cannot sync data.npy".into())?;
+    }
+    let len = data
+        .len()
+        .context(|| "cannot see the size of data.npy".into())?;
+    if len <= end {
+        return Ok(None);
+    }
+    data.set_len(end)
+        .context(|| "cannot cut what lies behind the rows of data.npy".into())?;
+    Ok(Some(Note::Mended(format!(
+        "cut {} bytes off data.npy behind its last row",
+        len - end
+    ))))
+}
+
+fn set_rows_aside(array: &Array, rows: u64, rejected: &Rejected) -> Result<()> {
+    let layout = &array.layout;
+    let (Some(start), Some(end)) = (
+        layout.offset(array.rows),
+        layout.offset(array.rows.saturating_add(rows)),
+    ) else {
+        return Ok(());
+    };
+    let file_len = layout
+        .data
+        .len()
+        .context(|| "cannot see the size of data.npy".into())?;
+    let len = end.min(file_len).saturating_sub(start);
+    let mut shape = vec![len.checked_div(layout.row_bytes()).unwrap_or(rows)];
+    shape.extend_from_slice(layout.row_shape());
+    let header = Header::encode(layout.dtype(), &shape)?;
+    let total = header.len() as u64 + len;
+    rejected.keep("rows-without-record.npy".as_ref(), total, |blob| {
+        blob.write_at(&header, 0)?;
+        copy(&*layout.data, start, blob, header.len() as u64, len)
+    })?;
+    Ok(())
+}
+
+pub(crate) fn remove_if_there(folder: &Arc<dyn Folder>, path: &str) -> Result<()> {
+    match folder.remove(Path::new(path)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(error, format!("cannot remove {path}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Takes the last trace of an array away whose removal was interrupted.
+pub(crate) fn finish_removal(folder: &Arc<dyn Folder>, journal: &journal::Journal) -> Result<()> {
+    if open_if_there(folder, REMOVED, Open::Read)?.is_some() {
+        journal
+            .blob()
+            .sync()
+            .context(|| "cannot sync the journal".into())?;
+        remove_if_there(folder, REMOVED)?;
+    }
+    Ok(())
+}
+
+/// Chunks that were in flight when a daemon died.
+fn remove_orphans(folder: &Arc<dyn Folder>) -> Result<Option<Note>> {
+    let found = match folder.list(Path::new(INCOMING)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.context(|| "cannot list .npyfs/incoming".into())?,
+    };
+    if found.is_empty() {
+        return Ok(None);
+    }
+    let bytes: u64 = found.iter().map(|file| file.len).sum();
+    let note = format!(
+        "dropped {} chunks that were in flight, with {bytes} bytes in .npyfs/incoming",
+        found.len()
+    );
+    for file in found {
+        let path = Path::new(INCOMING).join(&file.name);
+        folder
+            .remove(&path)
+            .context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(Some(Note::Mended(note)))
+}
+
+/// Opens the journal for writing behind its good part; `make` where there was none.
+pub(crate) fn open_journal(folder: &Arc<dyn Folder>, survey: &Survey) -> Result<journal::Journal> {
+    let failed = || "cannot open the journal".to_owned();
+    let blob = folder
+        .open(Path::new(JOURNAL), Open::Create)
+        .context(failed)?;
+    journal::Journal::resume(blob, survey.journal_len).context(failed)
+}

@@ -78,6 +78,27 @@ fn the_second_daemon_follows_and_is_refused() {
 }
 
 #[test]
+fn a_read_only_mount_follows_too() {
+    require!(fuse);
+    let store = tempfile::tempdir().unwrap();
+    let first = Mount::builder().store(store.path()).start();
+    fs::create_dir(first.path("run")).unwrap();
+    let chunks = small(0, 0, 20);
+    put(&first.path("run"), chunks[0]).unwrap();
+    let second = Mount::builder().store(store.path()).words("ro").start();
+    for (n, chunk) in chunks.iter().enumerate().skip(1) {
+        put(&first.path("run"), *chunk).unwrap();
+        assert_shows(&second.path("run"), &chunks[..=n]);
+    }
+    drop(first);
+    assert_shows(&second.path("run"), &chunks);
+    let third = Mount::builder().store(store.path()).start();
+    let more = small(1, 0, 1)[0];
+    put(&third.path("run"), more).unwrap();
+    assert_shows(&second.path("run"), &[&chunks[..], &[more]].concat());
+}
+
+#[test]
 fn a_follower_sees_renames_and_attributes() {
     require!(fuse);
     let first = Mount::new();

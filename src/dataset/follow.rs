@@ -25,15 +25,16 @@ pub(crate) struct Follow {
     /// Another daemon held the lock.
     pub(crate) live: bool,
     /// What is on the disk is known to be wrong beyond what was taken in, and nobody may repair it
-    /// here: the rows stay as they were found.
-    frozen: bool,
+    /// here: the rows stay as they were found, as long as the journal has this many bytes.
+    frozen: Option<u64>,
 }
 
 impl Dataset {
     pub(crate) fn begin_following(&self) -> Result<()> {
-        let survey = recovery::survey(&self.folder, Open::Read, &self.boot(), false)?;
-        if survey.clean {
-            self.take_in(survey, false, false);
+        let live = self.is_locked();
+        let survey = recovery::survey(&self.folder, Open::Read, &self.boot(), live)?;
+        if survey.clean || live {
+            self.take_in(survey, live, false);
             return Ok(());
         }
         match self.own() {
@@ -59,7 +60,7 @@ impl Dataset {
         follow.identity = self.folder.identity(Path::new(DATA)).ok();
         follow.journal_len = survey.journal_len;
         follow.live = live;
-        follow.frozen = frozen;
+        follow.frozen = frozen.then(|| self.journal_len_on_disk().unwrap_or(0));
         *self.catalog_mut() = survey.catalog;
         *crate::write(&self.array) = survey.array;
     }
@@ -70,8 +71,14 @@ impl Dataset {
             return Ok(());
         }
         let follow = crate::lock(&self.follow);
-        if follow.frozen {
-            return Ok(());
+        if let Some(known) = follow.frozen {
+            // Until somebody else has recovered it.
+            drop(follow);
+            return if self.is_locked() || self.journal_len_on_disk()? != known {
+                self.look_again()
+            } else {
+                Ok(())
+            };
         }
         let identity = match self.folder.identity(Path::new(DATA)) {
             Ok(identity) => Some(identity),
@@ -163,9 +170,10 @@ impl Dataset {
     }
 
     fn look_again(&self) -> Result<()> {
-        let live = !self.options.read_only && self.is_locked();
+        let live = self.is_locked();
         let survey = recovery::survey(&self.folder, Open::Read, &self.boot(), live)?;
-        self.take_in(survey, live, false);
+        let frozen = self.options.read_only && !survey.clean && !live;
+        self.take_in(survey, live, frozen);
         Ok(())
     }
 

@@ -49,17 +49,26 @@ fn check(directory: &std::path::Path) -> Result<Vec<String>, Failure> {
     };
     let dataset = match npyfs::Dataset::open(directory, options) {
         Ok(dataset) => dataset,
-        Err(error) => return Ok(vec![error.to_string()]),
+        Err(error) => {
+            let mut damage = vec![error.to_string()];
+            match npyfs::dataset::lost_chunks(directory) {
+                Ok(chunks) => damage.extend(chunks),
+                Err(error) => damage.push(format!("its chunks cannot be listed: {error}")),
+            }
+            return Ok(damage);
+        }
     };
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template(
-        "{prefix} {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
     ) {
         bar.set_style(style);
     }
     bar.set_prefix(shown.to_string());
     let report = dataset.check(&mut |done, total| {
-        bar.set_length(total);
+        if bar.length() != Some(total) {
+            bar.set_length(total);
+        }
         bar.set_position(done);
     });
     bar.finish_and_clear();

@@ -2,9 +2,12 @@
 //!
 //! Nothing is changed. What is reported is enough to know which chunks to send again.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use super::Dataset;
-use super::disk::read_pieces;
-use super::recovery::{self, Note};
+use super::disk::{Directory, Folder, read_pieces};
+use super::recovery;
 use crate::error::{Context, Result};
 
 /// What a check found.
@@ -20,6 +23,17 @@ pub struct Report {
     pub pending: Vec<String>,
 }
 
+/// Where a dataset cannot be opened: one sentence for each chunk whose rows or record are damaged.
+///
+/// # Errors
+/// Those of reading the store.
+pub fn lost_chunks(directory: &Path) -> Result<Vec<String>> {
+    let folder =
+        Directory::open(directory).context(|| format!("cannot open {}", directory.display()))?;
+    let folder: Arc<dyn Folder> = Arc::new(folder);
+    recovery::lost_chunks(&folder)
+}
+
 impl Dataset {
     /// Verifies the dataset; `progress` is told the bytes verified so far, and of how many.
     ///
@@ -27,12 +41,9 @@ impl Dataset {
     /// Those of reading the store. Damage is not an error but in the report.
     pub fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
         let mut report = Report::default();
-        for note in recovery::pending(&self.folder, !self.is_free())? {
-            match note {
-                Note::Lost(line) => report.damage.push(line),
-                Note::Mended(line) => report.pending.push(line),
-            }
-        }
+        let pending = recovery::pending(&self.folder, !self.is_free())?;
+        report.damage.extend(pending.damage);
+        report.pending.extend(pending.mendable);
         let Some(array) = self.snapshot()? else {
             return Ok(report);
         };

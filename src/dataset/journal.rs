@@ -336,6 +336,22 @@ impl Reader {
         Ok(record)
     }
 
+    /// From a bad record, goes to the next good one, and stands before it. `false`: there is none.
+    ///
+    /// # Errors
+    /// Those of reading the file.
+    pub(crate) fn skip_damage(&mut self) -> io::Result<bool> {
+        while self.fill(FRAME + 1)? {
+            self.at += 1;
+            let offset = self.offset();
+            if self.next()?.is_some() {
+                self.at = (offset - self.base) as usize;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Has at least `n` bytes of the file in the window, from `at` on. `false`: the file ends.
     fn fill(&mut self, n: usize) -> io::Result<bool> {
         if self.window.len() - self.at >= n {

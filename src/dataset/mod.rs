@@ -64,7 +64,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub use catalog::Receipt;
-pub use check::Report;
+pub use check::{Report, lost_chunks};
 pub use incoming::{Change, Closer, Face, Incoming};
 pub use journal::Attributes;
 pub use names::{CONTROL, DATA, Kind};

@@ -5,6 +5,7 @@
 //! change on the disk for all to agree with it. A reader uses its result as it is. [`repair()`]
 //! carries it out for a daemon that holds the lock.
 
+mod inspect;
 mod repair;
 mod story;
 
@@ -22,6 +23,7 @@ use super::view::{Form, Layout};
 use super::{Array, DATA, JOURNAL, shape_text};
 use crate::error::{Context, Error, Result};
 use crate::npy::{Header, Prefix, Published};
+pub(crate) use inspect::{lost_chunks, pending};
 pub(crate) use repair::{finish_removal, open_journal, publish_from_disk, remove_if_there, repair};
 use story::{Story, Unsure, first_bad, read_story};
 
@@ -39,6 +41,8 @@ pub(crate) struct Survey {
     /// What was written in this boot, from this byte of the journal on, may be in memory only, and
     /// pass for written: the sync of it may have failed. `None` where that cannot be.
     pub(crate) doubtful_from: Option<u64>,
+    /// The last daemon closed the dataset.
+    pub(crate) closed: bool,
     /// The last daemon closed the dataset, or there never was one, and nothing disagrees.
     pub(crate) clean: bool,
     plan: Plan,
@@ -53,14 +57,16 @@ pub(crate) struct Survey {
 pub(crate) enum Note {
     /// Rows are lost.
     Lost(String),
-    /// Something was found out of order, and nothing is lost.
+    /// Something was found out of order, and nothing is lost. A crash explains it.
     Mended(String),
+    /// Another program's work, or what is only to be told.
+    Told(String),
 }
 
 impl std::fmt::Display for Note {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Note::Lost(line) | Note::Mended(line) => f.write_str(line),
+            Note::Lost(line) | Note::Mended(line) | Note::Told(line) => f.write_str(line),
         }
     }
 }
@@ -117,6 +123,7 @@ fn survey_of_nothing(journal: &Arc<dyn Blob>, story: Story, remains: bool) -> Re
     };
     Ok(Survey {
         kept: Some(story.kept(false)),
+        closed: false,
         catalog: story.catalog,
         array: None,
         durable: 0,
@@ -165,7 +172,11 @@ pub(crate) fn survey(
 ) -> Result<Survey> {
     let journal = open_if_there(folder, JOURNAL, Open::Read)?;
     let mut story = match &journal {
-        Some(blob) => read_story(blob, u64::MAX)?,
+        Some(blob) => match read_story(blob, u64::MAX)? {
+            // The end of the file may have been read while another daemon was writing it.
+            story if story.proof.is_some() && live => read_story(blob, u64::MAX)?,
+            story => story,
+        },
         None => Story::default(),
     };
     let mut plan = Plan::default();
@@ -179,6 +190,13 @@ pub(crate) fn survey(
         let mut survey = without_data(story, true)?;
         survey.clean = false;
         return Ok(survey);
+    }
+    if let Some(rows) = story.proof {
+        return Err(err!(
+            EIO,
+            "the journal is damaged at byte {}: what is behind says that {rows} rows were on the disk. Nothing is changed: put a good copy of .npyfs/chunks.log in its place, or remove .npyfs to keep the rows and lose the names of their chunks",
+            story.end
+        ));
     }
     let has_journal = story.end > 0;
     if data.is_none() && story.catalog.next_id() > 0 {
@@ -245,10 +263,17 @@ pub(crate) fn survey(
             plan.foreign_rows = count - known;
             rows = count;
             if has_journal {
-                notes.push(Note::Mended(format!(
+                let line = format!(
                     "adopted {} rows that another program appended behind row {known}",
                     count - known
-                )));
+                );
+                // Rows are counted after they are recorded; a daemon at work may have done both since
+                // the journal was read.
+                notes.push(if story.damaged && !story.closed && !live {
+                    Note::Lost(format!("{line}, or whose records are damaged"))
+                } else {
+                    Note::Told(line)
+                });
             }
         }
         Some(count) if count > known => {
@@ -279,6 +304,7 @@ pub(crate) fn survey(
         .last()
         .map_or_else(|| file_mtime(&data), |last| Ok(last.committed))?;
     Ok(Survey {
+        closed: story.closed,
         kept: (has_journal && !story.closed).then(|| story.kept(same_boot)),
         durable: story.durable.min(rows),
         doubtful_from,
@@ -307,6 +333,7 @@ fn without_data(story: Story, has_journal: bool) -> Result<Survey> {
     let clean = story.closed || !has_journal;
     Ok(Survey {
         kept: None,
+        closed: story.closed,
         catalog: story.catalog,
         array: None,
         durable: 0,
@@ -397,10 +424,4 @@ fn recorded_header(bytes: &[u8]) -> Result<Option<Published>> {
         Prefix::Complete(_) => Ok(Published::adopt(bytes)?),
         Prefix::Incomplete { .. } => Err(err!(EIO, "the journal's header record is damaged")),
     }
-}
-
-/// What the next to own the dataset will repair or adopt, for `check`.
-pub(crate) fn pending(folder: &Arc<dyn Folder>, live: bool) -> Result<Vec<Note>> {
-    let boot = super::disk::boot_id();
-    Ok(survey(folder, Open::Read, &boot, live)?.notes)
 }

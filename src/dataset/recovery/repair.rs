@@ -115,7 +115,7 @@ fn cut(array: &Array, lowered: bool) -> Result<Option<Note>> {
     }
     data.set_len(end)
         .context(|| "cannot cut what lies behind the rows of data.npy".into())?;
-    Ok(Some(Note::Mended(format!(
+    Ok(Some(Note::Told(format!(
         "cut {} bytes off data.npy behind its last row",
         len - end
     ))))
@@ -186,7 +186,7 @@ fn remove_orphans(folder: &Arc<dyn Folder>) -> Result<Option<Note>> {
             .remove(&path)
             .context(|| format!("cannot remove {}", path.display()))?;
     }
-    Ok(Some(Note::Mended(note)))
+    Ok(Some(Note::Told(note)))
 }
 
 /// Opens the journal for writing behind its good part; `make` where there was none.

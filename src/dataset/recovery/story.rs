@@ -1,6 +1,7 @@
 //! The journal's story: what was committed, and how much of it is beyond doubt.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -24,6 +25,9 @@ pub(super) struct Story {
     pub(super) unsure: Vec<Unsure>,
     pub(super) end: u64,
     pub(super) damaged: bool,
+    /// There is a good record behind the first bad one that says how many rows, more than are known,
+    /// had reached the disk: then the bad one had, too, and no crash explains it.
+    pub(super) proof: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -86,6 +90,7 @@ pub(super) fn read_story(blob: &Arc<dyn Blob>, until: u64) -> Result<Story> {
         Start::Good => {}
         Start::Nothing => {
             story.damaged = blob.len().context(failed)? > 0;
+            story.proof = proof_of_damage(&mut reader, 0).context(failed)?;
             return Ok(story);
         }
         Start::Foreign => {
@@ -132,7 +137,25 @@ pub(super) fn read_story(blob: &Arc<dyn Blob>, until: u64) -> Result<Story> {
         }
     }
     story.damaged = story.end < blob.len().context(failed)?.min(until);
+    if story.damaged {
+        story.proof = proof_of_damage(&mut reader, story.catalog.rows()).context(failed)?;
+    }
     Ok(story)
+}
+
+fn proof_of_damage(reader: &mut Reader, known: u64) -> io::Result<Option<u64>> {
+    loop {
+        while let Some(record) = reader.next()? {
+            match record {
+                Record::Durable { rows } if rows > known => return Ok(Some(rows)),
+                Record::Closed { rows } => return Ok(Some(rows)),
+                _ => {}
+            }
+        }
+        if !reader.skip_damage()? {
+            return Ok(None);
+        }
+    }
 }
 
 /// The first chunk whose rows are not all in the file, or, among the first `doubtful`, whose

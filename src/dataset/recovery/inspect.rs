@@ -1,0 +1,168 @@
+//! Looking for damage: what no crash explains, and which chunks it has hit.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::super::disk::{Blob, Folder, Open, read_pieces};
+use super::super::journal::{MAGIC, Reader, Record};
+use super::super::view::Layout;
+use super::super::{DATA, JOURNAL};
+use super::story::{Story, read_story};
+use super::{Note, Plan, open_if_there, read_layout, survey};
+use crate::error::{Context, Result};
+
+/// What stands between the disk and a dataset in order.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    /// What no crash explains, or what one has cost.
+    pub(crate) damage: Vec<String>,
+    /// What the next to own the dataset will put in order, at no cost.
+    pub(crate) mendable: Vec<String>,
+}
+
+/// What the next to own the dataset will find. `live` says that another daemon is at work there.
+pub(crate) fn pending(folder: &Arc<dyn Folder>, live: bool) -> Result<Pending> {
+    let boot = super::super::disk::boot_id();
+    let survey = survey(folder, Open::Read, &boot, live)?;
+    let mut pending = Pending::default();
+    for note in survey.notes {
+        match note {
+            Note::Lost(line) => pending.damage.push(line),
+            // A daemon at work is between two steps.
+            Note::Told(_) | Note::Mended(_) if live => {}
+            // One that has closed the dataset is not.
+            Note::Mended(line) if survey.closed => pending.damage.push(line),
+            Note::Told(line) | Note::Mended(line) => pending.mendable.push(line),
+        }
+    }
+    Ok(pending)
+}
+
+/// One line for each chunk of the journal whose rows are not in `data.npy` as they were committed, or
+/// whose record is lost, in a dataset that cannot be opened.
+pub(crate) fn lost_chunks(folder: &Arc<dyn Folder>) -> Result<Vec<String>> {
+    let Some(journal) = open_if_there(folder, JOURNAL, Open::Read)? else {
+        return Ok(Vec::new());
+    };
+    let story = read_story(&journal, u64::MAX)?;
+    let mut inspection = Inspection::new(folder, &story)?;
+    for id in 0..story.catalog.next_id() {
+        if let Some((name, receipt)) = story.catalog.get(id) {
+            // Rows in between are another program's.
+            inspection.next = receipt.first_row;
+            inspection.look(&name, receipt.first_row, receipt.rows, receipt.crc, false)?;
+        }
+    }
+    inspection.next = story.catalog.rows();
+    let mut reader = Reader::resume(journal, story.end.max(MAGIC.len() as u64));
+    let failed = || "cannot read the journal".to_owned();
+    loop {
+        while let Some(record) = reader.next().context(failed)? {
+            match record {
+                Record::Chunk(chunk) => {
+                    let name = OsStr::from_bytes(chunk.name);
+                    inspection.look(name, chunk.first_row, chunk.rows, chunk.crc, true)?;
+                }
+                Record::Foreign { .. } => inspection.pass(record.end().unwrap_or(0)),
+                Record::Durable { rows } | Record::Closed { rows } => inspection.pass_to(rows),
+                _ => {}
+            }
+        }
+        if !reader.skip_damage().context(failed)? {
+            return Ok(inspection.lines);
+        }
+    }
+}
+
+struct Inspection {
+    data: Option<(Arc<dyn Blob>, Layout)>,
+    file_len: u64,
+    /// The row behind the last chunk.
+    next: u64,
+    lines: Vec<String>,
+}
+
+impl Inspection {
+    fn new(folder: &Arc<dyn Folder>, story: &Story) -> Result<Self> {
+        let data = open_if_there(folder, DATA, Open::Read)?;
+        let file_len = match &data {
+            Some(blob) => blob
+                .len()
+                .context(|| "cannot see the size of data.npy".into())?,
+            None => 0,
+        };
+        // Of an array that is none any more, no row can be found.
+        let data = data.and_then(|blob| {
+            let layout = read_layout(&blob, story, &mut Plan::default(), &mut Vec::new());
+            layout.ok().map(|(layout, _)| (blob, layout))
+        });
+        Ok(Self {
+            data,
+            file_len,
+            next: 0,
+            lines: Vec::new(),
+        })
+    }
+
+    fn look(&mut self, name: &OsStr, first: u64, rows: u64, crc: u32, behind: bool) -> Result<()> {
+        self.pass_to(first);
+        self.pass(first.saturating_add(rows));
+        let shown = name.display();
+        let line = match self.checksum(first, rows)? {
+            None => format!(
+                "{shown}: rows {first} to {} are not in data.npy",
+                first + rows
+            ),
+            Some(found) if found != crc => {
+                format!(
+                    "{shown}: rows {first} to {} are not what was committed",
+                    first + rows
+                )
+            }
+            Some(_) if behind => format!(
+                "{shown}: rows {first} to {} are whole, but its record is behind the damage",
+                first + rows
+            ),
+            Some(_) => return Ok(()),
+        };
+        self.lines.push(line);
+        Ok(())
+    }
+
+    fn pass(&mut self, end: u64) {
+        self.next = self.next.max(end);
+    }
+
+    /// Rows that no record tells of.
+    fn pass_to(&mut self, first: u64) {
+        if first > self.next {
+            self.lines.push(format!(
+                "rows {} to {first}: the record of their chunk is damaged",
+                self.next
+            ));
+        }
+        self.pass(first);
+    }
+
+    /// `None`: they are not all in the file.
+    fn checksum(&self, first: u64, rows: u64) -> Result<Option<u32>> {
+        let Some((blob, layout)) = &self.data else {
+            return Ok(None);
+        };
+        let ends = layout
+            .offset(first)
+            .zip(layout.offset(first.saturating_add(rows)));
+        let Some((start, end)) = ends.filter(|&(_, end)| end <= self.file_len || rows == 0) else {
+            return Ok(None);
+        };
+        let mut crc = 0;
+        read_pieces(&**blob, start, end - start, |piece| {
+            crc = crc32c::crc32c_append(crc, piece);
+            Ok(())
+        })
+        .context(|| format!("cannot read {}", Path::new(DATA).display()))?;
+        Ok(Some(crc))
+    }
+}

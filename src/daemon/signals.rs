@@ -27,8 +27,13 @@ pub(crate) fn terminating() -> SigSet {
 }
 
 /// Keeps the signals waiting, in this thread and those that it makes.
+///
+/// So is the signal of a write beyond the limit of a file's size, for good: the write answers
+/// `EFBIG`, which is its producer's, and no reason to die.
 pub(crate) fn block() -> nix::Result<()> {
-    terminating().thread_block()
+    let mut signals = terminating();
+    signals.add(Signal::SIGXFSZ);
+    signals.thread_block()
 }
 
 /// Starts the thread that takes them.

@@ -205,6 +205,62 @@ fn a_file_that_cannot_be_opened_or_moved_loses_nothing() {
     faults(&["openat", "renameat,renameat2", "unlinkat"]);
 }
 
+/// As a store that was remounted read-only or whose owner is over quota, and then is not any more:
+/// nothing in it can be changed, everything can be read. The kernel of the tests may have no quota,
+/// and remounts no filesystem read-only that has files open for writing.
+#[test]
+fn a_store_that_takes_no_change_for_a_while_is_read_and_goes_on() {
+    require!(fuse, root, strace);
+    for (errno, number) in [("EROFS", libc::EROFS), ("EDQUOT", libc::EDQUOT)] {
+        let store = tempfile::tempdir().unwrap();
+        let mut mount = Mount::builder()
+            .store(store.path())
+            .words("sync-interval=0.1")
+            .start();
+        mount.tolerate_warnings();
+        let dataset = mount.path("run");
+        fs::create_dir(&dataset).unwrap();
+        let mut told = Told::default();
+        produce(&dataset, &mut told, 0, 6);
+        let fault = Fault {
+            call: "pwrite64,ftruncate,fallocate,renameat,renameat2,unlinkat,mkdirat",
+            errno,
+            when: "1+",
+        };
+        let strace = inject(mount.pid(), fault);
+        for number_of in 100..112 {
+            let chunk = Chunk::new(3, number_of);
+            let error = common::put_chunk(&dataset, chunk).unwrap_err();
+            let found = error.raw_os_error().unwrap();
+            // Where what was begun could not be taken back either, it is EIO from then on.
+            assert!(found == number || found == libc::EIO, "{error}");
+            assert!(number_of > 100 || found == number, "{error}");
+            assert_told(&dataset, &told, fault, "while it takes no change");
+            let view = told.acknowledged[number_of as usize % 12];
+            assert_eq!(
+                fs::read(dataset.join(view.name())).unwrap(),
+                view.bytes(),
+                "{errno}"
+            );
+        }
+        detach(strace);
+        let again = Chunk::new(3, 100);
+        let taken = eventually(Duration::from_secs(10), || {
+            common::put_chunk(&dataset, again).is_ok()
+        });
+        assert!(taken, "{errno}: {}", mount.log());
+        told.acknowledged.push(again);
+        produce(&dataset, &mut told, 200, 4);
+        assert!(told.refused.is_empty(), "{errno}: {told:?}");
+        sync_path(&dataset.join("data.npy")).unwrap();
+        assert_told(&dataset, &told, fault, "when it goes on");
+        mount.crash();
+        let mount = Mount::builder().store(store.path()).start();
+        assert_told(&mount.path("run"), &told, fault, "after SIGKILL");
+        mount.finish();
+    }
+}
+
 /// The kernel takes pages that it could not write for written: only writing them again helps. That
 /// is done as soon as the disk takes them, by this daemon or by the next.
 #[test]

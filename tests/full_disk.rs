@@ -148,8 +148,8 @@ fn a_chunk_that_cannot_fit_fails_at_its_header() {
     );
 }
 
-/// As the kernel leaves a filesystem that it found damaged. That a store goes on when it can be
-/// written again is shown in faults.rs, with EROFS from the daemon's own calls.
+/// As the kernel leaves a filesystem that it found damaged: for good. That a store goes on when it
+/// can be written again is shown in faults.rs, with EROFS from the daemon's own calls.
 #[test]
 fn a_store_that_became_read_only_is_an_errno_and_is_still_read() {
     require!(fuse, root, unshare);

@@ -30,6 +30,7 @@ gcc gcc
 mkfs.ext4 e2fsprogs
 mkfs.xfs xfsprogs
 strace strace
+mkfs.btrfs btrfs-progs
 unshare util-linux
 mount mount
 python3 python3

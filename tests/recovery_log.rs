@@ -184,3 +184,47 @@ fn a_count_that_is_behind_the_journal_is_counted_again() {
         &[&format!("counted {fewer} rows, the journal {all}")],
     );
 }
+
+/// They may be all that is left of something: the limit for refused chunks is not theirs.
+#[test]
+fn rows_without_a_record_are_set_aside_whatever_the_limit_is() {
+    let scratch = tempfile::tempdir().unwrap();
+    let options = |boot| npyfs::DatasetOptions {
+        rejected_limit: 0,
+        boot: Some([boot; 16]),
+        ..Default::default()
+    };
+    let chunks = of_style(Style::Small, 2);
+    let dataset = npyfs::Dataset::open(scratch.path(), options(1)).unwrap();
+    dataset
+        .append(chunks[0].name(), &chunks[0].bytes())
+        .unwrap();
+    dataset.sync().unwrap();
+    let journal = scratch.path().join(".npyfs/chunks.log");
+    let before = fs::metadata(&journal).unwrap().len();
+    dataset
+        .append(chunks[1].name(), &chunks[1].bytes())
+        .unwrap();
+    // What the power cut left: the rows and their count, and not the record.
+    std::mem::forget(dataset);
+    let copy = tempfile::tempdir().unwrap();
+    fs::create_dir(copy.path().join(".npyfs")).unwrap();
+    for name in ["data.npy", ".npyfs/chunks.log"] {
+        fs::copy(scratch.path().join(name), copy.path().join(name)).unwrap();
+    }
+    let journal = open_for_damage(&copy.path().join(".npyfs/chunks.log"));
+    journal.set_len(before).unwrap();
+    let dataset = npyfs::Dataset::open(copy.path(), options(2)).unwrap();
+    assert_eq!(
+        dataset.snapshot().unwrap().unwrap().rows(),
+        chunks[0].rows()
+    );
+    let kept: Vec<_> = fs::read_dir(copy.path().join(".npyfs/rejected"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(chunks_in(&kept[0]), [chunks[1]]);
+    let log = fs::read_to_string(copy.path().join(".npyfs/log")).unwrap();
+    says(&log, &["started anew", "set aside in .npyfs/rejected"]);
+}

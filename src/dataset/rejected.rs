@@ -41,21 +41,38 @@ impl Rejected {
         len: u64,
         fill: impl FnOnce(&dyn Blob) -> io::Result<()>,
     ) -> Result<Option<String>> {
-        let Some(path) = self.make_room(name, len)? else {
-            return Ok(None);
-        };
+        match self.make_room(name, len)? {
+            Some(path) => self.write(&path, fill).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// As [`Rejected::keep`], whatever the limit is.
+    pub(crate) fn keep_all(
+        &self,
+        name: &OsStr,
+        fill: impl FnOnce(&dyn Blob) -> io::Result<()>,
+    ) -> Result<String> {
+        let directory = Path::new(REJECTED);
+        self.folder
+            .make_dir(directory)
+            .context(|| "cannot make .npyfs/rejected".into())?;
+        self.write(&directory.join(file_name(name)), fill)
+    }
+
+    fn write(&self, path: &Path, fill: impl FnOnce(&dyn Blob) -> io::Result<()>) -> Result<String> {
         let kept = self
             .folder
-            .open(&path, Open::CreateNew)
+            .open(path, Open::CreateNew)
             .and_then(|blob| fill(&*blob));
         if kept.is_err() {
             // Half a file would be taken for all that was received.
             self.folder
-                .remove(&path)
+                .remove(path)
                 .unwrap_or_else(|error| log::debug!("{}: {error}", path.display()));
         }
         kept.context(|| "cannot write to .npyfs/rejected".into())?;
-        Ok(Some(path.display().to_string()))
+        Ok(path.display().to_string())
     }
 
     /// Keeps a staged file.

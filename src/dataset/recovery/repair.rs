@@ -137,8 +137,7 @@ fn set_rows_aside(array: &Array, rows: u64, rejected: &Rejected) -> Result<()> {
     let mut shape = vec![len.checked_div(layout.row_bytes()).unwrap_or(rows)];
     shape.extend_from_slice(layout.row_shape());
     let header = Header::encode(layout.dtype(), &shape)?;
-    let total = header.len() as u64 + len;
-    rejected.keep("rows-without-record.npy".as_ref(), total, |blob| {
+    rejected.keep_all("rows-without-record.npy".as_ref(), |blob| {
         blob.write_at(&header, 0)?;
         copy(&*layout.data, start, blob, header.len() as u64, len)
     })?;

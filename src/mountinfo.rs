@@ -113,11 +113,17 @@ fn topmost(stack: Vec<Entry>) -> Option<Entry> {
 /// Whether the mount at this path has lost its daemon. The answer to stat(2) may be cached from
 /// when it lived, that to statfs(2) never is.
 pub(crate) fn is_dead(path: &Path) -> bool {
-    statfs(path).is_err_and(|errno| errno == Errno::ENOTCONN)
+    statfs(path).is_err_and(is_loss)
 }
 
 fn lost(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::ENOTCONN as i32)
+    let number = error.raw_os_error();
+    number.is_some_and(|number| is_loss(Errno::from_raw(number)))
+}
+
+/// The second is the answer to a question that was on its way when the daemon died.
+fn is_loss(errno: Errno) -> bool {
+    matches!(errno, Errno::ENOTCONN | Errno::ECONNABORTED)
 }
 
 /// The canonical path, also of a dead mount point, where realpath(3) fails.

@@ -1,12 +1,11 @@
-//! No handle and no header takes the daemon's memory.
+//! No handle, no header and no dataset takes the daemon's memory, or all of its descriptors.
 
 mod common;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
-use common::Mount;
-use common::{close, csv_names};
+use common::{Chunk, Mount, chunks_in, close, csv_names, put_chunk};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use npyfs::npy::Header;
 
@@ -94,5 +93,33 @@ fn a_thousand_endless_headers_take_no_memory() {
     assert!(grown < 64, "{grown} MiB");
     for file in open {
         assert_eq!(close(file).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    }
+}
+
+#[test]
+fn a_thousand_datasets_keep_few_descriptors_and_little_memory() {
+    require!(fuse);
+    const DATASETS: u64 = 1000;
+    let mount = Mount::new();
+    let before = memory_of(mount.pid());
+    let dataset = |n: u64| mount.path(format!("run{n}"));
+    let mut most = 0;
+    for n in 0..DATASETS {
+        fs::create_dir(dataset(n)).unwrap();
+        put_chunk(&dataset(n), Chunk::new(0, n)).unwrap();
+        if n % 100 == 99 {
+            let open = fs::read_dir(format!("/proc/{}/fd", mount.pid())).unwrap();
+            most = most.max(open.count());
+        }
+    }
+    // Of the 128 that may be open and idle: the directory, array, journal and lock.
+    assert!(most < 700, "{most} descriptors");
+    let grown = memory_of(mount.pid()).saturating_sub(before) >> 10;
+    assert!(grown < 64, "{grown} MiB");
+    // Those that were closed are there, and take more.
+    for n in [0, DATASETS / 2] {
+        put_chunk(&dataset(n), Chunk::new(1, 0)).unwrap();
+        let chunks = chunks_in(&dataset(n).join("data.npy"));
+        assert_eq!(chunks, [Chunk::new(0, n), Chunk::new(1, 0)]);
     }
 }

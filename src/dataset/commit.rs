@@ -16,8 +16,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use super::bands::Bands;
 use super::catalog::OutOfPlace;
-use super::convert::Conversion;
+use super::convert::{Conversion, Source};
 use super::disk::{Blob, read_exact_at, read_pieces};
 use super::journal::{AppendError, Attributes, ChunkRecord, Journal, Record};
 use super::staged::Staged;
@@ -165,6 +166,8 @@ impl Dataset {
                 "the array would have more bytes than a file can"
             ));
         };
+        let conversion = Conversion::needed(chunk.header, layout.dtype());
+        let conversion = conversion.as_ref();
         let own = match rows {
             Rows::Stream(stream, crc) => {
                 let holds_tail = writer
@@ -173,7 +176,10 @@ impl Dataset {
                     .is_some();
                 match stream.take()? {
                     Outcome::InPlace if holds_tail && Arc::ptr_eq(stream.layout(), layout) => {
-                        return Ok(crc);
+                        let body = Body::File(&*layout.data, start, Some(stream.bands()));
+                        return conversion.map_or(Ok(crc), |conversion| {
+                            self.convert(conversion, body, &*layout.data, start)
+                        });
                     }
                     // It streamed into an array that another took the place of before it was born.
                     Outcome::InPlace => None,
@@ -189,67 +195,66 @@ impl Dataset {
             writer.stream = None;
         }
         let header_len = chunk.header.len();
-        let mut sink = Sink {
-            data: &*layout.data,
-            at: start,
-            crc: 0,
-        };
-        match (rows, &own) {
-            (Rows::Memory(body), _) => self.copy_rows(chunk, Body::Memory(body), &mut sink)?,
-            (Rows::File(blob), _) => {
-                self.copy_rows(chunk, Body::File(blob, header_len), &mut sink)?
-            }
-            (_, Some(file)) => {
-                self.copy_rows(chunk, Body::File(file.blob(), header_len), &mut sink)?;
+        let body = match (rows, &own) {
+            (Rows::Memory(body), _) => Body::Memory(body),
+            (Rows::File(blob), _) => Body::File(blob, header_len, None),
+            (Rows::Stream(stream, _), Some(file)) => {
+                Body::File(file.blob(), header_len, Some(stream.bands()))
             }
             (Rows::Stream(stream, _), None) => {
-                let body = Body::File(&*stream.layout().data, stream.base()?);
-                self.copy_rows(chunk, body, &mut sink)?;
+                let data = &*stream.layout().data;
+                Body::File(data, stream.base()?, Some(stream.bands()))
             }
-        }
-        if sink.at == end {
-            Ok(sink.crc)
-        } else {
-            Err(err!(
-                EIO,
-                "wrote {} of {} bytes of rows",
-                sink.at - start,
-                end - start
-            ))
+        };
+        match conversion {
+            Some(conversion) => self.convert(conversion, body, &*layout.data, start),
+            None => copy_rows(body, end - start, &*layout.data, start),
         }
     }
 
-    fn copy_rows(&self, chunk: &Candidate<'_>, body: Body<'_>, sink: &mut Sink<'_>) -> Result<()> {
-        let array = self.array();
-        let dtype = array.as_ref().map(|array| array.layout.dtype());
-        let conversion = Conversion::needed(chunk.header, dtype.unwrap_or(chunk.header.dtype()));
-        match (conversion, body) {
-            (None, Body::Memory(bytes)) => sink.write(bytes),
-            (None, Body::File(blob, start)) => {
-                let len = chunk.header.body_bytes();
-                read_pieces(blob, start, len, |piece| sink.put(piece))
-                    .context(|| "cannot copy the rows to their place".into())
-            }
-            (Some(conversion), Body::Memory(bytes)) => conversion.run(
-                CONVERSION_MEMORY,
-                &mut |offset, buffer| {
+    /// Writes the converted rows to `data`, from `start` on, which may be where they come from.
+    /// Answers their checksum.
+    fn convert(
+        &self,
+        conversion: &Conversion,
+        body: Body<'_>,
+        data: &dyn Blob,
+        start: u64,
+    ) -> Result<u32> {
+        let write = |at: u64, rows: &[u8]| {
+            data.write_at(rows, start + at)
+                .context(|| "cannot append the rows to data.npy".into())
+        };
+        let budget = &self.options.memory;
+        match body {
+            Body::Memory(bytes) => {
+                let read = |offset: u64, buffer: &mut [u8]| {
                     let at = offset as usize;
                     let source = bytes
                         .get(at..at + buffer.len())
                         .ok_or_else(|| err!(EIO, "the chunk's body ends early"))?;
                     buffer.copy_from_slice(source);
                     Ok(())
-                },
-                &mut |rows| sink.write(rows),
-            ),
-            (Some(conversion), Body::File(blob, start)) => conversion.run(
-                CONVERSION_MEMORY,
-                &mut |offset, buffer| {
-                    read_exact_at(blob, buffer, start + offset)
-                        .context(|| "cannot read the staged chunk".into())
-                },
-                &mut |rows| sink.write(rows),
-            ),
+                };
+                let source = Source {
+                    read: &read,
+                    bands: None,
+                };
+                conversion.run(CONVERSION_MEMORY, 1, &source, &write)
+            }
+            Body::File(blob, from, bands) => {
+                let read = |offset: u64, buffer: &mut [u8]| {
+                    read_exact_at(blob, buffer, from + offset)
+                        .context(|| "cannot read the chunk back".into())
+                };
+                let source = Source { read: &read, bands };
+                if bands.is_some() {
+                    let (threads, _permits) = budget.threads();
+                    conversion.run(budget.share(), threads, &source, &write)
+                } else {
+                    conversion.run(CONVERSION_MEMORY, 1, &source, &write)
+                }
+            }
         }
     }
 
@@ -438,27 +443,28 @@ fn publish(layout: &Layout, old: u64, new: u64) -> Result<()> {
 
 enum Body<'a> {
     Memory(&'a [u8]),
-    /// From this offset on.
-    File(&'a dyn Blob, u64),
+    /// From this offset on, in bands or as it came.
+    File(&'a dyn Blob, u64, Option<&'a Bands>),
 }
 
-/// Writes rows one behind the other and sums them up.
-struct Sink<'a> {
-    data: &'a dyn Blob,
-    at: u64,
-    crc: u32,
-}
-
-impl Sink<'_> {
-    fn put(&mut self, rows: &[u8]) -> std::io::Result<()> {
-        self.data.write_at(rows, self.at)?;
-        self.at += rows.len() as u64;
-        self.crc = crc32c::crc32c_append(self.crc, rows);
+/// Copies rows that are stored as they came, and sums them up.
+fn copy_rows(body: Body<'_>, len: u64, data: &dyn Blob, start: u64) -> Result<u32> {
+    let (mut crc, mut at) = (0, start);
+    let mut put = |rows: &[u8]| {
+        data.write_at(rows, at)?;
+        at += rows.len() as u64;
+        crc = crc32c::crc32c_append(crc, rows);
         Ok(())
+    };
+    match body {
+        Body::Memory(rows) => put(rows).context(|| "cannot append the rows to data.npy".into())?,
+        Body::File(blob, from, _) => read_pieces(blob, from, len, put)
+            .context(|| "cannot copy the rows to their place".into())?,
     }
-
-    fn write(&mut self, rows: &[u8]) -> Result<()> {
-        self.put(rows)
-            .context(|| "cannot append the rows to data.npy".into())
+    if at == start + len {
+        Ok(crc)
+    } else {
+        let wrote = at - start;
+        Err(err!(EIO, "wrote {wrote} of {len} bytes of rows"))
     }
 }

@@ -1,12 +1,17 @@
 //! A chunk's rows in the dataset's byte order and C order, losslessly and in bounded memory.
 //!
 //! Only whole items move, and only the bytes of a number are reversed: no value changes (P9). The
-//! result comes in sequence, because it is checksummed and appended as it comes. What is read out
-//! of sequence is arranged so that reads are large: a Fortran-ordered body is taken in bands of
-//! result, each as large as memory allows, and a band in boxes that fit the second-level cache.
+//! result comes in parts, on as many threads as there is memory for, and each part is read before
+//! it is written: where a body lies as [`Bands`] have it, or keeps its order, source and target may
+//! be the same place. Where a body in Fortran order lies as it came, reads are made large: a band
+//! is filled in boxes that fit the second-level cache.
 
 use std::rc::Rc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
+use super::bands::{Band, Bands, even};
 use crate::error::Result;
 use crate::npy::reverse::{Axis, Reversal};
 use crate::npy::swap::{boundary, repeat, swap};
@@ -17,6 +22,9 @@ const SLAB: usize = 1 << 20;
 
 /// The most that one read or write takes where the order stays, in bytes.
 const WINDOW: usize = 1 << 20;
+
+/// How many windows make a part of the result where the order stays.
+const WINDOWS: u64 = 16;
 
 /// Items from this size on, in bytes, are read and written one by one.
 const LARGE_ITEM: u64 = 64 << 10;
@@ -29,6 +37,13 @@ const REVERSALS: usize = 4;
 
 /// What a run of items that are neighbours in the result should have at least, in bytes.
 const RUN: u64 = 256;
+
+/// A body has this many bands at least, so that several threads share it, unless the bands would
+/// be smaller than `LEAST_BAND`.
+const BANDS: u64 = 8;
+
+/// Bytes below which it is not worth while to start another thread.
+const LEAST_BAND: u64 = 1 << 20;
 
 /// What it takes to turn the bytes of a chunk into rows of a dataset.
 #[derive(Clone, Debug)]
@@ -45,8 +60,16 @@ pub(crate) struct Conversion {
     dims: Vec<u64>,
 }
 
-type Read<'a> = &'a mut dyn FnMut(u64, &mut [u8]) -> Result<()>;
-type Write<'a> = &'a mut dyn FnMut(&[u8]) -> Result<()>;
+/// Where the bytes of a body are.
+pub(crate) struct Source<'a> {
+    /// `read(offset, buffer)` fills the buffer.
+    pub(crate) read: &'a Read<'a>,
+    /// How the body lies there; `None` is as it came.
+    pub(crate) bands: Option<&'a Bands>,
+}
+
+type Read<'a> = dyn Fn(u64, &mut [u8]) -> Result<()> + Sync + 'a;
+type Write<'a> = dyn Fn(u64, &[u8]) -> Result<()> + Sync + 'a;
 
 impl Conversion {
     /// What `chunk` needs to become rows of a dataset of `dataset`, whose values are the same
@@ -70,107 +93,205 @@ impl Conversion {
         })
     }
 
-    /// Reads the body through `read(offset in the body, buffer)`, which fills the buffer, and hands
-    /// the converted rows to `write` from first to last, with at most about `memory` bytes of
-    /// buffers (and a little in any case).
+    /// How the body should lie where it is to be converted in place with `memory` for each band;
+    /// `None` where it cannot be, because its items are too large.
+    pub(crate) fn in_place(&self, memory: usize) -> Option<Bands> {
+        if self.dims.is_empty() {
+            return Some(Bands::default());
+        }
+        (!self.is_item_by_item(memory)).then(|| self.bands(memory))
+    }
+
+    fn bands(&self, memory: usize) -> Bands {
+        let share = (self.body / BANDS).max(LEAST_BAND);
+        Bands::new(self.item, &self.dims, share.min(memory as u64))
+    }
+
+    fn is_item_by_item(&self, memory: usize) -> bool {
+        self.item >= LARGE_ITEM || self.item.saturating_mul(8) > memory as u64
+    }
+
+    /// Hands the converted rows to `write(offset in the rows, bytes)`, in any order, and answers
+    /// the checksum of all of them. Each of `threads` takes about `memory` bytes of buffers (and a
+    /// little in any case).
     ///
-    /// Where the body is larger than `memory` and its first dimension is short (a column is hardly
-    /// longer than 2 KiB), bytes are read once for every `memory` of result: the result comes in
-    /// sequence, and to read only what is due would take too many reads.
+    /// Where a body that lies as it came is larger than `memory` and its first dimension is short
+    /// (a column is hardly longer than 2 KiB), bytes are read once for every band: to read only
+    /// what is due would take too many reads.
     ///
     /// # Errors
-    /// The first error of `read` or `write`.
-    pub(crate) fn run(&self, memory: usize, read: Read<'_>, write: Write<'_>) -> Result<()> {
-        if self.dims.is_empty() {
-            return self.pass(0, self.body, &self.body_swaps, memory, read, write);
-        }
-        if self.item >= LARGE_ITEM || self.item.saturating_mul(8) > memory as u64 {
-            return self.item_by_item(memory, read, write);
-        }
-        self.bands(memory, read, write)
-    }
-
-    /// `len` bytes from `start` on, in their order.
-    fn pass(
+    /// The first error of reading or `write`.
+    pub(crate) fn run(
         &self,
-        start: u64,
-        len: u64,
-        swaps: &[Swap],
         memory: usize,
-        read: Read<'_>,
-        write: Write<'_>,
-    ) -> Result<()> {
-        // No element is cut, so the least window must hold the largest element.
-        let window = memory.clamp(64, WINDOW) as u64;
-        let mut buffer = vec![0; window.min(len) as usize];
-        let mut at = 0;
-        while at < len {
-            let end = boundary(swaps, len.min(at + window));
-            let buffer = &mut buffer[..(end - at) as usize];
-            read(start + at, buffer)?;
-            swap(swaps, at, buffer);
-            write(buffer)?;
-            at = end;
+        threads: usize,
+        source: &Source<'_>,
+        write: &Write<'_>,
+    ) -> Result<u32> {
+        let read = source.read;
+        if self.dims.is_empty() {
+            let part = WINDOW as u64 * WINDOWS;
+            let end_of = |n: u64| boundary(&self.body_swaps, self.body.min(n * part));
+            return in_parts(self.body.div_ceil(part), threads, || {
+                let mut buffer = Vec::new();
+                move |n| {
+                    let range = end_of(n)..end_of(n + 1);
+                    let mut sum = Sum::default();
+                    pass(
+                        &self.body_swaps,
+                        range,
+                        memory,
+                        &mut buffer,
+                        read,
+                        &mut |at, rows| {
+                            sum.add(rows);
+                            write(at, rows)
+                        },
+                    )?;
+                    Ok(sum)
+                }
+            });
         }
-        Ok(())
+        if source.bands.is_none() && self.is_item_by_item(memory) {
+            return in_parts(1, 1, || |_| self.item_by_item(memory, read, write));
+        }
+        let slab = (memory / 4).min(SLAB);
+        let band = (memory - slab) as u64;
+        let own = source
+            .bands
+            .is_none()
+            .then(|| Bands::new(self.item, &self.dims, band));
+        let Some(bands) = source.bands.or(own.as_ref()) else {
+            return Ok(0);
+        };
+        in_parts(bands.count(), threads, || {
+            let mut press = Press::new(self, bands, slab as u64);
+            move |n| {
+                let band = bands.band(n);
+                let start = band.start;
+                let rows = press.fill(band, source)?;
+                write(start, rows)?;
+                let mut sum = Sum::default();
+                sum.add(rows);
+                Ok(sum)
+            }
+        })
     }
 
-    fn item_by_item(&self, memory: usize, read: Read<'_>, write: Write<'_>) -> Result<()> {
+    fn item_by_item(&self, memory: usize, read: &Read<'_>, write: &Write<'_>) -> Result<Sum> {
         let rank = self.dims.len();
+        let strides = fortran_strides(&self.dims);
+        let (mut sum, mut to, mut buffer) = (Sum::default(), 0, Vec::new());
         let mut at = vec![0; rank];
         loop {
-            let from = offset(&at, &fortran_strides(&self.dims)) * self.item;
-            self.pass(from, self.item, &self.item_swaps, memory, read, write)?;
+            let from = offset(&at, &strides) * self.item;
+            let mut put = |at: u64, rows: &[u8]| {
+                sum.add(rows);
+                write(to + at, rows)
+            };
+            let read = |at: u64, buffer: &mut [u8]| read(from + at, buffer);
+            pass(
+                &self.item_swaps,
+                0..self.item,
+                memory,
+                &mut buffer,
+                &read,
+                &mut put,
+            )?;
+            to += self.item;
             if !advance(&mut at, &self.dims, &vec![1; rank], (0..rank).rev()) {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Band by band: each is a range of the result, a box whose first axes are one item long, one
-    /// axis partial, and the last axes whole.
-    fn bands(&self, memory: usize, read: Read<'_>, write: Write<'_>) -> Result<()> {
-        let rank = self.dims.len();
-        let slab = (memory / 4).min(SLAB) as u64 / self.item;
-        let limit = memory as u64 / self.item - slab;
-        let mut step = vec![1; rank];
-        let mut items = 1;
-        for (step, &dim) in step.iter_mut().zip(&self.dims).rev() {
-            *step = even(dim, limit / items);
-            items *= *step;
-            if *step < dim {
-                break;
-            }
-        }
-        let mut band = Band {
-            conversion: self,
-            low: vec![0; rank],
-            len: step.clone(),
-            slab_items: slab,
-            slab: vec![0; (slab.min(self.body / self.item) * self.item) as usize],
-            out: vec![0; (items * self.item) as usize],
-            reversals: Vec::new(),
-        };
-        loop {
-            for (j, len) in band.len.iter_mut().enumerate() {
-                *len = step[j].min(self.dims[j] - band.low[j]);
-            }
-            let bytes = (band.len.iter().product::<u64>() * self.item) as usize;
-            band.fill(read)?;
-            write(&band.out[..bytes])?;
-            if !advance(&mut band.low, &self.dims, &step, (0..rank).rev()) {
-                return Ok(());
+                return Ok(sum);
             }
         }
     }
 }
 
-/// A range of the result on its way, and what it is made of.
-struct Band<'a> {
+/// A checksum, and of how many bytes.
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    crc: u32,
+    len: u64,
+}
+
+impl Sum {
+    fn add(&mut self, rows: &[u8]) {
+        self.crc = crc32c::crc32c_append(self.crc, rows);
+        self.len += rows.len() as u64;
+    }
+}
+
+/// Has `worker`s, one a thread, do all of `parts`; the checksum is that of all of them in order.
+fn in_parts<W: FnMut(u64) -> Result<Sum>>(
+    parts: u64,
+    threads: usize,
+    worker: impl Fn() -> W + Sync,
+) -> Result<u32> {
+    let next = AtomicU64::new(0);
+    let sums = Mutex::new(vec![Sum::default(); parts as usize]);
+    let work = || -> Result<()> {
+        let mut worker = worker();
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            if n >= parts {
+                return Ok(());
+            }
+            // What the others have begun they finish.
+            let sum = worker(n).inspect_err(|_| next.store(parts, Ordering::Relaxed))?;
+            crate::lock(&sums)[n as usize] = sum;
+        }
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..parts.min(threads as u64))
+            // With fewer threads than there might be it takes longer.
+            .map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
+            .collect();
+        let mut result = work();
+        for other in others {
+            let ended = other.join();
+            result = result.and(ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        result
+    })?;
+    let all = crate::lock(&sums);
+    Ok(all.iter().fold(0, |crc, part| {
+        crc32c::crc32c_combine(crc, part.crc, part.len as usize)
+    }))
+}
+
+/// The bytes of `range` in their order, through windows of at most `memory`.
+fn pass(
+    swaps: &[Swap],
+    range: std::ops::Range<u64>,
+    memory: usize,
+    buffer: &mut Vec<u8>,
+    read: &Read<'_>,
+    put: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<()> {
+    // No element is cut, so the least window must hold the largest element.
+    let window = (memory.clamp(64, WINDOW) as u64).min(range.end - range.start);
+    buffer.resize(window as usize, 0);
+    let mut at = range.start;
+    while at < range.end {
+        let end = boundary(swaps, range.end.min(at + window));
+        let buffer = &mut buffer[..(end - at) as usize];
+        read(at, buffer)?;
+        swap(swaps, at, buffer);
+        put(at, buffer)?;
+        at = end;
+    }
+    Ok(())
+}
+
+/// Where a thread transposes one band after the other.
+struct Press<'a> {
     conversion: &'a Conversion,
-    /// The index of its first item.
+    /// The index of the band's first item in what lies together: the whole body, or the band.
     low: Vec<u64>,
-    /// Its items along each axis.
+    /// The dimensions of that.
+    dims: Vec<u64>,
+    /// Where that begins, in bytes.
+    base: u64,
+    /// The band's items along each axis.
     len: Vec<u64>,
     /// Items that `slab` may hold.
     slab_items: u64,
@@ -180,9 +301,30 @@ struct Band<'a> {
     reversals: Vec<Rc<Reversal>>,
 }
 
-impl Band<'_> {
-    /// Reads the band's items, box by box, into `out`.
-    fn fill(&mut self, read: Read<'_>) -> Result<()> {
+impl<'a> Press<'a> {
+    fn new(conversion: &'a Conversion, bands: &Bands, slab: u64) -> Self {
+        let item = conversion.item;
+        let slab_items = (slab / item).max(1);
+        Self {
+            conversion,
+            low: Vec::new(),
+            dims: Vec::new(),
+            base: 0,
+            len: Vec::new(),
+            slab_items,
+            slab: vec![0; (slab_items.min(conversion.body / item) * item) as usize],
+            out: vec![0; (bands.items() * item) as usize],
+            reversals: Vec::new(),
+        }
+    }
+
+    /// Reads the band's items, box by box, and puts them in their order.
+    fn fill(&mut self, band: Band, source: &Source<'_>) -> Result<&[u8]> {
+        (self.base, self.low, self.dims) = match source.bands {
+            Some(_) => (band.start, vec![0; band.len.len()], band.len.clone()),
+            None => (0, band.low, self.conversion.dims.clone()),
+        };
+        self.len = band.len;
         let rank = self.len.len();
         let whole = self.whole_axes();
         let step = self.box_of(whole);
@@ -192,10 +334,11 @@ impl Band<'_> {
             for j in whole..rank {
                 size[j] = step[j].min(self.len[j] - at[j]);
             }
-            self.read_box(whole, &at, &size, read)?;
+            self.read_box(whole, &at, &size, source.read)?;
             self.place(whole, &at, &size);
             if !advance(&mut at, &self.len, &step, (whole..rank).rev()) {
-                return Ok(());
+                let items: u64 = self.len.iter().product();
+                return Ok(&self.out[..(items * self.conversion.item) as usize]);
             }
         }
     }
@@ -203,7 +346,7 @@ impl Band<'_> {
     /// How many of the first axes to read whole though the band has only a part of some: where the
     /// rest is less than another read costs, and a box has room for it.
     fn whole_axes(&self) -> usize {
-        let dims = &self.conversion.dims;
+        let dims = &self.dims;
         let mut whole = 0;
         let mut stride: u64 = 1;
         for (j, (&dim, &len)) in dims.iter().zip(&self.len).enumerate() {
@@ -222,7 +365,7 @@ impl Band<'_> {
     /// The size of the boxes: at first long enough on the last axes to be worth a cache line of the
     /// result, then as long as there is room on the first, which makes reads large.
     fn box_of(&self, whole: usize) -> Vec<u64> {
-        let dims = &self.conversion.dims;
+        let dims = &self.dims;
         let mut size = vec![1; dims.len()];
         size[..whole].copy_from_slice(&dims[..whole]);
         let mut room = self.slab_items / size.iter().product::<u64>();
@@ -249,8 +392,8 @@ impl Band<'_> {
 
     /// Reads a box of `size` items at `at` in the band (the whole axes: at 0 in the array) into the
     /// slab, where it lies in Fortran order.
-    fn read_box(&mut self, whole: usize, at: &[u64], size: &[u64], read: Read<'_>) -> Result<()> {
-        let Conversion { dims, item, .. } = self.conversion;
+    fn read_box(&mut self, whole: usize, at: &[u64], size: &[u64], read: &Read<'_>) -> Result<()> {
+        let (dims, item) = (&self.dims, self.conversion.item);
         let rank = dims.len();
         let strides = fortran_strides(dims);
         let start: u64 = (whole..rank)
@@ -262,7 +405,7 @@ impl Band<'_> {
         let mut index = vec![0; rank];
         let bytes = (size.iter().product::<u64>() * item) as usize;
         for part in self.slab[..bytes].chunks_exact_mut(run) {
-            read((start + offset(&index, &strides)) * item, part)?;
+            read(self.base + (start + offset(&index, &strides)) * item, part)?;
             advance(&mut index, size, &vec![1; rank], partial + 1..rank);
         }
         swap(&self.conversion.body_swaps, 0, &mut self.slab[..bytes]);
@@ -292,13 +435,6 @@ impl Band<'_> {
         });
         reversal.run(item as usize, &self.slab[from..], &mut self.out[to..]);
     }
-}
-
-/// The length of the parts that `len` falls into if none may be longer than `most` (but 1): all of
-/// about the same length.
-fn even(len: u64, most: u64) -> u64 {
-    let most = most.max(1);
-    len.div_ceil(len.div_ceil(most).max(1)).max(1)
 }
 
 /// Items from one to the next along each axis where the first runs fastest.
@@ -367,22 +503,74 @@ mod tests {
 
     /// What the conversion gives, how many reads it took, and the bytes that they read.
     fn convert(conversion: &Conversion, memory: usize, body: &[u8]) -> (Vec<u8>, u64, u64) {
-        let mut out = Vec::new();
-        let (mut reads, mut bytes) = (0, 0);
-        let mut read = |at: u64, buffer: &mut [u8]| {
+        let out = Mutex::new(vec![0; body.len()]);
+        let (reads, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        let read = |at: u64, buffer: &mut [u8]| {
             buffer.copy_from_slice(&body[at as usize..][..buffer.len()]);
             assert!(buffer.len() <= memory.max(64));
-            reads += 1;
-            bytes += buffer.len() as u64;
+            reads.fetch_add(1, Ordering::Relaxed);
+            bytes.fetch_add(buffer.len() as u64, Ordering::Relaxed);
             Ok(())
         };
-        let mut write = |bytes: &[u8]| {
+        let write = |at: u64, bytes: &[u8]| {
             assert!(bytes.len() <= memory.max(64));
-            out.extend_from_slice(bytes);
+            crate::lock(&out)[at as usize..][..bytes.len()].copy_from_slice(bytes);
             Ok(())
         };
-        conversion.run(memory, &mut read, &mut write).unwrap();
-        (out, reads, bytes)
+        let source = Source {
+            read: &read,
+            bands: None,
+        };
+        let crc = conversion.run(memory, 1, &source, &write).unwrap();
+        let out = out.into_inner().unwrap();
+        assert_eq!(crc, crc32c::crc32c(&out));
+        (out, reads.into_inner(), bytes.into_inner())
+    }
+
+    /// As a body is converted that streams into its place, in writes of `piece` bytes. `None` where
+    /// that is not the way.
+    fn convert_in_place(
+        conversion: &Conversion,
+        memory: usize,
+        piece: usize,
+        body: &[u8],
+    ) -> Option<Vec<u8>> {
+        let bands = conversion.in_place(memory)?;
+        let place = Mutex::new(vec![0; body.len()]);
+        let mut at = 0;
+        for piece in body.chunks(piece) {
+            bands
+                .scatter(at, piece, &mut |at, bytes| {
+                    crate::lock(&place)[at as usize..][..bytes.len()].copy_from_slice(bytes);
+                    Ok(())
+                })
+                .unwrap();
+            at += piece.len() as u64;
+        }
+        let read = |at: u64, buffer: &mut [u8]| {
+            buffer.copy_from_slice(&crate::lock(&place)[at as usize..][..buffer.len()]);
+            Ok(())
+        };
+        let mut back = vec![0; body.len() / 2];
+        let from = (body.len() - back.len()) as u64;
+        bands
+            .gather(from, &mut back, &mut |at, piece| {
+                read(at, piece).map_err(|_| std::io::ErrorKind::Other.into())
+            })
+            .unwrap();
+        assert!(back == body[from as usize..]);
+        let write = |at: u64, bytes: &[u8]| {
+            crate::lock(&place)[at as usize..][..bytes.len()].copy_from_slice(bytes);
+            Ok(())
+        };
+        let source = Source {
+            read: &read,
+            bands: Some(&bands),
+        };
+        let crc = conversion.run(memory, 3, &source, &write).unwrap();
+        let rows = place.into_inner().unwrap();
+        assert_eq!(crc, crc32c::crc32c(&rows));
+        Some(rows)
     }
 
     /// Item by item, as the definitions of Fortran order and byte order have it.
@@ -444,6 +632,11 @@ mod tests {
             Some(conversion) => {
                 let (rows, ..) = convert(&conversion, memory, &body);
                 assert!(rows == expected, "{:?} in {memory}", chunk.shape());
+                for piece in [memory / 3 + 1, body.len()] {
+                    if let Some(rows) = convert_in_place(&conversion, memory, piece, &body) {
+                        assert!(rows == expected, "{:?} in place, {memory}", chunk.shape());
+                    }
+                }
             }
         }
     }
@@ -477,9 +670,12 @@ mod tests {
         let chunk = header(&dtype("'<f8'"), true, &[100, 100]);
         let conversion = Conversion::needed(&chunk, &dtype("'<f8'")).unwrap();
         let fail = || Err(crate::err!(EIO, "the disk is gone"));
-        let read = conversion.run(1000, &mut |_, _| fail(), &mut |_| Ok(()));
-        let write = conversion.run(1000, &mut |_, _| Ok(()), &mut |_| fail());
-        assert!(read.is_err() && write.is_err());
+        let run = |read: &Read<'_>, write: &Write<'_>| {
+            let source = Source { read, bands: None };
+            conversion.run(1000, 2, &source, write)
+        };
+        assert!(run(&|_, _| fail(), &|_, _| Ok(())).is_err());
+        assert!(run(&|_, _| Ok(()), &|_, _| fail()).is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::bands::Bands;
 use super::commit::Writer;
 use super::incoming::Abort;
 use super::staged::Staged;
@@ -130,8 +131,14 @@ impl Dataset {
         Staged::create(&self.folder).context(|| "cannot make a file in .npyfs/incoming".into())
     }
 
-    /// The tail for a chunk of this header, if nobody has it.
-    pub(super) fn claim_tail(&self, header: &Header, head: &[u8]) -> Result<Option<Arc<Stream>>> {
+    /// The tail for a chunk of this header, if nobody has it; the body will be stored in `bands`.
+    pub(super) fn claim_tail(
+        &self,
+        header: &Header,
+        head: &[u8],
+        bands: Bands,
+        converted: bool,
+    ) -> Result<Option<Arc<Stream>>> {
         if self.is_busy() {
             return Ok(None);
         }
@@ -157,7 +164,8 @@ impl Dataset {
             .data
             .reserve(base, len)
             .context(|| format!("no space in the store for a chunk of {len} bytes"))?;
-        let stream = Stream::new(layout, unborn, base, head.to_vec(), len);
+        let head = head.to_vec();
+        let stream = Stream::new(layout, unborn, base, head, len, bands, converted);
         writer.stream = Some(stream.clone());
         Ok(Some(stream))
     }

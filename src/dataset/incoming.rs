@@ -17,6 +17,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::bands::Bands;
 use super::commit::{Candidate, Rows};
 use super::convert::Conversion;
 use super::coverage::Coverage;
@@ -129,7 +130,7 @@ struct State {
     head: Vec<u8>,
     /// Once it is complete, for as long as the bytes come front to back.
     header: Option<Header>,
-    /// Of the streamed body.
+    /// Of the streamed body, where its bytes are the rows.
     crc: u32,
     /// Of a staged body: what was written of it.
     written: Coverage,
@@ -317,7 +318,9 @@ impl Incoming {
             }
             Body::Stream(stream) => {
                 ack();
-                state.crc = crc32c::crc32c_append(state.crc, data);
+                if !stream.is_converted() {
+                    state.crc = crc32c::crc32c_append(state.crc, data);
+                }
                 stream.write(data, offset - state.head.len() as u64)?;
             }
             Body::File(file) => {
@@ -395,11 +398,20 @@ impl Incoming {
             };
             return Ok(());
         }
-        let stored_as_written = match self.dataset.array() {
-            Some(array) => Conversion::needed(header, array.layout.dtype()).is_none(),
-            None => Conversion::needed(header, header.dtype()).is_none(),
+        let conversion = match self.dataset.array() {
+            Some(array) => Conversion::needed(header, array.layout.dtype()),
+            None => Conversion::needed(header, header.dtype()),
         };
-        if stored_as_written && let Some(stream) = self.dataset.claim_tail(header, &state.head)? {
+        let converted = conversion.is_some();
+        let bands = match conversion {
+            Some(conversion) => conversion.in_place(self.dataset.options.memory.share()),
+            None => Some(Bands::default()),
+        };
+        if let Some(bands) = bands
+            && let Some(stream) = self
+                .dataset
+                .claim_tail(header, &state.head, bands, converted)?
+        {
             state.body = Body::Stream(stream);
             return Ok(());
         }
@@ -765,7 +777,7 @@ impl Incoming {
                 // An incomplete one may be refused, and moved to where its bytes are kept.
                 (Phase::Open, Body::Stream(stream)) => {
                     let whole = state.header.as_ref().map(Header::file_bytes);
-                    stream.is_displaced() || whole != Some(state.len)
+                    stream.is_displaced() || stream.is_converted() || whole != Some(state.len)
                 }
                 (Phase::Open, Body::Memory { .. }) => false,
                 _ => false,

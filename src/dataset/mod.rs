@@ -12,7 +12,7 @@
 //! | `coverage` | bytes that nobody wrote are not taken for data |
 //! | `rewrite` | a name is appended once (P3) |
 //! | `commit` | a chunk is in the array as a whole or not at all (P1, P2) |
-//! | `convert` | values never change (P9) |
+//! | `convert`, `bands` | values never change (P9) |
 //! | `remove` | what is removed is gone as a whole or not at all |
 //! | `journal`, `catalog`, `amend` | which rows are called what |
 //! | `own`, `follow` | one daemon writes, all others see it (the lock) |
@@ -28,6 +28,7 @@
 
 mod adopt;
 mod amend;
+mod bands;
 mod catalog;
 mod check;
 pub mod clock;

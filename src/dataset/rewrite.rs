@@ -6,10 +6,11 @@
 //! dataset ever changes here.
 
 use std::ffi::{OsStr, OsString};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::catalog::Receipt;
-use super::convert::Conversion;
+use super::convert::{Conversion, Source};
 use super::coverage::Coverage;
 use super::disk::{Blob, read_exact_at, read_pieces};
 use super::judge::stopped_early;
@@ -18,6 +19,9 @@ use super::view::View;
 use super::{Closer, Dataset};
 use crate::error::{Context, Error, Result};
 use crate::npy::{Header, Prefix};
+
+/// Bytes of converted rows that are compared at once.
+const PIECE: usize = 1 << 20;
 
 /// A committed chunk as a writer sees it who has opened it once more.
 #[derive(Debug)]
@@ -111,26 +115,27 @@ impl Committed {
         let Some(conversion) = Conversion::needed(header, self.view.dtype()) else {
             return Ok(false);
         };
-        let (mut same, mut at) = (true, 0);
-        let mut stored = Vec::new();
-        conversion.run(
-            16 << 20,
-            &mut |offset, buffer| {
+        let same = AtomicBool::new(true);
+        let source = Source {
+            read: &|offset, buffer| {
                 read_exact_at(blob, buffer, header.len() + offset).context(compare_failed)
             },
-            &mut |rows| {
-                if same {
-                    stored.resize(rows.len(), 0);
-                    self.view
-                        .read_body(&mut stored, at)
-                        .context(compare_failed)?;
-                    same = stored == rows;
-                    at += rows.len() as u64;
+            bands: None,
+        };
+        conversion.run(16 << 20, 1, &source, &|mut at, rows| {
+            let mut stored = vec![0; rows.len().min(PIECE)];
+            for rows in rows.chunks(PIECE) {
+                if !same.load(Ordering::Relaxed) {
+                    break;
                 }
-                Ok(())
-            },
-        )?;
-        Ok(same)
+                let stored = &mut stored[..rows.len()];
+                self.view.read_body(stored, at).context(compare_failed)?;
+                same.fetch_and(stored == rows, Ordering::Relaxed);
+                at += rows.len() as u64;
+            }
+            Ok(())
+        })?;
+        Ok(same.into_inner())
     }
 }
 

@@ -6,6 +6,7 @@
 //! nobody and is removed by recovery.
 
 use std::io;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,6 +15,10 @@ use super::disk::{Blob, Folder, Open};
 
 /// The directory of the staged files.
 pub(crate) const INCOMING: &str = ".npyfs/incoming";
+
+/// Bounds of [`Budget::share`].
+const LEAST_SHARE: usize = 1 << 20;
+const MOST_SHARE: usize = 16 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Staged {
@@ -73,6 +78,7 @@ impl Drop for Staged {
 /// The memory that all chunks in flight may take together, in bytes.
 #[derive(Debug)]
 pub struct Budget {
+    total: usize,
     left: AtomicUsize,
 }
 
@@ -80,8 +86,23 @@ impl Budget {
     /// A budget of `bytes`.
     pub fn new(bytes: usize) -> Arc<Budget> {
         Arc::new(Budget {
+            total: bytes,
             left: AtomicUsize::new(bytes),
         })
+    }
+
+    /// What one thread may use for a conversion, in bytes: two take half of the budget.
+    pub(crate) fn share(&self) -> usize {
+        (self.total / 4).clamp(LEAST_SHARE, MOST_SHARE)
+    }
+
+    /// Takes a share for each thread that a conversion should have: one at least, even if none is
+    /// left.
+    pub(crate) fn threads(self: &Arc<Self>) -> (usize, Vec<Permit>) {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let most = cores.min(self.total / 2 / self.share());
+        let permits: Vec<_> = (0..most).map_while(|_| self.take(self.share())).collect();
+        (permits.len().max(1), permits)
     }
 
     /// Takes `bytes` out of the budget for as long as the permit lives; `None` if they are not left.

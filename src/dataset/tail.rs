@@ -7,11 +7,16 @@
 //! else's; the rest follows piece by piece with the streaming chunk's own writes. Until all are
 //! moved no other chunk may stream.
 //!
+//! A chunk that is to be converted streams too, a Fortran-ordered one in [`Bands`]: its commit
+//! converts it where it lies.
+//!
 //! Lock order: the dataset's writer, then [`Stream`]'s state.
 
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::bands::Bands;
 use super::disk::{Folder, copy, read_exact_at};
 use super::staged::Staged;
 use super::view::Layout;
@@ -19,6 +24,9 @@ use crate::error::{Context, Error, Result};
 
 /// Moved at the most with each write that follows a displacement, beyond the write's own size.
 const BACKLOG_STEP: u64 = 4 << 20;
+
+/// Copied at once where a stream in bands becomes a file, in bytes.
+const PIECE: u64 = 4 << 20;
 
 /// The array of a dataset that has no chunk yet: a file in `.npyfs/incoming/` until the first
 /// commit makes it `data.npy`.
@@ -38,6 +46,11 @@ pub(crate) struct Stream {
     head: Vec<u8>,
     /// How many bytes the body is to have.
     body_len: u64,
+    /// In which order they are stored: all offsets but those that `write` and `read` are given are
+    /// of what is stored.
+    bands: Bands,
+    /// The rows are not these bytes: the commit converts them.
+    converted: bool,
     state: Mutex<State>,
 }
 
@@ -45,15 +58,18 @@ pub(crate) struct Stream {
 struct State {
     /// Where in the backing file the chunk's first row lies.
     base: u64,
-    /// Bytes of the body that were written behind `base`.
+    /// How far what was written in the tail reaches behind `base`; in bands, with gaps.
     streamed: u64,
+    /// Bytes of the body that were received.
+    received: u64,
     home: Home,
 }
 
 #[derive(Debug)]
 enum Home {
     Tail,
-    /// Body bytes below `moved` are in the file; those up to `streamed` still in the tail.
+    /// What is stored below `moved` is in the file; what is up to `streamed` still in the tail; and
+    /// the rest goes to the file.
     Displaced {
         file: Staged,
         moved: u64,
@@ -69,7 +85,7 @@ enum Home {
 pub(crate) enum Outcome {
     /// All of it lies behind the last committed row.
     InPlace,
-    /// It was displaced; this file holds all of it.
+    /// It was displaced; this file holds all of it, in the same order.
     Staged(Staged),
 }
 
@@ -80,15 +96,20 @@ impl Stream {
         base: u64,
         head: Vec<u8>,
         body_len: u64,
+        bands: Bands,
+        converted: bool,
     ) -> Arc<Stream> {
         Arc::new(Stream {
             layout,
             _unborn: unborn,
             head,
             body_len,
+            bands,
+            converted,
             state: Mutex::new(State {
                 base,
                 streamed: 0,
+                received: 0,
                 home: Home::Tail,
             }),
         })
@@ -96,6 +117,15 @@ impl Stream {
 
     pub(crate) fn layout(&self) -> &Arc<Layout> {
         &self.layout
+    }
+
+    pub(crate) fn bands(&self) -> &Bands {
+        &self.bands
+    }
+
+    /// Whether the commit has to convert it.
+    pub(crate) fn is_converted(&self) -> bool {
+        self.converted
     }
 
     fn lock(&self) -> Result<MutexGuard<'_, State>> {
@@ -110,27 +140,69 @@ impl Stream {
         let State {
             base,
             streamed,
+            received,
             home,
         } = &mut *state;
         match home {
-            Home::Tail => {
-                self.layout
-                    .data
-                    .write_at(data, *base + offset)
-                    .context(|| "cannot write to the array's tail".into())?;
-                *streamed = offset + data.len() as u64;
-                Ok(())
-            }
+            Home::Tail => self
+                .bands
+                .scatter(offset, data, &mut |at, bytes| {
+                    self.layout.data.write_at(bytes, *base + at)?;
+                    *streamed = (*streamed).max(at + bytes.len() as u64);
+                    Ok(())
+                })
+                .context(|| "cannot write to the array's tail".into())?,
             Home::Displaced { file, moved } => {
                 let step = BACKLOG_STEP + data.len() as u64;
                 let until = (*streamed).min(moved.saturating_add(step));
                 self.move_until(*base, file, moved, until)
-                    .and_then(|()| file.blob().write_at(data, self.head.len() as u64 + offset))
-                    .context(|| "cannot write to .npyfs/incoming".into())
+                    .and_then(|()| {
+                        self.bands.scatter(offset, data, &mut |at, bytes| {
+                            self.each_home(*moved, *streamed, at, bytes.len(), |in_file, range| {
+                                let bytes = &bytes[range.start..range.end];
+                                let at = at + range.start as u64;
+                                if in_file {
+                                    file.blob().write_at(bytes, self.head.len() as u64 + at)
+                                } else {
+                                    self.layout.data.write_at(bytes, *base + at)
+                                }
+                            })
+                        })
+                    })
+                    .context(|| "cannot write to .npyfs/incoming".into())?;
             }
-            Home::Lost(error) => Err(error.clone()),
-            Home::Taken => Err(err!(EIO, "the chunk's stream has ended")),
+            Home::Lost(error) => return Err(error.clone()),
+            Home::Taken => return Err(err!(EIO, "the chunk's stream has ended")),
         }
+        *received = offset + data.len() as u64;
+        Ok(())
+    }
+
+    /// Divides the `len` bytes stored from `at` on, of a displaced stream, into those that are in
+    /// its file and those that are in the tail: `each(in the file, which of them)`.
+    fn each_home(
+        &self,
+        moved: u64,
+        streamed: u64,
+        at: u64,
+        len: usize,
+        mut each: impl FnMut(bool, Range<usize>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut done = 0;
+        while done < len {
+            let at = at + done as u64;
+            let (in_file, until) = if at < moved {
+                (true, moved)
+            } else if at < streamed {
+                (false, streamed)
+            } else {
+                (true, u64::MAX)
+            };
+            let end = done + (until - at).min((len - done) as u64) as usize;
+            each(in_file, done..end)?;
+            done = end;
+        }
+        Ok(())
     }
 
     fn move_until(&self, base: u64, file: &Staged, moved: &mut u64, until: u64) -> io::Result<()> {
@@ -160,6 +232,7 @@ impl Stream {
             base,
             streamed,
             home,
+            ..
         } = &mut *state;
         if let Home::Tail = home {
             match self.new_home(folder) {
@@ -190,14 +263,41 @@ impl Stream {
         Ok(file)
     }
 
-    /// Makes the stream a file at once: the chunk goes on in another order than front to back.
-    /// Called with the writer locked.
+    /// Makes the stream a file at once, with the bytes in the order in which they came: the chunk
+    /// goes on in another order than front to back. Called with the writer locked.
     pub(crate) fn take_file(&self, folder: &Arc<dyn Folder>) -> Result<Staged> {
+        if self.bands != Bands::default() {
+            let file = self.copied(folder)?;
+            self.lock()?.home = Home::Taken;
+            return Ok(file);
+        }
         self.make_way(folder, u64::MAX);
         match self.take()? {
             Outcome::Staged(file) => Ok(file),
             Outcome::InPlace => Err(err!(EIO, "the chunk's stream has ended")),
         }
+    }
+
+    fn copied(&self, folder: &Arc<dyn Folder>) -> Result<Staged> {
+        let store = |file: &Staged, bytes: &[u8], at| {
+            file.blob()
+                .write_at(bytes, at)
+                .context(|| "cannot write to .npyfs/incoming".into())
+        };
+        let file =
+            Staged::create(folder).context(|| "cannot make a file in .npyfs/incoming".into())?;
+        store(&file, &self.head, 0)?;
+        let received = self.lock()?.received;
+        let mut piece = vec![0; received.min(PIECE) as usize];
+        let mut at = 0;
+        while at < received {
+            let n = (received - at).min(PIECE);
+            let piece = &mut piece[..n as usize];
+            self.read(piece, at)?;
+            store(&file, piece, self.head.len() as u64 + at)?;
+            at += n;
+        }
+        Ok(file)
     }
 
     /// Whether nothing of it is in the tail any more.
@@ -222,6 +322,7 @@ impl Stream {
             base,
             streamed,
             home,
+            ..
         } = &mut *state;
         match home {
             Home::Displaced { file, moved } => self
@@ -260,35 +361,24 @@ impl Stream {
     /// Reads bytes of the body that were written, from `offset` in it.
     pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         let state = self.lock()?;
-        let in_tail = |buffer: &mut [u8], offset| {
-            read_exact_at(&*self.layout.data, buffer, state.base + offset)
-        };
+        let in_tail =
+            |buffer: &mut [u8], at| read_exact_at(&*self.layout.data, buffer, state.base + at);
         match &state.home {
-            Home::Tail => in_tail(buffer, offset),
+            Home::Tail => self
+                .bands
+                .gather(offset, buffer, &mut |at, piece| in_tail(piece, at)),
             Home::Displaced { file, moved } => {
-                // [0, moved) and [streamed, ..) are in the file.
-                let mut done = 0;
-                while done < buffer.len() {
-                    let at = offset + done as u64;
-                    let (from_file, until) = if at < *moved {
-                        (true, *moved)
-                    } else if at < state.streamed {
-                        (false, state.streamed)
-                    } else {
-                        (true, u64::MAX)
-                    };
-                    let n = (until - at).min((buffer.len() - done) as u64) as usize;
-                    let piece = &mut buffer[done..done + n];
-                    let read = if from_file {
-                        let at = self.head.len() as u64 + at;
-                        read_exact_at(file.blob(), piece, at)
-                    } else {
-                        in_tail(piece, at)
-                    };
-                    read.context(|| "cannot read the chunk back".into())?;
-                    done += n;
-                }
-                return Ok(());
+                self.bands.gather(offset, buffer, &mut |at, piece| {
+                    self.each_home(*moved, state.streamed, at, piece.len(), |in_file, range| {
+                        let at = at + range.start as u64;
+                        let piece = &mut piece[range];
+                        if in_file {
+                            read_exact_at(file.blob(), piece, self.head.len() as u64 + at)
+                        } else {
+                            in_tail(piece, at)
+                        }
+                    })
+                })
             }
             Home::Lost(error) => return Err(error.clone()),
             Home::Taken => return Err(err!(EIO, "the chunk's stream has ended")),

@@ -34,6 +34,21 @@ pub fn fork() -> Result<ForkResult> {
     unsafe { nix::unistd::fork() }.context(|| "cannot fork".into())
 }
 
+/// Has what is allocated for a conversion go back to the system when it is freed: glibc would learn
+/// from its size to keep as much for each thread. Other allocators need no telling.
+pub fn return_large_allocations() {
+    #[cfg(target_env = "gnu")]
+    for (parameter, bytes) in [
+        (libc::M_MMAP_THRESHOLD, 4 << 20),
+        (libc::M_TRIM_THRESHOLD, 8 << 20),
+    ] {
+        // SAFETY: mallopt takes two integers and may be called at any time.
+        if unsafe { libc::mallopt(parameter, bytes) } == 0 {
+            log::debug!("mallopt refused parameter {parameter}");
+        }
+    }
+}
+
 /// Waits for a message that carries a descriptor; `None` where the sender closed without one.
 ///
 /// # Errors

@@ -13,8 +13,17 @@ const HANDLES: usize = 1000;
 
 /// In KiB.
 fn memory_of(pid: i32) -> u64 {
+    status_of(pid, "VmRSS:")
+}
+
+/// The most that it ever was.
+fn peak_of(pid: i32) -> u64 {
+    status_of(pid, "VmHWM:")
+}
+
+fn status_of(pid: i32, what: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let line = status.lines().find(|line| line.starts_with(what));
     line.unwrap()
         .split_whitespace()
         .nth(1)
@@ -69,6 +78,27 @@ fn a_thousand_chunks_in_flight_take_no_more_memory_than_the_limit() {
     }
     assert_eq!(csv_names(&mount.path("run")).len(), HANDLES);
     assert_eq!(staged(&mount), 0);
+}
+
+#[test]
+fn a_conversion_takes_little_memory_and_gives_it_back() {
+    require!(fuse);
+    let mount = Mount::new();
+    fs::create_dir(mount.path("run")).unwrap();
+    let rows = 400_000;
+    let dict = format!("{{'descr': '<f8', 'fortran_order': True, 'shape': ({rows}, 32), }}");
+    let mut chunk = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+    chunk.extend(format!("{dict:<117}\n").as_bytes());
+    chunk.resize(128 + rows * 32 * 8, 7);
+    let before = memory_of(mount.pid());
+    for n in 0..4 {
+        fs::write(mount.path(format!("run/{n}.npy")), &chunk).unwrap();
+        let grown = memory_of(mount.pid()).saturating_sub(before) >> 10;
+        assert!(grown < 24, "{grown} MiB after chunk {n}");
+    }
+    let most = peak_of(mount.pid()).saturating_sub(before) >> 10;
+    // Half of the memory limit, and the buffers of requests.
+    assert!(most < 48, "{most} MiB at the most");
 }
 
 #[test]

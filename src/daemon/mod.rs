@@ -67,6 +67,7 @@ pub(crate) fn serve<F: Filesystem>(
     ready: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     raise_descriptor_limit();
+    npyfs::sys::return_large_allocations();
     let shown = plan.store.display();
     let served = make().or_exit(Exit::Store, || format!("cannot open the store {shown}"))?;
     let closer = Closer::new(served.close);

@@ -57,6 +57,9 @@ impl Dataset {
 
     fn take_in(&self, survey: recovery::Survey, live: bool, frozen: bool) {
         let mut follow = crate::lock(&self.follow);
+        if self.owned.load(Ordering::Acquire) {
+            return;
+        }
         follow.identity = self.folder.identity(Path::new(DATA)).ok();
         follow.journal_len = survey.journal_len;
         follow.live = live;
@@ -124,6 +127,9 @@ impl Dataset {
             Err(error) => return Err(crate::Error::io(error, failed())),
         };
         let mut follow = crate::lock(&self.follow);
+        if self.owned.load(Ordering::Acquire) {
+            return Ok(());
+        }
         if blob.len().context(failed)? < follow.journal_len {
             // Records were taken back.
             drop(follow);

@@ -50,7 +50,6 @@ impl Dataset {
             .context(|| "cannot lock the dataset".into())?
             .ok_or_else(|| err!(EBUSY, "the dataset is being written by another daemon"))?;
         *guard = Some(self.take_over(lock)?);
-        self.owned.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -122,8 +121,12 @@ impl Dataset {
             failed: None,
             _lock: lock,
         };
+        // With the lock of those who look at the disk: none of them may replace this with what it
+        // saw before.
+        let _follow = crate::lock(&self.follow);
         *self.catalog_mut() = survey.catalog;
         *crate::write(&self.array) = survey.array;
+        self.owned.store(true, Ordering::Release);
         Ok(writer)
     }
 

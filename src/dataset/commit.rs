@@ -30,7 +30,8 @@ use crate::npy::{Header, Published};
 
 /// Where the first commit puts the array before its journal record, and takes it from after.
 pub(crate) const NEWBORN: &str = ".npyfs/data.npy.new";
-/// Memory for the conversion of one chunk, in bytes.
+/// Memory for the conversion of a body that lies as it came, in bytes: with less, more is read
+/// more than once.
 const CONVERSION_MEMORY: usize = 64 << 20;
 
 /// The right to append to a dataset: held by one daemon at a time.

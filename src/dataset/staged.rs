@@ -1,8 +1,8 @@
 //! Chunks in flight that do not fit the fast path: files in `.npyfs/incoming/`, and the memory
 //! that the others may take.
 //!
-//! A staged file holds the chunk's bytes at their own offsets, header first. It is removed with
-//! its value, unless it was moved to `.npyfs/rejected/`; what a killed daemon left there belongs to
+//! A staged file holds the chunk's bytes at their own offsets, header first; that of a stream that
+//! was displaced may hold the body in [`Bands`](super::bands::Bands). It is removed with its value, unless it was moved to `.npyfs/rejected/`; what a killed daemon left there belongs to
 //! nobody and is removed by recovery.
 
 use std::io;

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use env_logger::{Builder, Env, Target};
@@ -14,6 +15,7 @@ use npyfs::fuse::Adapter;
 use npyfs::store::Store;
 
 use crate::cli::{MountArgs, Names, Tuning};
+use crate::daemon::attach::Remains;
 use crate::daemon::{self, Plan, Served, signals};
 use crate::exit::{Exit, Failure, OrExit};
 use crate::mountinfo;
@@ -23,7 +25,7 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(args: MountArgs) -> Result<(), Failure> {
     let store = check_store(&args.store, args.flags.read_only)?;
-    let mountpoint = check_mountpoint(&args.mountpoint)?;
+    let (mountpoint, remains) = check_mountpoint(&args.mountpoint)?;
     check_apart(&store, &mountpoint)?;
     if args.fake {
         return Ok(());
@@ -34,6 +36,7 @@ pub(crate) fn run(args: MountArgs) -> Result<(), Failure> {
         mountpoint,
         flags: args.flags,
         threads: args.tuning.threads,
+        remains: Mutex::new(remains),
     };
     let make = || build(&plan, &args.tuning);
     // Before the fork and before any thread: a signal that comes while the mount is being made
@@ -140,8 +143,8 @@ fn check_store(path: &Path, read_only: bool) -> Result<PathBuf, Failure> {
     Ok(store)
 }
 
-/// The canonical mount point, with a dead mount of ours taken away.
-fn check_mountpoint(path: &Path) -> Result<PathBuf, Failure> {
+/// The canonical mount point, with dead mounts of ours taken away, and what is left of them.
+fn check_mountpoint(path: &Path) -> Result<(PathBuf, Vec<Remains>), Failure> {
     let shown = path.display();
     let refuse = |why: String| Err(Failure::new(Exit::MountPoint, why));
     let mountpoint = match mountinfo::canonical(path) {
@@ -151,6 +154,7 @@ fn check_mountpoint(path: &Path) -> Result<PathBuf, Failure> {
         }
         Err(error) => return refuse(format!("cannot mount at {shown}: {error}")),
     };
+    let mut remains = Vec::new();
     loop {
         let here = mountinfo::at(&mountpoint)
             .or_exit(Exit::Failed, || "cannot read the table of mounts".into())?;
@@ -162,9 +166,10 @@ fn check_mountpoint(path: &Path) -> Result<PathBuf, Failure> {
                         entry.fstype
                     ));
                 }
-                daemon::attach::unmount(&mountpoint, true).or_exit(Exit::MountPoint, || {
+                let cleared = daemon::attach::clear(&mountpoint);
+                remains.extend(cleared.or_exit(Exit::MountPoint, || {
                     format!("cannot clear the dead mount at {shown}")
-                })?;
+                })?);
             }
             Some(entry) if entry.is_npyfs() => {
                 return refuse(format!(
@@ -178,7 +183,7 @@ fn check_mountpoint(path: &Path) -> Result<PathBuf, Failure> {
     if !mountpoint.is_dir() {
         return refuse(format!("{shown} is not a directory"));
     }
-    Ok(mountpoint)
+    Ok((mountpoint, remains))
 }
 
 /// A store must not be seen through its own mount, nor hidden by it.

@@ -14,13 +14,14 @@ pub(crate) mod signals;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use fuser::{Config, Filesystem, Notifier, Session, SessionACL};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::cli::MountFlags;
 use crate::exit::{Exit, Failure, OrExit};
-use attach::Attached;
+use attach::{Attached, Remains};
 
 /// What to mount where: canonical paths.
 pub(crate) struct Plan {
@@ -28,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) mountpoint: PathBuf,
     pub(crate) flags: MountFlags,
     pub(crate) threads: usize,
+    /// What is left of the dead mounts that were in the way.
+    pub(crate) remains: Mutex<Vec<Remains>>,
 }
 
 /// A filesystem to serve, and what to do when it no longer is.
@@ -126,6 +129,7 @@ fn mount_and_run<F: Filesystem>(
         }
     };
     notify::ready();
+    drop_later(&plan.remains);
     let ended = match session.run() {
         // The mount went while the daemon was taking a request: as ENODEV, which is the usual end.
         Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
@@ -135,6 +139,23 @@ fn mount_and_run<F: Filesystem>(
     attached.sweep();
     log::info!("unmounted {}", plan.mountpoint.display());
     ended.or_exit(Exit::Failed, || "the session failed".into())
+}
+
+/// Lets go of dead mounts once the process that started this daemon, which has them open too, has
+/// ended: whoever is last to close them waits for the kernel.
+fn drop_later(remains: &Mutex<Vec<Remains>>) {
+    let remains = std::mem::take(&mut *remains.lock().unwrap_or_else(PoisonError::into_inner));
+    if remains.is_empty() {
+        return;
+    }
+    let later = std::thread::Builder::new().name("npyfs-remains".into());
+    let dropped = later.spawn(move || {
+        std::thread::sleep(Duration::from_secs(1));
+        drop(remains);
+    });
+    if let Err(error) = dropped {
+        log::debug!("no thread for what is left of a dead mount: {error}");
+    }
 }
 
 /// Every dataset and every chunk in flight holds descriptors: take what the system grants.

@@ -41,6 +41,10 @@ impl Receipt {
     }
 }
 
+/// Where a name begins in a catalog's buffer, and how long it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeptName(u64, u8);
+
 /// Why a record cannot follow the ones before it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct OutOfPlace(pub(crate) &'static str);
@@ -222,6 +226,19 @@ impl Catalog {
     pub(crate) fn find(&self, name: &OsStr) -> Option<(u32, &Receipt)> {
         let id = self.id(name.as_bytes())?;
         Some((id, &self.receipts[id as usize]))
+    }
+
+    /// Where the name of the last chunk is kept, which is for as long as this catalog, whatever
+    /// becomes of the chunk.
+    pub(crate) fn last_name(&self) -> KeptName {
+        let at = |receipt: &Receipt| KeptName(receipt.name_at, receipt.name_len);
+        self.receipts.last().map_or(KeptName(0, 0), at)
+    }
+
+    /// A name that was kept.
+    pub(crate) fn kept_name(&self, name: KeptName) -> &OsStr {
+        let at = name.0 as usize;
+        OsStr::from_bytes(&self.names[at..at + usize::from(name.1)])
     }
 
     /// A chunk by its id; `None` where it was forgotten.

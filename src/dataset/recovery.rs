@@ -111,7 +111,7 @@ fn never_arrived(data: Option<&Arc<dyn Blob>>, story: &Story) -> Result<bool> {
 
 /// The dataset begins anew, behind the records that came before its first chunk.
 fn survey_of_nothing(journal: &Arc<dyn Blob>, story: Story, remains: bool) -> Result<Survey> {
-    let dropped = story.unsure.iter().map(dropped_note);
+    let dropped = story.unsure.iter().map(|chunk| dropped_note(&story, chunk));
     let mut notes: Vec<Note> = dropped.collect();
     if remains {
         let line = "data.npy had not reached the disk: set aside in .npyfs/rejected";
@@ -140,10 +140,10 @@ fn survey_of_nothing(journal: &Arc<dyn Blob>, story: Story, remains: bool) -> Re
     })
 }
 
-fn dropped_note(chunk: &Unsure) -> Note {
+fn dropped_note(story: &Story, chunk: &Unsure) -> Note {
     Note::Lost(format!(
         "{} dropped by recovery: its {} rows had not reached the disk",
-        chunk.name(),
+        story.name(chunk),
         chunk.rows
     ))
 }
@@ -236,7 +236,7 @@ pub(crate) fn survey(
     let bad = first_bad(&layout, &story.unsure, doubtful, file_len)?;
     if let Some(index) = bad {
         let dropped = &story.unsure[index..];
-        notes.extend(dropped.iter().map(dropped_note));
+        notes.extend(dropped.iter().map(|chunk| dropped_note(&story, chunk)));
         let at = story.unsure[index].at;
         if let Some(blob) = &journal {
             story = read_story(blob, at)?;

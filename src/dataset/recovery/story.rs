@@ -1,11 +1,9 @@
 //! The journal's story: what was committed, and how much of it is beyond doubt.
 
-use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use super::super::catalog::Catalog;
+use super::super::catalog::{Catalog, KeptName};
 use super::super::disk::{Blob, read_pieces};
 use super::super::journal::{Reader, Record, Start};
 use super::super::view::Layout;
@@ -34,19 +32,18 @@ pub(super) struct Story {
 pub(super) struct Unsure {
     /// Where its record begins in the journal.
     pub(super) at: u64,
-    pub(super) name: Vec<u8>,
+    pub(super) name: KeptName,
     pub(super) first_row: u64,
     pub(super) rows: u64,
     pub(super) crc: u32,
 }
 
-impl Unsure {
-    pub(super) fn name(&self) -> String {
-        OsStr::from_bytes(&self.name).display().to_string()
-    }
-}
-
 impl Story {
+    /// The name that a chunk was committed under.
+    pub(super) fn name(&self, chunk: &Unsure) -> std::ffi::os_str::Display<'_> {
+        self.catalog.kept_name(chunk.name).display()
+    }
+
     /// For the log: what is kept.
     pub(super) fn kept(&self, same_boot: bool) -> String {
         let found = if same_boot {
@@ -59,12 +56,12 @@ impl Story {
             [] => "all of them synced before".to_owned(),
             [one] => format!(
                 "of which {} was verified, the others synced before",
-                one.name()
+                self.name(one)
             ),
             [first, .., last] => format!(
                 "of which {} to {}, {} chunks, were verified, the others synced before",
-                first.name(),
-                last.name(),
+                self.name(first),
+                self.name(last),
                 self.unsure.len()
             ),
         };
@@ -114,7 +111,7 @@ pub(super) fn read_story(blob: &Arc<dyn Blob>, until: u64) -> Result<Story> {
             Record::Array { header } => story.array_header = Some(header.to_vec()),
             Record::Chunk(chunk) => story.unsure.push(Unsure {
                 at,
-                name: chunk.name.to_vec(),
+                name: story.catalog.last_name(),
                 first_row: chunk.first_row,
                 rows: chunk.rows,
                 crc: chunk.crc,

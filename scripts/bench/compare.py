@@ -79,7 +79,7 @@ def small_chunks():
             source.mkdir()
 
             def theirs(peer):
-                rate = small(peer.mnt, 2000, producers)[0]
+                rate = small(peer.mnt, 5000 // producers, producers)[0]
                 # It keeps a descriptor of every file that it knows.
                 for entry in peer.mnt.iterdir():
                     entry.unlink()
@@ -90,7 +90,7 @@ def small_chunks():
                     f"1 KiB chunks, {producers} producer{'s' * (producers > 1)}",
                     "libfuse's passthrough_ll",
                     limit,
-                    lambda n: small(fs.dataset("d"), 5000, producers)[0],
+                    lambda n: small(fs.dataset("d"), 20_000 // producers, producers)[0],
                     lambda n: theirs(peer),
                 )
     with Mounted() as fs, Served(ARGS.empty, "@MNT") as peer:
@@ -138,7 +138,7 @@ def peers():
     def hdf5(n):
         def work():
             with h5py.File(ARGS.scratch / "x.h5", "w") as out:
-                data = out.create_dataset("x", (0, 128), maxshape=(None, 128), chunks=(rows, 128))
+                data = out.create_dataset("x", (0, 128), maxshape=(None, 128), chunks=(rows, 128), dtype="f8")
                 for i in range(count):
                     data.resize(((i + 1) * rows, 128))
                     data[i * rows :] = np.load(spool / f"{i}.npy")

@@ -63,12 +63,15 @@ pub(crate) struct Catalog {
 
 /// The least that a chunk takes in the journal, in bytes.
 const SHORTEST_RECORD: u64 = 64;
+/// How many chunks there may be room for before any is seen. A file may be longer than what it
+/// holds: with more chunks than this the rest is made room for as they come.
+const MOST_EXPECTED: u64 = 4 << 20;
 
 impl Catalog {
     /// Makes room for as many chunks as a journal of `bytes` may have: an index that grows step by
     /// step computes each name's hash anew at each step.
     pub(crate) fn expect(&mut self, bytes: u64) {
-        let chunks = (bytes / SHORTEST_RECORD) as usize;
+        let chunks = (bytes / SHORTEST_RECORD).min(MOST_EXPECTED) as usize;
         self.receipts.reserve(chunks);
         if self.index.is_empty() {
             self.index = HashTable::with_capacity(chunks);
@@ -301,6 +304,14 @@ mod tests {
         let mut catalog = Catalog::default();
         catalog.apply(&Record::Header { bytes: b"h" }).unwrap();
         catalog
+    }
+
+    #[test]
+    fn a_journal_of_any_length_is_expected() {
+        let mut catalog = with_header();
+        catalog.expect(u64::MAX);
+        catalog.apply(&chunk("a.npy", 0, 2)).unwrap();
+        assert!(catalog.find(OsStr::new("a.npy")).is_some());
     }
 
     #[test]

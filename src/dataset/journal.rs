@@ -14,6 +14,8 @@ use super::disk::Blob;
 pub(crate) const MAGIC: &[u8; 16] = b"npyfs journal 1\n";
 /// A record longer than this is damage, not data: the longest holds a header of 1 MiB.
 const LONGEST: usize = (1 << 20) + 4096;
+/// The same but for records that hold a header: two names and some numbers.
+const LONGEST_WITHOUT_HEADER: usize = 1024;
 const FRAME: usize = 8;
 
 /// Mode, owner and time of last change of a chunk, as the producer set them.
@@ -314,6 +316,10 @@ impl Reader {
     /// # Errors
     /// Those of reading the file.
     pub(crate) fn next(&mut self) -> io::Result<Option<Record<'_>>> {
+        self.next_within(LONGEST)
+    }
+
+    fn next_within(&mut self, longest: usize) -> io::Result<Option<Record<'_>>> {
         if !self.fill(FRAME)? {
             return Ok(None);
         }
@@ -321,7 +327,7 @@ impl Reader {
         let len_bytes: [u8; 4] = [frame[0], frame[1], frame[2], frame[3]];
         let expected = u32::from_le_bytes([frame[4], frame[5], frame[6], frame[7]]);
         let len = u32::from_le_bytes(len_bytes) as usize;
-        if len == 0 || len > LONGEST || !self.fill(FRAME + len)? {
+        if len == 0 || len > longest || !self.fill(FRAME + len)? {
             return Ok(None);
         }
         let start = self.at + FRAME;
@@ -337,6 +343,8 @@ impl Reader {
     }
 
     /// From a bad record, goes to the next good one, and stands before it. `false`: there is none.
+    /// Headers are passed over: each byte may look like the length of one, and a checksum as long as
+    /// that for each would take hours.
     ///
     /// # Errors
     /// Those of reading the file.
@@ -344,7 +352,7 @@ impl Reader {
         while self.fill(FRAME + 1)? {
             self.at += 1;
             let offset = self.offset();
-            if self.next()?.is_some() {
+            if self.next_within(LONGEST_WITHOUT_HEADER)?.is_some() {
                 self.at = (offset - self.base) as usize;
                 return Ok(true);
             }
@@ -440,4 +448,29 @@ pub(crate) enum AppendError {
     Undone(io::Error),
     /// Perhaps a part of a record: the journal must be read again before it is written again.
     Torn(io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::disk::DiskFile;
+
+    #[test]
+    fn damage_that_looks_like_records_is_passed_in_reasonable_time() {
+        let mut bytes = Vec::new();
+        while bytes.len() < 4 << 20 {
+            bytes.extend((1u32 << 20).to_le_bytes());
+        }
+        let good = bytes.len() as u64;
+        Record::Durable { rows: 7 }.encode(&mut bytes);
+        let file = tempfile::tempfile().unwrap();
+        let blob = Arc::new(DiskFile::new(file));
+        blob.write_at(&bytes, 0).unwrap();
+        let mut reader = Reader::resume(blob, 0);
+        assert!(reader.next().unwrap().is_none());
+        assert!(reader.skip_damage().unwrap());
+        assert_eq!(reader.offset(), good);
+        assert_eq!(reader.next().unwrap(), Some(Record::Durable { rows: 7 }));
+        assert!(!reader.skip_damage().unwrap());
+    }
 }

@@ -140,6 +140,34 @@ fn a_store_that_failed_anywhere_is_written_again_once_it_works() {
     }
 }
 
+/// What would commit meanwhile is told so, and goes to a thread that may wait for the disk.
+#[test]
+fn a_dataset_whose_store_is_written_again_is_busy() {
+    let disk = Disk::default();
+    let dataset = opened(&disk);
+    disk.break_at(Some(Fault {
+        at: 0,
+        errno: Errno::EIO as i32,
+        for_good: true,
+        half: false,
+    }));
+    dataset.sync().unwrap_err();
+    disk.break_at(None);
+    assert!(dataset.has_failed() && !dataset.is_busy());
+    std::thread::scope(|scope| {
+        disk.standing_still(|| {
+            scope.spawn(|| dataset.append("b.npy", &chunk(2)).unwrap());
+            let start = Instant::now();
+            while !dataset.is_busy() {
+                assert!(start.elapsed() < Duration::from_secs(5), "nobody says so");
+                std::thread::yield_now();
+            }
+        });
+    });
+    assert_eq!(rows(&dataset), 8);
+    assert!(!dataset.has_failed() && !dataset.is_busy());
+}
+
 #[test]
 fn unknown_handles_are_ebadf_and_unknown_inodes_estale() {
     const UNKNOWN: u64 = 1 << 40;

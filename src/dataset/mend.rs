@@ -57,6 +57,8 @@ impl Dataset {
         if writer.failed.is_none() || !crate::lock(&self.patience).is_over() {
             return;
         }
+        // Whoever commits meanwhile waits for the disk, on a thread that may.
+        let _busy = self.busy.enter();
         let start = Instant::now();
         // Of memory it changes only what is known of the disk, and that at its end: a panic in it is
         // one more failure.

@@ -2,7 +2,8 @@
 //!
 //! Whoever asks while a flush is under way is answered by the next one, which then covers them
 //! all. After each flush the journal notes how far the rows are safe, so that recovery knows what
-//! it has to verify. No lock is held while the disk works.
+//! it has to verify. No lock is held while the disk works, unless it failed before and is made to
+//! agree with memory first (`mend`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};

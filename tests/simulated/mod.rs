@@ -203,6 +203,12 @@ impl Disk {
         found
     }
 
+    /// Runs `look` while every call of the disk waits.
+    pub fn standing_still<T>(&self, look: impl FnOnce() -> T) -> T {
+        let _all_wait = self.state();
+        look()
+    }
+
     /// What the next process finds after this one was killed.
     pub fn killed(&self) -> Disk {
         let mut state = self.state().clone();

@@ -24,7 +24,7 @@ use super::journal::{AppendError, Attributes, ChunkRecord, Journal, Record};
 use super::staged::Staged;
 use super::tail::{Outcome, Stream, Unborn};
 use super::view::{Form, Layout};
-use super::{Array, DATA, Dataset, clock};
+use super::{Array, DATA, Dataset, agree, clock};
 use crate::error::{Context, Error, Result};
 use crate::npy::{Header, Published};
 
@@ -108,7 +108,7 @@ impl Dataset {
         let array = self.array();
         let (layout, first_row, unborn) = match array {
             Some(array) => {
-                self.fits(chunk.header, &array.layout)?;
+                agree(chunk.header, &array.layout)?;
                 (array.layout, array.rows, None)
             }
             None => {
@@ -378,10 +378,12 @@ impl Dataset {
         }
     }
 
-    /// The array to be, in the form that this header asks for.
+    /// The array to be, in the form that this header asks for. The first commit sets the array's
+    /// byte order too, so a chunk of another one has an array of its own to stream into.
     pub(crate) fn unborn(&self, writer: &mut Writer, header: &Header) -> Result<Arc<Unborn>> {
         if let Some(unborn) = &writer.unborn
-            && self.fits(header, &unborn.layout).is_ok()
+            && agree(header, &unborn.layout).is_ok()
+            && header.dtype() == unborn.layout.dtype()
         {
             return Ok(unborn.clone());
         }

@@ -319,17 +319,6 @@ impl Dataset {
         }
     }
 
-    /// Asked with the dataset's writer held: whether the chunk can become rows of this array. One
-    /// that is not born yet has the byte order of whoever began to stream into it; the first commit
-    /// sets the array's, so a chunk of another byte order needs an unborn array of its own.
-    fn fits(&self, header: &Header, layout: &Layout) -> Result<()> {
-        agree(header, layout)?;
-        if self.array().is_none() && header.dtype() != layout.dtype() {
-            return Err(other_dtype(header, layout));
-        }
-        Ok(())
-    }
-
     fn check_chunk_name(&self, name: &OsStr) -> Result<()> {
         match Kind::of(name) {
             Kind::Chunk => Ok(()),
@@ -364,7 +353,12 @@ impl Dataset {
 /// Whether a chunk of this header belongs into this array, as it is or converted.
 fn agree(header: &Header, layout: &Layout) -> Result<()> {
     if !header.dtype().same_values(layout.dtype()) {
-        return Err(other_dtype(header, layout));
+        return Err(err!(
+            EINVAL,
+            "dtype {}, this dataset holds {}",
+            header.dtype(),
+            layout.dtype()
+        ));
     }
     if header.row_shape() != layout.row_shape() {
         return Err(err!(
@@ -375,15 +369,6 @@ fn agree(header: &Header, layout: &Layout) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-fn other_dtype(header: &Header, layout: &Layout) -> Error {
-    err!(
-        EINVAL,
-        "dtype {}, this dataset holds {}",
-        header.dtype(),
-        layout.dtype()
-    )
 }
 
 /// A shape as Python prints it.

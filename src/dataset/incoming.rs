@@ -12,9 +12,10 @@
 //!
 //! Lock order: state, then the dataset's writer, then a stream's state. `face` is a leaf.
 
+mod claim;
+
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::bands::Bands;
@@ -29,6 +30,8 @@ use super::tail::Stream;
 use super::{Dataset, clock};
 use crate::error::{Context, Errno, Error, Result};
 use crate::npy::{Header, HeaderError, Prefix};
+pub(crate) use claim::Abort;
+use claim::Claim;
 
 /// A body up to this size, in bytes, may collect in memory.
 pub(crate) const SMALL_BODY: u64 = 1 << 20;
@@ -85,37 +88,12 @@ impl From<bool> for Closer {
     }
 }
 
-/// What became of an attempt to take a name away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Abort {
-    /// The chunk ends by it.
-    Withdrawn,
-    /// The chunk was refused or withdrawn before; only its name was left.
-    Over,
-    /// Its commit was faster.
-    TooLate,
-}
-
-/// The claim on the name.
-mod claim {
-    /// Being written.
-    pub(super) const OPEN: u8 = 0;
-    /// Closed incomplete: whoever comes next may take the name.
-    pub(super) const PAUSED: u8 = 1;
-    /// A commit is under way or done: nobody can take anything away.
-    pub(super) const SEALED: u8 = 2;
-    /// Taken over or unlinked.
-    pub(super) const WITHDRAWN: u8 = 3;
-    /// Refused: its writer's answer stays, and only the name can be taken away.
-    pub(super) const REFUSED: u8 = 4;
-}
-
 /// A chunk in flight.
 #[derive(Debug)]
 pub struct Incoming {
     dataset: Arc<Dataset>,
     name: OsString,
-    claim: AtomicU8,
+    claim: Claim,
     face: Mutex<Face>,
     state: Mutex<State>,
 }
@@ -165,7 +143,7 @@ impl Incoming {
         Arc::new(Incoming {
             dataset,
             name,
-            claim: AtomicU8::new(claim::OPEN),
+            claim: Claim::new(),
             face: Mutex::new(face),
             state: Mutex::new(State {
                 phase: Phase::Open,
@@ -222,33 +200,19 @@ impl Incoming {
         err!(ECANCELED, "unlinked, or taken over by another writer")
     }
 
-    fn move_claim(&self, from: &[u8], to: u8) -> bool {
-        from.iter().any(|&from| {
-            self.claim
-                .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
-                .is_ok()
-        })
-    }
-
     /// Takes the name away for a new writer, if it was closed incomplete.
     pub(crate) fn give_way(&self) -> bool {
-        self.move_claim(&[claim::PAUSED], claim::WITHDRAWN)
+        self.claim.give_way()
     }
 
     /// Whether it was closed incomplete, and nobody has written to it since.
     pub fn is_paused(&self) -> bool {
-        self.claim.load(Ordering::Acquire) == claim::PAUSED
+        self.claim.is_paused()
     }
 
     /// Takes the name away from whoever writes.
     pub(crate) fn abort(&self) -> Abort {
-        if self.move_claim(&[claim::PAUSED, claim::OPEN], claim::WITHDRAWN) {
-            return Abort::Withdrawn;
-        }
-        match self.claim.load(Ordering::Acquire) {
-            claim::SEALED => Abort::TooLate,
-            _ => Abort::Over,
-        }
+        self.claim.take_away()
     }
 
     /// Writes at `offset`. `ack` is called as soon as nothing that the bytes say can refuse them,
@@ -270,7 +234,7 @@ impl Incoming {
             }
             Phase::Open => {}
         }
-        if !self.move_claim(&[claim::OPEN, claim::PAUSED], claim::OPEN) {
+        if !self.claim.go_on() {
             return Err(self.withdrawn());
         }
         state.promised = false;
@@ -506,7 +470,7 @@ impl Incoming {
             }
             Phase::Open => {}
         }
-        if !self.move_claim(&[claim::OPEN, claim::PAUSED], claim::OPEN) {
+        if !self.claim.go_on() {
             return Err(self.withdrawn());
         }
         if len == state.len {
@@ -564,11 +528,11 @@ impl Incoming {
             Phase::Committed(_) => return Ok(()),
             Phase::Open => {}
         }
-        if self.claim.load(Ordering::Acquire) == claim::WITHDRAWN {
+        if self.claim.is_withdrawn() {
             return Err(self.withdrawn());
         }
         if state.len == 0 {
-            self.move_claim(&[claim::OPEN], claim::PAUSED);
+            self.claim.pause();
             return Ok(());
         }
         let reason = match self.whole(&state) {
@@ -578,13 +542,13 @@ impl Incoming {
                 Closer::Ending => err!(ECANCELED, "its writer ended before it had written all"),
                 Closer::Other => {
                     state.promised = true;
-                    self.move_claim(&[claim::OPEN], claim::PAUSED);
+                    self.claim.pause();
                     return Ok(());
                 }
             },
             Err(reason) => {
                 if closer().into() == Closer::Other {
-                    self.move_claim(&[claim::OPEN], claim::PAUSED);
+                    self.claim.pause();
                     return Ok(());
                 }
                 reason
@@ -604,9 +568,7 @@ impl Incoming {
         match &state.phase {
             Phase::Refused(error) => Err(error.clone()),
             Phase::Committed(_) => Ok(()),
-            Phase::Open if self.claim.load(Ordering::Acquire) == claim::WITHDRAWN => {
-                Err(self.withdrawn())
-            }
+            Phase::Open if self.claim.is_withdrawn() => Err(self.withdrawn()),
             Phase::Open => match self.whole(&state) {
                 Ok(header) if header.is_certain(&state) => self.commit(&mut state, &header),
                 _ => Ok(()),
@@ -615,7 +577,7 @@ impl Incoming {
     }
 
     fn commit(&self, state: &mut State, header: &FinalHeader) -> Result<()> {
-        if !self.move_claim(&[claim::OPEN, claim::PAUSED], claim::SEALED) {
+        if !self.claim.seal() {
             return Err(self.withdrawn());
         }
         let face = self.face();
@@ -672,7 +634,7 @@ impl Incoming {
 
     /// Ends the chunk with `error`. What `write` had accepted of its rows is kept.
     fn refuse(&self, state: &mut State, error: Error) -> Error {
-        self.claim.store(claim::REFUSED, Ordering::Release);
+        self.claim.refuse();
         state.phase = Phase::Refused(error.clone());
         let body = std::mem::replace(&mut state.body, Body::Head);
         let kept = if matches!(error.errno(), Errno::ENOSPC | Errno::EDQUOT) {
@@ -734,7 +696,7 @@ impl Incoming {
             return;
         };
         if matches!(state.phase, Phase::Open) {
-            if self.claim.load(Ordering::Acquire) == claim::WITHDRAWN {
+            if self.claim.is_withdrawn() {
                 self.drop_body(&mut state);
             } else if state.len == 0 {
                 if let Err(error) = self.dataset.place_empty(&self.name, &self.face()) {

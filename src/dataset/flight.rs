@@ -6,8 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::bands::Bands;
-use super::commit::Writer;
+use super::commit::{Candidate, Rows, Writer};
+use super::disk::Blob;
 use super::incoming::Abort;
+use super::journal::Attributes;
+use super::judge::{check_len, read_header};
 use super::staged::Staged;
 use super::tail::Stream;
 use super::{Closer, Dataset, Face, Incoming, Rewrite, Writing};
@@ -97,6 +100,29 @@ impl Dataset {
         if incoming.give_way() {
             self.leave(incoming);
         }
+    }
+
+    /// Appends a file of the store under a chunk's name, as a rename onto that name does. The file
+    /// stays where it is.
+    ///
+    /// # Errors
+    /// As those of a chunk's close.
+    pub fn append_blob(&self, name: &OsStr, blob: &dyn Blob, attributes: Attributes) -> Result<()> {
+        self.check_chunk_name(name)?;
+        let len = blob.len().context(|| "cannot see the file's size".into())?;
+        let (header, bytes) = read_header(blob, len)?;
+        check_len(&header, len)?;
+        self.own()?;
+        self.admit(&header)?;
+        let candidate = Candidate {
+            name,
+            head: &bytes,
+            header: &header,
+            attributes,
+        };
+        self.commit(&candidate, Rows::File(blob))?;
+        self.remove_placeholder(name);
+        Ok(())
     }
 
     /// Appends a chunk from memory: the bytes of a whole `.npy` file. The same bytes under the same

@@ -23,6 +23,17 @@ fn with_dataset() -> (Mount, PathBuf) {
     (mount, dataset)
 }
 
+/// A chunk of 100 rows, its place, and its producer, which has closed it after 5000 bytes.
+fn paused(mount: &Mount, dataset: &Path) -> (Vec<u8>, PathBuf, Producer) {
+    let source = mount.scratch("source.npy");
+    let chunk = counted(0, 100);
+    fs::write(&source, &chunk).unwrap();
+    let path = dataset.join("x.npy");
+    let mut first = Producer::start(&path, &source);
+    first.does("c 0 5000");
+    (chunk, path, first)
+}
+
 /// Names in `.npyfs/incoming` of the store's dataset.
 fn staged(mount: &Mount) -> usize {
     fs::read_dir(mount.store("run7/.npyfs/incoming")).map_or(0, Iterator::count)
@@ -254,12 +265,7 @@ fn a_rename_takes_a_paused_name_over_if_it_commits() {
     let (mount, dataset) = with_dataset();
     mount.expect_warning("x.npy: ECANCELED");
     mount.expect_warning("x.npy: EBADMSG");
-    let source = mount.scratch("source.npy");
-    let chunk = counted(0, 100);
-    fs::write(&source, &chunk).unwrap();
-    let path = dataset.join("x.npy");
-    let mut first = Producer::start(&path, &source);
-    first.does("c 0 5000");
+    let (chunk, path, mut first) = paused(&mount, &dataset);
     // One that is refused changes nothing: the first goes on where it was.
     let file = dataset.join("x.npy.part");
     fs::write(&file, &chunk[..6000]).unwrap();
@@ -280,12 +286,7 @@ fn a_name_that_is_being_written_may_not_be_taken_over() {
     let _alone = alone();
     let (mount, dataset) = with_dataset();
     mount.expect_warning("x.npy: EBUSY");
-    let source = mount.scratch("source.npy");
-    let chunk = counted(0, 100);
-    fs::write(&source, &chunk).unwrap();
-    let path = dataset.join("x.npy");
-    let mut first = Producer::start(&path, &source);
-    first.does("c 0 5000");
+    let (chunk, path, mut first) = paused(&mount, &dataset);
     first.does("w 5000 1000");
     assert_eq!(errno(put(&path, &chunk)), Errno::EBUSY);
     first.does("w 6000 100000");

@@ -4,12 +4,11 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::thread::{scope, sleep};
+use std::path::{Path, PathBuf};
+use std::thread::scope;
 use std::time::Duration;
 
-use common::{Chunk, Mount, Parked, chunks_in, csv_names, eventually, kill, parked, sync_path};
+use common::{Chunk, Mount, Strace, chunks_in, csv_names, eventually, kill, sync_path};
 
 const PRODUCERS: u64 = 2;
 const CHUNKS: u64 = 12;
@@ -23,40 +22,12 @@ struct Fault {
     when: &'static str,
 }
 
-fn inject(pid: i32, fault: Fault) -> Parked {
+fn inject(pid: i32, fault: Fault) -> Strace {
     let rule = format!(
         "inject={}:error={}:when={}",
         fault.call, fault.errno, fault.when
     );
-    let strace = parked(
-        Command::new("strace")
-            .args(["-f", "-q", "-o", "/dev/null", "-e"])
-            .arg(format!("trace={}", fault.call))
-            .args(["-e", &rule, "-p", &pid.to_string()])
-            .stderr(Stdio::null()),
-    );
-    let traced = eventually(Duration::from_secs(10), || is_traced(pid));
-    assert!(traced, "no strace");
-    sleep(Duration::from_millis(20));
-    strace
-}
-
-/// Whether all of its threads are.
-fn is_traced(pid: i32) -> bool {
-    fs::read_dir(format!("/proc/{pid}/task"))
-        .unwrap()
-        .all(|task| {
-            let status = fs::read_to_string(task.unwrap().path().join("status"));
-            status.is_ok_and(|text| {
-                text.lines()
-                    .any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
-            })
-        })
-}
-
-fn detach(mut strace: Parked) {
-    kill(strace.child().id().cast_signed(), "INT");
-    strace.child().wait().unwrap();
+    Strace::attach(pid, fault.call, &["-e", &rule], Path::new("/dev/null"))
 }
 
 /// What the producers were told.
@@ -118,16 +89,22 @@ fn assert_told(dataset: &Path, told: &Told, fault: Fault, when: &str) {
     );
 }
 
-/// Returns how many chunks were refused.
-fn try_fault(fault: Fault, born: bool) -> usize {
-    let store = tempfile::tempdir().unwrap();
+/// A mount whose faults are logged, and a dataset on it that is synced all the time.
+fn often_synced(store: &Path) -> (Mount, PathBuf) {
     let mut mount = Mount::builder()
-        .store(store.path())
+        .store(store)
         .words("sync-interval=0.1")
         .start();
     mount.tolerate_warnings();
     let dataset = mount.path("run");
     fs::create_dir(&dataset).unwrap();
+    (mount, dataset)
+}
+
+/// Returns how many chunks were refused.
+fn try_fault(fault: Fault, born: bool) -> usize {
+    let store = tempfile::tempdir().unwrap();
+    let (mut mount, dataset) = often_synced(store.path());
     let mut told = Told::default();
     if born {
         produce(&dataset, &mut told, 1000, 2);
@@ -135,7 +112,7 @@ fn try_fault(fault: Fault, born: bool) -> usize {
     }
     let strace = inject(mount.pid(), fault);
     produce(&dataset, &mut told, 0, CHUNKS);
-    detach(strace);
+    strace.detach();
     assert_told(&dataset, &told, fault, "after detaching");
     chunks_in(&mount.store("run/data.npy"));
     produce(&dataset, &mut told, 2000, 1);
@@ -213,13 +190,7 @@ fn a_store_that_takes_no_change_for_a_while_is_read_and_goes_on() {
     require!(fuse, root, strace);
     for (errno, number) in [("EROFS", libc::EROFS), ("EDQUOT", libc::EDQUOT)] {
         let store = tempfile::tempdir().unwrap();
-        let mut mount = Mount::builder()
-            .store(store.path())
-            .words("sync-interval=0.1")
-            .start();
-        mount.tolerate_warnings();
-        let dataset = mount.path("run");
-        fs::create_dir(&dataset).unwrap();
+        let (mut mount, dataset) = often_synced(store.path());
         let mut told = Told::default();
         produce(&dataset, &mut told, 0, 6);
         let fault = Fault {
@@ -243,7 +214,7 @@ fn a_store_that_takes_no_change_for_a_while_is_read_and_goes_on() {
                 "{errno}"
             );
         }
-        detach(strace);
+        strace.detach();
         let again = Chunk::new(3, 100);
         let taken = eventually(Duration::from_secs(10), || {
             common::put_chunk(&dataset, again).is_ok()
@@ -291,7 +262,7 @@ fn what_a_failed_sync_may_have_lost_is_written_again() {
         }
         assert_told(&dataset, &told, fault, "while syncs fail");
         match ending {
-            "works again" => detach(strace),
+            "works again" => strace.detach(),
             "killed" => mount.crash(),
             _ => {
                 kill(mount.pid(), "TERM");
@@ -316,21 +287,11 @@ fn what_a_failed_sync_may_have_lost_is_written_again() {
 /// How many bytes of `data.npy` the daemon writes while the dataset is synced.
 fn rewritten(mount: &Mount, dataset: &str) -> u64 {
     let trace = mount.scratch("trace");
-    let strace = parked(
-        Command::new("strace")
-            .args(["-f", "-q", "-y", "-e", "trace=pwrite64", "-s", "0", "-o"])
-            .arg(&trace)
-            .args(["-p", &mount.pid().to_string()])
-            .stderr(Stdio::null()),
-    );
-    assert!(eventually(Duration::from_secs(10), || is_traced(
-        mount.pid()
-    )));
-    sleep(Duration::from_millis(20));
+    let strace = Strace::attach(mount.pid(), "pwrite64", &[], &trace);
     assert!(eventually(Duration::from_secs(5), || {
         sync_path(&mount.path(dataset).join("data.npy")).is_ok()
     }));
-    detach(strace);
+    strace.detach();
     let text = fs::read_to_string(trace).unwrap();
     let writes = text.lines().filter(|line| line.contains("data.npy>"));
     writes

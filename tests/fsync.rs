@@ -4,16 +4,15 @@ mod common;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
 use std::time::Duration;
 
-use common::{Chunk, Mount, Parked, Style, chunks_in, eventually, parked, put_chunk, sync_path};
+use common::{Chunk, Mount, Strace, Style, chunks_in, eventually, put_chunk, sync_path};
 
 /// strace at the daemon's syncs; each takes `delay` longer.
 struct Watch {
-    strace: Parked,
+    strace: Strace,
     trace: PathBuf,
 }
 
@@ -21,27 +20,9 @@ impl Watch {
     fn start(mount: &Mount, delay: Duration) -> Self {
         let trace = mount.scratch("trace");
         let rule = format!("inject=fdatasync,fsync:delay_enter={}", delay.as_micros());
-        let mut command = Command::new("strace");
-        command.args(["-f", "-q", "-y", "-e", "trace=fdatasync,fsync", "-o"]);
-        command.arg(&trace);
-        if !delay.is_zero() {
-            command.args(["-e", &rule]);
-        }
-        command.args(["-p", &mount.pid().to_string()]);
-        let strace = parked(command.stderr(Stdio::null()));
-        let traced = eventually(Duration::from_secs(10), || {
-            fs::read_dir(format!("/proc/{}/task", mount.pid()))
-                .unwrap()
-                .all(|task| {
-                    let status = fs::read_to_string(task.unwrap().path().join("status"));
-                    status.is_ok_and(|text| {
-                        text.lines()
-                            .any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
-                    })
-                })
-        });
-        assert!(traced, "no strace");
-        sleep(Duration::from_millis(50));
+        let slower = ["-e", &rule];
+        let options: &[&str] = if delay.is_zero() { &[] } else { &slower };
+        let strace = Strace::attach(mount.pid(), "fdatasync,fsync", options, &trace);
         Watch { strace, trace }
     }
 
@@ -54,9 +35,8 @@ impl Watch {
             .count()
     }
 
-    fn end(mut self) {
-        common::kill(self.strace.child().id().cast_signed(), "INT");
-        self.strace.child().wait().unwrap();
+    fn end(self) {
+        self.strace.detach();
     }
 }
 

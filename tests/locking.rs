@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
 use std::time::Duration;
 
-use common::{Chunk, Mount, chunks_in, csv_names, npyfs, put_chunk as put, refusal, sync_path};
+use common::{
+    Chunk, Mount, Strace, chunks_in, csv_names, npyfs, put_chunk as put, refusal, sync_path,
+};
 
 /// Small ones of one producer.
 fn small(producer: u64, from: u64, n: usize) -> Vec<Chunk> {
@@ -274,23 +276,9 @@ fn an_fsync_through_a_follower_covers_the_writers_rows() {
     fs::create_dir(first.path("run")).unwrap();
     put_all(&first.path("run"), &small(0, 0, 3));
     let trace = second.scratch("trace");
-    let mut strace = common::parked(
-        Command::new("strace")
-            .args(["-f", "-y", "-e", "trace=fdatasync,fsync", "-o"])
-            .arg(&trace)
-            .args(["-p", &second.pid().to_string()])
-            .stderr(std::process::Stdio::null()),
-    );
-    assert!(common::eventually(Duration::from_secs(5), || {
-        fs::read_to_string(format!("/proc/{}/status", second.pid()))
-            .unwrap()
-            .lines()
-            .any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
-    }));
-    sleep(Duration::from_millis(200));
+    let strace = Strace::attach(second.pid(), "fdatasync,fsync", &[], &trace);
     sync_path(&second.path("run/data.npy")).unwrap();
-    common::kill(strace.child().id().cast_signed(), "INT");
-    strace.child().wait().unwrap();
+    strace.detach();
     let traced = fs::read_to_string(trace).unwrap();
     for file in ["data.npy>", "chunks.log>"] {
         assert!(traced.contains(file), "no sync of {file}: {traced}");

@@ -12,6 +12,7 @@ mod need;
 mod npy;
 mod place;
 mod process;
+mod strace;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -39,6 +40,7 @@ pub use place::{Place, try_mount, umount};
 pub use process::{
     Parked, alone, eventually, force_unmount, is_alive, is_mounted, kill, npyfs, parked, run,
 };
+pub use strace::Strace;
 
 /// `require!(fuse)`, `require!(root)`, `require!(fusermount3)`, `require!(python)`,
 /// `require!(PROGRAM)`: ends the test as skipped, with the reason, where that is missing.

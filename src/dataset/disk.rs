@@ -361,6 +361,11 @@ impl DiskFile {
     }
 }
 
+/// The most that one call writes, in bytes, as cp does. From a longer one the kernel makes larger
+/// pages of cache, for which it takes memory that was not in use lately: where a virtual machine has
+/// given that back to its host, a copy of 2 GiB took 1.8 s instead of 0.7.
+const PIECE: usize = 128 << 10;
+
 impl Blob for DiskFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.size())
@@ -380,7 +385,10 @@ impl Blob for DiskFile {
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(data, offset)
+        let places = (offset..).step_by(PIECE);
+        data.chunks(PIECE)
+            .zip(places)
+            .try_for_each(|(piece, at)| self.0.write_all_at(piece, at))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

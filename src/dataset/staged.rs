@@ -2,8 +2,9 @@
 //! that the others may take.
 //!
 //! A staged file holds the chunk's bytes at their own offsets, header first; that of a stream that
-//! was displaced may hold the body in [`Bands`](super::bands::Bands). It is removed with its value, unless it was moved to `.npyfs/rejected/`; what a killed daemon left there belongs to
-//! nobody and is removed by recovery.
+//! was displaced may hold the body in [`Bands`](super::bands::Bands). It is removed with its value,
+//! unless it was moved to `.npyfs/rejected/`; what a killed daemon left there belongs to nobody and
+//! is removed by recovery.
 
 use std::io;
 use std::num::NonZero;

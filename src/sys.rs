@@ -49,6 +49,22 @@ pub fn return_large_allocations() {
     }
 }
 
+/// Has the kernel begin to write what is dirty of a file, and waits for none of it. A filesystem
+/// that allocates late allocates then.
+///
+/// # Errors
+/// As sync_file_range(2).
+pub fn begin_writing(file: &fs::File) -> io::Result<()> {
+    // SAFETY: sync_file_range takes a descriptor, which `file` keeps open, and integers.
+    let done =
+        unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Waits for a message that carries a descriptor; `None` where the sender closed without one.
 ///
 /// # Errors

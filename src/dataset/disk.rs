@@ -150,6 +150,13 @@ pub trait Blob: Send + Sync + fmt::Debug {
     /// # Errors
     /// The operating system's, where it can in principle.
     fn insert_front(&self, len: u64) -> io::Result<bool>;
+    /// Has the disk begin with what [`Blob::sync`] will wait for. It promises nothing.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn begin_sync(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// Makes contents and length durable.
     ///
     /// # Errors
@@ -431,6 +438,10 @@ impl Blob for DiskFile {
             Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    fn begin_sync(&self) -> io::Result<()> {
+        crate::sys::begin_writing(&self.0)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -21,6 +21,9 @@ use crate::error::{Context, Error, Result};
 /// How long a flush waits for company.
 const LONGEST_WAIT: Duration = Duration::from_millis(5);
 
+/// How many flushes wait for nobody after one that waited in vain.
+const HASTY: u32 = 16;
+
 /// Told how a sync went.
 pub type Waiter = Box<dyn FnOnce(Result<()>) + Send>;
 
@@ -39,6 +42,8 @@ struct State {
     /// meanwhile.
     expected: usize,
     last_took: Duration,
+    /// Flushes that are still to go without waiting for company, since it did not come last time.
+    hasty: u32,
     /// The directories' entries are durable.
     entries: bool,
 }
@@ -115,17 +120,24 @@ impl Dataset {
 
     /// Those whom the next flush answers. Whom the last one answered together are likely to be back
     /// soon: the first of them waits for the others, as long as a flush takes at the most, so that
-    /// they share this one too.
+    /// they share this one too. Where flushes are so fast that the others are not back by then, the
+    /// disk would only stand idle.
     fn next_waiting(&self) -> Option<Vec<Waiter>> {
         let mut state = crate::lock(&self.syncs.state);
-        if !state.waiting.is_empty() && state.waiting.len() < state.expected {
+        let expected = state.expected;
+        if state.hasty > 0 {
+            state.hasty -= 1;
+        } else if !state.waiting.is_empty() && state.waiting.len() < expected {
             let patience = state.last_took.min(LONGEST_WAIT);
-            let expected = state.expected;
-            (state, _) = self
+            let waited = self
                 .syncs
                 .joined
                 .wait_timeout_while(state, patience, |state| state.waiting.len() < expected)
                 .unwrap_or_else(PoisonError::into_inner);
+            state = waited.0;
+            if waited.1.timed_out() {
+                state.hasty = HASTY;
+            }
         }
         if state.waiting.is_empty() {
             state.running = false;
@@ -163,6 +175,13 @@ impl Dataset {
         self.refresh()?;
         let array = self.array();
         let synced = (|| {
+            // What the filesystem notes of both files then goes to the disk with the first sync, and
+            // little is left for the second.
+            if let Some(journal) = &journal {
+                journal
+                    .begin_sync()
+                    .context(|| "cannot sync the journal".into())?;
+            }
             if let Some(array) = &array {
                 array
                     .layout

@@ -454,7 +454,8 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let fs = self.fs.clone();
-        self.dispatch("fsync", true, move || {
+        let slow = self.fs.fsync_is_slow(fh.0);
+        self.dispatch("fsync", slow, move || {
             let asked = fs.clone();
             let answer = move |done| empty(&asked, done, "fsync", &Subject::Inode(ino.0), reply);
             fs.fsync(ino.0, fh.0, Box::new(answer));

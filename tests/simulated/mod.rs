@@ -529,6 +529,15 @@ impl Blob for OpenFile {
         Ok(true)
     }
 
+    fn begin_sync(&self) -> io::Result<()> {
+        let mut state = self.disk.state();
+        let called = state.call().map_err(struck);
+        if called.is_err() {
+            state.files[self.id].fail_to_sync();
+        }
+        called
+    }
+
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.state();
         let called = state.call().map_err(struck);

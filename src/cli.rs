@@ -102,6 +102,9 @@ pub(crate) struct Tuning {
     /// How much memory chunks in flight may take
     #[arg(long, value_name = "BYTES[K|M|G|T]", value_parser = parse_size)]
     pub(crate) memory_limit: Option<u64>,
+    /// How many files that are not in use the kernel is to remember
+    #[arg(long, value_name = "FILES", hide = true)]
+    pub(crate) remembered: Option<usize>,
 }
 
 /// What a name stands for that is written more than once.

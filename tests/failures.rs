@@ -178,6 +178,7 @@ fn unknown_handles_are_ebadf_and_unknown_inodes_estale() {
         read_only: false,
         allow_delete: false,
         sync_interval: Duration::ZERO,
+        remembered: 1 << 10,
     };
     let fs = Fs::new(store, options).unwrap();
     let caller = Caller {

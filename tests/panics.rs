@@ -127,6 +127,7 @@ fn serve(place: &Path) {
         read_only: false,
         allow_delete: false,
         sync_interval: Duration::from_millis(100),
+        remembered: 1 << 10,
     };
     let fs = Fs::new(store, options).unwrap();
     let mut config = fuser::Config::default();

@@ -3,9 +3,11 @@
 mod common;
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
-use common::{Chunk, Mount, chunks_in, close, csv_names, put_chunk};
+use common::{Chunk, Mount, chunks_in, close, csv_names, eventually, put_chunk};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use npyfs::npy::Header;
 
@@ -124,6 +126,33 @@ fn a_thousand_endless_headers_take_no_memory() {
     for file in open {
         assert_eq!(close(file).unwrap_err().raw_os_error(), Some(libc::EINVAL));
     }
+}
+
+#[test]
+fn files_that_nobody_uses_are_forgotten_and_found_again() {
+    require!(fuse, prune);
+    const CHUNKS: u64 = 4300;
+    let mount = Mount::builder()
+        .arg("--remembered=100")
+        .env("RUST_LOG", "debug")
+        .start();
+    let run = mount.path("run");
+    fs::create_dir(&run).unwrap();
+    put_chunk(&run, Chunk::new(0, 0)).unwrap();
+    let first = run.join(Chunk::new(0, 0).name());
+    let mut held = File::open(&first).unwrap();
+    for n in 1..CHUNKS {
+        put_chunk(&run, Chunk::new(0, n)).unwrap();
+    }
+    let asked = eventually(Duration::from_secs(20), || {
+        mount.log().contains("the kernel forgets 4")
+    });
+    assert!(asked, "{}", mount.log());
+    assert!(!mount.log().contains("does not forget"));
+    let mut whole = Vec::new();
+    held.read_to_end(&mut whole).unwrap();
+    assert_eq!(whole, fs::read(&first).unwrap(), "it was open all the time");
+    assert_eq!(csv_names(&run).len() as u64, CHUNKS);
 }
 
 #[test]

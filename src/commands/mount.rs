@@ -7,7 +7,6 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use env_logger::{Builder, Env, Target};
-use fuser::INodeNo;
 use log::LevelFilter;
 use nix::unistd::{AccessFlags, access};
 use npyfs::fs::Fs;
@@ -22,6 +21,7 @@ use crate::mountinfo;
 
 /// Seconds of work that a power cut may cost whoever does not call fsync.
 const SYNC_INTERVAL: Duration = Duration::from_secs(5);
+const REMEMBERED: usize = 128 << 10;
 
 pub(crate) fn run(args: MountArgs) -> Result<(), Failure> {
     let store = check_store(&args.store, args.flags.read_only)?;
@@ -74,16 +74,16 @@ fn build(plan: &Plan, tuning: &Tuning) -> npyfs::Result<Served<Adapter>> {
         allow_delete: tuning.allow_delete,
         read_only: plan.flags.read_only,
         sync_interval: tuning.sync_interval.unwrap_or(SYNC_INTERVAL),
+        remembered: tuning.remembered.unwrap_or(REMEMBERED),
     };
     let fs = Fs::new(store, options)?;
     let attached = fs.clone();
     let filesystem = Adapter::new(fs.clone());
-    let answer_through = filesystem.answer_through();
+    let connect = filesystem.connect();
     Ok(Served {
         filesystem,
         attach: Box::new(move |notifier, device| {
-            answer_through(device);
-            attached.set_writeback(move |ino| notifier.inval_inode(INodeNo(ino), 0, 0));
+            attached.set_kernel(connect(notifier, device));
         }),
         close: Box::new(move || fs.close()),
     })

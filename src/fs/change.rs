@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::handle::{Chunk, Handle};
 use super::node::{Control, Kind, ROOT};
 use super::open::{attributes_of, own_name};
-use super::{Attr, Caller, Fs, SetAttr, Writeback};
+use super::{Attr, Caller, Fs, SetAttr};
 use crate::dataset::disk::{Blob, DiskFile};
 use crate::dataset::{self, Change, Dataset, Found, Writing, clock};
 use crate::error::{Context, Errno, Result};
@@ -304,9 +304,11 @@ impl Fs {
         let mappable =
             |handle: &Arc<Handle>| matches!(&**handle, Handle::File(open) if open.mappable);
         if open.iter().any(mappable)
-            && let Some(Writeback(writeback)) = self.writeback.get()
+            && let Some(kernel) = self.kernel.get()
         {
-            writeback(ino).context(|| "cannot have the file's mappings written back".into())?;
+            kernel
+                .write_back(ino)
+                .context(|| "cannot have the file's mappings written back".into())?;
         }
         Ok(open)
     }

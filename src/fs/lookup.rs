@@ -43,7 +43,7 @@ impl Fs {
             kind => {
                 let attr = self.entry_attr(dir, name, kind == dataset::Kind::Chunk)?;
                 let attr = attr.ok_or_else(missing)?;
-                let node = self.nodes.named(dir, name, attr.is_dir);
+                let node = self.name_node(dir, name, attr.is_dir);
                 if attr.is_dir {
                     self.follow_directory(node);
                 }

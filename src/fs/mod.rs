@@ -59,6 +59,9 @@ pub struct Options {
     pub allow_delete: bool,
     /// How often datasets with unsynced rows are synced; zero for never.
     pub sync_interval: Duration,
+    /// How many files that are not in use the kernel is to remember. It would keep all that it ever
+    /// saw until its memory is short, at 1.1 KB each, and have us keep a node for each.
+    pub remembered: usize,
 }
 
 /// The filesystem.
@@ -69,17 +72,24 @@ pub struct Fs {
     nodes: Nodes,
     handles: Handles,
     workers: Workers,
-    writeback: OnceLock<Writeback>,
+    kernel: OnceLock<Arc<dyn Kernel>>,
     /// Ends the thread that syncs from time to time when it is dropped.
     ticker: Mutex<Option<Sender<()>>>,
 }
 
-struct Writeback(Box<dyn Fn(u64) -> io::Result<()> + Send + Sync>);
-
-impl std::fmt::Debug for Writeback {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Writeback")
-    }
+/// What the filesystem asks of the kernel by itself. The kernel may send requests before it answers,
+/// so only a worker thread may ask.
+pub trait Kernel: std::fmt::Debug + Send + Sync {
+    /// Has it write back what mappings of an inode have changed.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn write_back(&self, ino: u64) -> io::Result<()>;
+    /// Has it forget those of these inodes that are not in use.
+    ///
+    /// # Errors
+    /// `EINVAL` where it cannot, before Linux 6.18.
+    fn prune(&self, inos: &[u64]) -> io::Result<()>;
 }
 
 /// Who asks.
@@ -191,20 +201,35 @@ impl Fs {
         }
         Ok(Arc::new(Fs {
             store,
+            nodes: Nodes::new(options.remembered),
             options,
-            nodes: Nodes::new(),
             handles: Handles::new(),
             workers: Workers::default(),
-            writeback: OnceLock::new(),
+            kernel: OnceLock::new(),
             ticker: Mutex::new(Some(ticker)),
         }))
     }
 
-    /// Gives the way to have the kernel write back what mappings of an inode have changed.
-    pub fn set_writeback(&self, writeback: impl Fn(u64) -> io::Result<()> + Send + Sync + 'static) {
-        if self.writeback.set(Writeback(Box::new(writeback))).is_err() {
+    /// Gives the way to the kernel, once there is one.
+    pub fn set_kernel(&self, kernel: Arc<dyn Kernel>) {
+        if self.kernel.set(kernel).is_err() {
             log::debug!("the way to the kernel is known already");
         }
+    }
+
+    /// The node of a directory or entry, counted as one lookup.
+    fn name_node(&self, dir: u64, name: &OsStr, is_dir: bool) -> u64 {
+        let node = self.nodes.named(dir, name, is_dir);
+        if let Some(oldest) = self.nodes.surplus()
+            && let Some(kernel) = self.kernel.get().cloned()
+        {
+            self.workers.run(move || match kernel.prune(&oldest) {
+                Ok(()) => log::debug!("the kernel forgets {} files", oldest.len()),
+                // It then keeps them until its memory is short.
+                Err(error) => log::debug!("the kernel does not forget files: {error}"),
+            });
+        }
+        node
     }
 
     /// How the mount behaves.

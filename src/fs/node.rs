@@ -6,7 +6,7 @@
 //! each version has a node of its own, which never changes, and only `stat` shows one number for
 //! all of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
@@ -19,6 +19,9 @@ use crate::error::Result;
 
 /// The root's number, by the kernel's convention.
 pub const ROOT: u64 = 1;
+
+/// How many more files than it is to remember there are before the kernel is asked to forget as many.
+const SURPLUS: usize = 4 << 10;
 
 /// What is in `.npyfs`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -101,6 +104,8 @@ struct Table {
     hasher: DefaultHashBuilder,
     /// Of directories that were used: saves opening them by their paths.
     datasets: HashMap<u64, Weak<Dataset>>,
+    /// The files, oldest first, that the kernel was not asked to forget yet.
+    files: VecDeque<u64>,
     next: u64,
 }
 
@@ -152,7 +157,11 @@ impl Table {
 
 /// All nodes that the kernel remembers.
 #[derive(Debug)]
-pub(crate) struct Nodes(Mutex<Table>);
+pub(crate) struct Nodes {
+    table: Mutex<Table>,
+    /// How many files that are not in use it is to remember.
+    remembered: usize,
+}
 
 /// The number that `stat` shows for all versions of an array or slice: cp compares what it found by
 /// name with what it opened, and a commit in between must not look like another file. Above all
@@ -164,7 +173,7 @@ pub(crate) fn shown_number(dir: u64, name: &OsStr) -> u64 {
 }
 
 impl Nodes {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(remembered: usize) -> Self {
         let root = Node {
             ino: ROOT,
             parent: ROOT,
@@ -175,18 +184,23 @@ impl Nodes {
         let mut slots = HashMap::default();
         let (node, lookups) = (root, 1);
         slots.insert(ROOT, Slot { node, lookups });
-        Self(Mutex::new(Table {
+        let table = Table {
             slots,
             numbers: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
             datasets: HashMap::new(),
+            files: VecDeque::new(),
             next: ROOT + 1,
-        }))
+        };
+        Self {
+            table: Mutex::new(table),
+            remembered,
+        }
     }
 
     /// A node by its number.
     pub(crate) fn get(&self, ino: u64) -> Result<Node> {
-        crate::lock(&self.0)
+        crate::lock(&self.table)
             .slots
             .get(&ino)
             .map(|slot| slot.node.clone())
@@ -203,6 +217,9 @@ impl Nodes {
         let ino = table.next;
         table.next += 1;
         let (node, lookups) = (make(ino), 1);
+        if matches!(node.kind, Kind::Entry) {
+            table.files.push_back(ino);
+        }
         table.slots.insert(ino, Slot { node, lookups });
         table.index(ino);
         ino
@@ -210,7 +227,7 @@ impl Nodes {
 
     /// The number of a directory or entry, counted as one lookup.
     pub(crate) fn named(&self, parent: u64, name: &OsStr, is_dir: bool) -> u64 {
-        let mut table = crate::lock(&self.0);
+        let mut table = crate::lock(&self.table);
         let key = Key::Name(parent, name);
         // A name that was a file and is a directory now (or the reverse), by another daemon's hand,
         // gets a new number.
@@ -229,14 +246,31 @@ impl Nodes {
         })
     }
 
+    /// The oldest of the files that the kernel remembers, where they are too many: it is to be asked
+    /// to forget those of them that are not in use.
+    pub(crate) fn surplus(&self) -> Option<Vec<u64>> {
+        let mut table = crate::lock(&self.table);
+        if table.files.len() < self.remembered + SURPLUS {
+            return None;
+        }
+        let oldest: Vec<u64> = table.files.drain(..SURPLUS).collect();
+        let slots = &table.slots;
+        Some(
+            oldest
+                .into_iter()
+                .filter(|ino| slots.contains_key(ino))
+                .collect(),
+        )
+    }
+
     /// The number that a name has, if the kernel knows it.
     pub(crate) fn number(&self, parent: u64, name: &OsStr) -> Option<u64> {
-        crate::lock(&self.0).number(&Key::Name(parent, name))
+        crate::lock(&self.table).number(&Key::Name(parent, name))
     }
 
     /// The number of something in `.npyfs`.
     pub(crate) fn control(&self, dir: u64, control: &Control) -> u64 {
-        let mut table = crate::lock(&self.0);
+        let mut table = crate::lock(&self.table);
         Self::look_up(&mut table, &Key::Control(dir, control), |ino| Node {
             ino,
             parent: dir,
@@ -248,7 +282,7 @@ impl Nodes {
 
     /// The number of a version of the array, or of a slice of one.
     pub(crate) fn version(&self, dir: u64, name: &OsStr, view: View) -> u64 {
-        let mut table = crate::lock(&self.0);
+        let mut table = crate::lock(&self.table);
         let view = Arc::new(view);
         Self::look_up(&mut table, &version(dir, name, &view.clone()), |ino| Node {
             ino,
@@ -261,7 +295,7 @@ impl Nodes {
 
     /// The kernel forgets `count` lookups.
     pub(crate) fn forget(&self, ino: u64, count: u64) {
-        let mut table = crate::lock(&self.0);
+        let mut table = crate::lock(&self.table);
         let Some(slot) = table.slots.get_mut(&ino) else {
             return;
         };
@@ -278,7 +312,7 @@ impl Nodes {
 
     /// A name was removed: its node, if there is one, stands for nothing any more.
     pub(crate) fn removed(&self, parent: u64, name: &OsStr) {
-        let mut table = crate::lock(&self.0);
+        let mut table = crate::lock(&self.table);
         if let Some(ino) = table.remove(&Key::Name(parent, name)) {
             table.datasets.remove(&ino);
         }
@@ -288,7 +322,7 @@ impl Nodes {
     /// keeps its node, beside the one that the kernel takes the name for now.
     pub(crate) fn joined(&self, parent: u64, name: &OsStr, newparent: u64, newname: &OsStr) {
         {
-            let mut table = crate::lock(&self.0);
+            let mut table = crate::lock(&self.table);
             if let Some(ino) = table.number(&Key::Name(newparent, newname)) {
                 table.unindex(ino);
             }
@@ -299,7 +333,7 @@ impl Nodes {
     /// A name was moved, onto another perhaps.
     pub(crate) fn renamed(&self, parent: u64, name: &OsStr, newparent: u64, newname: &OsStr) {
         self.removed(newparent, newname);
-        let mut table = crate::lock(&self.0);
+        let mut table = crate::lock(&self.table);
         let Some(ino) = table.number(&Key::Name(parent, name)) else {
             return;
         };
@@ -313,11 +347,11 @@ impl Nodes {
 
     /// The dataset of a directory, if it is known and still open.
     pub(crate) fn dataset(&self, dir: u64) -> Option<Arc<Dataset>> {
-        crate::lock(&self.0).datasets.get(&dir)?.upgrade()
+        crate::lock(&self.table).datasets.get(&dir)?.upgrade()
     }
 
     pub(crate) fn set_dataset(&self, dir: u64, dataset: &Arc<Dataset>) {
-        let mut table = crate::lock(&self.0);
+        let mut table = crate::lock(&self.table);
         if table.slots.get(&dir).is_some_and(|slot| !slot.node.gone) {
             table.datasets.insert(dir, Arc::downgrade(dataset));
         }
@@ -325,7 +359,7 @@ impl Nodes {
 
     /// The path of a directory, relative to the store.
     pub(crate) fn path(&self, dir: u64) -> Result<PathBuf> {
-        let table = crate::lock(&self.0);
+        let table = crate::lock(&self.table);
         let mut names = Vec::new();
         let mut ino = dir;
         while ino != ROOT {
@@ -343,7 +377,7 @@ impl Nodes {
     /// How many nodes the kernel remembers, the root among them.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        crate::lock(&self.0).slots.len()
+        crate::lock(&self.table).slots.len()
     }
 }
 
@@ -351,9 +385,11 @@ impl Nodes {
 mod tests {
     use super::*;
 
+    const REMEMBERED: usize = 100;
+
     #[test]
     fn a_node_lives_as_long_as_the_kernel_remembers_it() {
-        let nodes = Nodes::new();
+        let nodes = Nodes::new(REMEMBERED);
         let name = OsStr::new("x.npy");
         let ino = nodes.named(ROOT, name, false);
         assert_eq!(nodes.named(ROOT, name, false), ino);
@@ -366,8 +402,23 @@ mod tests {
     }
 
     #[test]
+    fn the_oldest_files_are_surplus_once_there_are_too_many() {
+        let nodes = Nodes::new(REMEMBERED);
+        let file = |n: usize| nodes.named(ROOT, OsStr::new(&format!("{n}.npy")), false);
+        let first: Vec<u64> = (0..REMEMBERED + SURPLUS - 1).map(file).collect();
+        nodes.named(ROOT, OsStr::new("directory"), true);
+        assert_eq!(nodes.surplus(), None);
+        nodes.forget(first[1], 1);
+        file(first.len());
+        let oldest = nodes.surplus().unwrap();
+        assert_eq!(oldest[..2], [first[0], first[2]]);
+        assert_eq!(oldest.len(), SURPLUS - 1);
+        assert_eq!(nodes.surplus(), None);
+    }
+
+    #[test]
     fn a_renamed_directory_takes_what_is_in_it_along() {
-        let nodes = Nodes::new();
+        let nodes = Nodes::new(REMEMBERED);
         let outer = nodes.named(ROOT, OsStr::new("a"), true);
         let inner = nodes.named(outer, OsStr::new("b"), true);
         nodes.renamed(ROOT, OsStr::new("a"), ROOT, OsStr::new("c"));
@@ -376,7 +427,7 @@ mod tests {
 
     #[test]
     fn a_name_that_was_replaced_is_gone_and_its_successor_is_another_node() {
-        let nodes = Nodes::new();
+        let nodes = Nodes::new(REMEMBERED);
         let old = nodes.named(ROOT, OsStr::new("x.npy"), false);
         let new = nodes.named(ROOT, OsStr::new(".x.tmp"), false);
         nodes.renamed(ROOT, OsStr::new(".x.tmp"), ROOT, OsStr::new("x.npy"));

@@ -50,7 +50,7 @@ impl Fs {
                 let mut attr = in_flight_attr(&face);
                 // Until the first write, which the kernel takes as the end of what it knows.
                 attr.attr_ttl = TTL;
-                let node = self.nodes.named(dir, name, false);
+                let node = self.name_node(dir, name, false);
                 Ok((attr.numbered(node), opened))
             }
             dataset::Kind::Ordinary => {

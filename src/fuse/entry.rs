@@ -11,7 +11,7 @@
 //! `include/uapi/linux/fuse.h`, which are the same since protocol 7.9.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -77,11 +77,16 @@ impl Device {
         reply.created(&ttl, &attributes(attr), Generation(0), fh, flags);
     }
 
+    /// Writes one message, which the kernel takes as a whole or not at all.
+    pub(super) fn write(&self, message: &[u8]) -> io::Result<()> {
+        match self.0.get() {
+            Some(mut device) => device.write_all(message),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
     fn send(&self, message: &[u8]) -> Sent {
-        let Some(mut device) = self.0.get() else {
-            return Sent::Not;
-        };
-        match device.write_all(message) {
+        match self.write(message) {
             Ok(()) => Sent::Answered,
             // The asking process was killed, or the mount is gone; fuser will see the same.
             Err(error) => {

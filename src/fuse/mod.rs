@@ -4,11 +4,13 @@
 //! it poisoned closes its dataset to writes, not the mount. What `Fs` calls slow runs on a worker
 //! thread and replies from there.
 
+mod asking;
 mod backing;
 mod entry;
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -17,14 +19,15 @@ use std::time::SystemTime;
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
-    Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags,
-    PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, Notifier,
+    OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::error::{Error, Result};
-use crate::fs::{Attr, Caller, Fs, SetAttr, is_routine};
+use crate::fs::{Attr, Caller, Fs, Kernel, SetAttr, is_routine};
+use asking::Asking;
 use backing::{Backing, cache_flags};
 use entry::Device;
 
@@ -46,11 +49,15 @@ impl Adapter {
         }
     }
 
-    /// Takes a device of the same session, to give answers that fuser cannot give. Without it the
-    /// kernel asks once more for each of them.
-    pub fn answer_through(&self) -> impl FnOnce(std::fs::File) + use<> {
+    /// Takes a notifier and a device of its session, for the answers and questions that fuser cannot
+    /// give, and answers what the filesystem may ask through them. Without it the kernel asks once more
+    /// for each of those answers.
+    pub fn connect(&self) -> impl FnOnce(Notifier, File) -> Arc<dyn Kernel> + use<> {
         let device = self.device.clone();
-        move |file| device.set(file)
+        move |notifier, file| {
+            device.set(file);
+            Arc::new(Asking { notifier, device })
+        }
     }
 }
 

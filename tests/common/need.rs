@@ -42,6 +42,14 @@ pub fn missing(need: &str) -> Option<String> {
             let mode = fs::metadata("/dev/fuse").map_or(0, |device| device.mode());
             (mode & 0o6 != 0o6).then(|| "needs a /dev/fuse that is open to all users".into())
         }),
+        "prune" => {
+            let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+            let mut numbers = release
+                .split('.')
+                .map_while(|part| part.parse::<u32>().ok());
+            let kernel = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+            (kernel < (6, 18)).then(|| "needs Linux 6.18, which forgets files when asked".into())
+        }
         program => missing_program(program),
     }
 }

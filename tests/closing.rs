@@ -477,30 +477,54 @@ fn small_bodies_touch_no_file_and_large_ones_stream_into_the_tail() {
 }
 
 #[test]
-fn of_two_large_chunks_at_once_the_second_is_staged() {
+fn large_chunks_stream_one_behind_the_other_and_only_the_ninth_is_staged() {
     require!(fuse);
     let _alone = alone();
     let (mount, dataset) = with_dataset();
     put(&dataset.join("first.npy"), &counted(0, 10)).unwrap();
-    let (a, b) = (counted(10, 20_000), counted(20_010, 30_000));
-    let mut first = File::create(dataset.join("a.npy")).unwrap();
-    let mut second = File::create(dataset.join("b.npy")).unwrap();
-    let mut staged_at_most = 0;
-    for n in 0..8 {
-        first
-            .write_all(&a[a.len() / 8 * n..][..a.len() / 8])
-            .unwrap();
-        second
-            .write_all(&b[b.len() / 8 * n..][..b.len() / 8])
-            .unwrap();
-        staged_at_most = staged_at_most.max(staged(&mount));
+    let chunks: Vec<_> = (0..9).map(|n| counted(10 + 20_000 * n, 20_000)).collect();
+    let path = |n: usize| dataset.join(format!("{n}.npy"));
+    let mut files: Vec<_> = (0..9).map(|n| File::create(path(n)).unwrap()).collect();
+    let piece = chunks[0].len() / 4 + 1;
+    for part in 0..4 {
+        for (file, chunk) in files.iter_mut().zip(&chunks) {
+            let part = chunk.chunks(piece).nth(part).unwrap();
+            file.write_all(part).unwrap();
+        }
+        assert_eq!(staged(&mount), 1);
     }
-    assert_eq!(staged_at_most, 1);
-    close(first).unwrap();
+    for file in files {
+        close(file).unwrap();
+    }
+    assert_eq!(rows_of(&dataset), count_to(180_010));
+    assert_eq!(staged(&mount), 0);
+    for (n, chunk) in chunks.iter().enumerate() {
+        assert!(fs::read(path(n)).unwrap() == *chunk);
+    }
+}
+
+#[test]
+fn a_large_chunk_that_is_closed_before_its_turn_is_committed_at_once() {
+    require!(fuse);
+    let _alone = alone();
+    let (mount, dataset) = with_dataset();
+    put(&dataset.join("first.npy"), &counted(0, 10)).unwrap();
+    let (slow, quick) = (counted(20_010, 30_000), counted(10, 20_000));
+    let mut first = File::create(dataset.join("slow.npy")).unwrap();
+    let mut second = File::create(dataset.join("quick.npy")).unwrap();
+    first.write_all(&slow[..1_500_000]).unwrap();
+    second.write_all(&quick).unwrap();
+    assert_eq!(staged(&mount), 0);
     close(second).unwrap();
+    assert_eq!(rows_of(&dataset), count_to(20_010));
+    assert_eq!(staged(&mount), 1, "the slow one has lost its place");
+    first.write_all(&slow[1_500_000..]).unwrap();
+    close(first).unwrap();
     assert_eq!(rows_of(&dataset), count_to(50_010));
     assert_eq!(staged(&mount), 0);
-    assert_eq!(fs::read(dataset.join("b.npy")).unwrap(), b);
+    assert!(fs::read(dataset.join("slow.npy")).unwrap() == slow);
+    let stored = fs::metadata(mount.store("run7/data.npy")).unwrap();
+    assert_eq!(stored.len(), 128 + 50_010 * ROW as u64);
 }
 
 #[test]

@@ -272,6 +272,125 @@ fn a_slow_stream_is_displaced_by_small_chunks_and_comes_whole() {
     assert_eq!(left, 0, "files were left in incoming");
 }
 
+/// All orders of the numbers below `n`.
+fn orders(n: u64) -> Vec<Vec<u64>> {
+    let Some(last) = n.checked_sub(1) else {
+        return vec![Vec::new()];
+    };
+    let shorter = orders(last);
+    let with_last = |order: &Vec<u64>| {
+        let put = |at| {
+            let mut order = order.clone();
+            order.insert(at, last);
+            order
+        };
+        (0..=order.len()).map(put).collect::<Vec<_>>()
+    };
+    shorter.iter().flat_map(with_last).collect()
+}
+
+/// Nothing is in `incoming`, and nothing behind the last row.
+fn nothing_is_left(directory: &tempfile::TempDir, dataset: &Dataset) {
+    let incoming = directory.path().join(".npyfs/incoming");
+    let left = std::fs::read_dir(incoming).map_or(0, Iterator::count);
+    assert_eq!(left, 0, "files were left in incoming");
+    let stored = std::fs::metadata(directory.path().join("data.npy")).unwrap();
+    assert_eq!(stored.len(), dataset.snapshot().unwrap().unwrap().len());
+}
+
+#[test]
+fn chunks_that_stream_at_once_end_in_any_order_and_are_whole() {
+    const PIECE: usize = 256 << 10;
+    for (round, order) in orders(4).into_iter().enumerate() {
+        let round = round as u64;
+        let directory = tempfile::tempdir().unwrap();
+        let dataset = dataset(&directory, 64 << 20);
+        let mut expected = HashMap::new();
+        let small = |id, expected: &mut HashMap<u64, u64>| {
+            dataset.append(format!("{id}.npy"), &chunk(id, 5)).unwrap();
+            expected.insert(id, 5);
+        };
+        if round.is_multiple_of(2) {
+            small(100, &mut expected);
+        }
+        let streams: Vec<_> = (0..4u64)
+            .map(|id| {
+                let rows = 17_000 + 9_000 * ((id + round) % 3);
+                let bytes = match (id + round) % 5 {
+                    4 => reordered(id, rows),
+                    _ => chunk(id, rows),
+                };
+                (begin(&dataset, &format!("{id}.npy")), bytes, rows)
+            })
+            .collect();
+        let most = streams.iter().map(|(_, bytes, _)| bytes.len()).max();
+        for at in (0..most.unwrap()).step_by(PIECE) {
+            for (incoming, bytes, _) in &streams {
+                let data = &bytes[at.min(bytes.len())..(at + PIECE).min(bytes.len())];
+                incoming.write(data, at as u64, || ()).unwrap();
+            }
+            if at == 2 * PIECE && round % 3 == 1 {
+                small(101, &mut expected);
+            }
+        }
+        for (n, &id) in order.iter().enumerate() {
+            let (incoming, bytes, rows) = &streams[id as usize];
+            if n == 1 && round % 4 == 3 {
+                // It is unlinked, and its place goes to nobody.
+                dataset.abort(incoming).unwrap();
+            } else {
+                incoming.flush(|| true).unwrap();
+                expected.insert(id, *rows);
+                let mut again = vec![0; 5000];
+                assert_eq!(incoming.read(&mut again, 70_000).unwrap(), again.len());
+                if bytes[..128] == chunk(id, *rows)[..128] {
+                    assert!(again == bytes[70_000..75_000], "round {round}, chunk {id}");
+                }
+            }
+            incoming.release();
+        }
+        check(&dataset, &expected);
+        nothing_is_left(&directory, &dataset);
+    }
+}
+
+#[test]
+fn producers_that_stream_at_once_move_each_other_and_lose_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let dataset = dataset(&directory, 64 << 20);
+    let expected: HashMap<u64, u64> = thread::scope(|scope| {
+        let producers: Vec<_> = (0..5u64)
+            .map(|producer| {
+                let dataset = &dataset;
+                scope.spawn(move || {
+                    let mut appended = Vec::new();
+                    for number in 0..12 {
+                        let id = producer * 100 + number;
+                        let rows = match producer {
+                            0 => 1 + id,
+                            _ => 17_000 + id * 7919 % 30_000,
+                        };
+                        let bytes = match (producer, number % 3) {
+                            (1, 2) => reordered(id, rows),
+                            _ => chunk(id, rows),
+                        };
+                        let piece = (16 << 10) << (id % 5);
+                        write(dataset, &format!("{id}.npy"), &bytes, piece, false);
+                        appended.push((id, rows));
+                    }
+                    appended
+                })
+            })
+            .collect();
+        producers
+            .into_iter()
+            .flat_map(|producer| producer.join().unwrap())
+            .collect()
+    });
+    check(&dataset, &expected);
+    nothing_is_left(&directory, &dataset);
+}
+
 #[test]
 fn of_many_who_race_for_one_name_one_wins_and_all_others_are_told() {
     let directory = tempfile::tempdir().unwrap();

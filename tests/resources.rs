@@ -71,8 +71,8 @@ fn a_thousand_chunks_in_flight_take_no_more_memory_than_the_limit() {
         assert!(grown < 64, "{grown} MiB after step {step}");
         if step == 0 {
             let kept = HANDLES - staged(&mount);
-            // 8 MiB are 43 bodies; one more chunk has the tail.
-            assert!(kept <= 45, "{kept} bodies are in memory");
+            // 8 MiB are 43 bodies; eight more chunks stream into the array's tail.
+            assert!(kept <= 43 + 8, "{kept} bodies are in memory");
         }
     }
     for file in open {

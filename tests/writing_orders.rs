@@ -400,7 +400,7 @@ fn two_chunks_in_any_order_at_once() {
     a.write_all_at(&rows[..2_000_000], 0).unwrap();
     b.write_all_at(&other[..1_500_000], 0).unwrap();
     a.write_all_at(&rows[2_000_000..], 2_000_000).unwrap();
-    // Only one of them can have had the tail; now both go on out of sequence.
+    // Both were in the tail; now both go on out of sequence.
     b.write_all_at(&other[2_000_000..], 2_000_000).unwrap();
     a.write_all_at(&rows[100..200], 100).unwrap();
     b.write_all_at(&other[1_500_000..2_000_000], 1_500_000)

@@ -30,19 +30,13 @@ pub(crate) fn give_room(
     let (dtype, row_shape) = (header.dtype(), header.row_shape());
     if let Some(published) = Published::with_len(dtype, row_shape, header.len())? {
         data.write_at(&published.bytes(rows), 0).context(failed)?;
-        return Ok(Layout {
-            form: Form::Published(published),
-            data: data.clone(),
-        });
+        return Ok(Layout::new(Form::Published(published), data.clone()));
     }
     // The rows keep the alignment in the file that they came with, 16 bytes with old writers.
     if let Some(published) = Published::with_len(dtype, row_shape, header.len() + BLOCK)?
         && data.insert_front(BLOCK).context(failed)?
     {
-        let layout = Layout {
-            form: Form::Published(published),
-            data: data.clone(),
-        };
+        let layout = Layout::new(Form::Published(published), data.clone());
         write_inserted(&layout, rows)?;
         return Ok(layout);
     }
@@ -56,10 +50,7 @@ pub(crate) fn give_room(
     folder
         .rename(Path::new(COPY), Path::new(DATA))
         .context(failed)?;
-    Ok(Layout {
-        form: Form::Published(published),
-        data: blob,
-    })
+    Ok(Layout::new(Form::Published(published), blob))
 }
 
 /// Writes the header of `rows` rows into a block that was inserted before the old one. The old one

@@ -23,6 +23,7 @@ use super::disk::{Blob, read_exact_at, read_pieces};
 use super::journal::{AppendError, Attributes, ChunkRecord, Journal, Record};
 use super::staged::Staged;
 use super::tail::{Outcome, Stream, Unborn};
+use super::turns::Tail;
 use super::view::{Form, Layout};
 use super::{Array, DATA, Dataset, agree, clock};
 use crate::error::{Context, Error, Result};
@@ -40,8 +41,8 @@ pub(crate) struct Writer {
     pub(crate) journal: Journal,
     /// The array's header is in the journal.
     pub(crate) array_recorded: bool,
-    /// The chunk that has the tail, or has left bytes there that are still to be moved.
-    pub(crate) stream: Option<Arc<Stream>>,
+    /// The chunks that stream, or have left bytes behind the rows that are still to be moved.
+    pub(crate) tail: Tail,
     pub(crate) unborn: Option<Arc<Unborn>>,
     /// Rows that the journal says have reached the disk.
     pub(crate) durable: u64,
@@ -50,6 +51,15 @@ pub(crate) struct Writer {
     /// Disk and memory may differ: why.
     pub(crate) failed: Option<Error>,
     pub(crate) _lock: Box<dyn super::disk::Lock>,
+}
+
+impl Writer {
+    /// Whether the array to be has the form that this header asks for.
+    pub(crate) fn expects(&self, header: &Header) -> bool {
+        self.unborn.as_ref().is_some_and(|unborn| {
+            agree(header, &unborn.layout).is_ok() && header.dtype() == unborn.layout.dtype()
+        })
+    }
 }
 
 /// A chunk that is about to be committed.
@@ -75,18 +85,33 @@ pub(crate) enum Rows<'a> {
 impl Dataset {
     /// Appends the rows of a chunk and gives them its name. Answers the chunk's id.
     pub(crate) fn commit(&self, chunk: &Candidate<'_>, rows: Rows<'_>) -> Result<u32> {
+        let stream = match &rows {
+            Rows::Stream(stream, _) => Some(*stream),
+            Rows::Memory(_) | Rows::File(_) => None,
+        };
+        if let Some(stream) = stream {
+            self.await_turn(stream)?;
+        }
         let slow = !matches!(rows, Rows::Memory(_));
         let _busy = slow.then(|| self.busy.enter());
-        if let Rows::Stream(stream, _) = rows {
+        if let Some(stream) = stream {
             stream.drain()?;
         }
         let mut guard = self.writer()?;
         let writer = self.usable(&mut guard)?;
         let result = self.commit_locked(writer, chunk, rows);
-        if let Err(error) = &result {
-            self.drop_unborn(writer);
-            if writer.failed.is_some() {
-                log::error!("{}: {error}", self.label());
+        match (&result, stream) {
+            (Ok(_), Some(stream)) => {
+                // What was copied to its place from further behind is still there.
+                self.cut_tail_behind(writer, stream);
+                self.turn.notify_all();
+            }
+            (Ok(_), None) => {}
+            (Err(error), _) => {
+                self.drop_unborn(writer);
+                if writer.failed.is_some() {
+                    log::error!("{}: {error}", self.label());
+                }
             }
         }
         result
@@ -171,30 +196,28 @@ impl Dataset {
         let conversion = conversion.as_ref();
         let own = match rows {
             Rows::Stream(stream, crc) => {
-                let holds_tail = writer
-                    .stream
-                    .take_if(|holder| Arc::ptr_eq(holder, stream))
-                    .is_some();
+                let in_tail = writer.tail.remove(stream) && Arc::ptr_eq(stream.layout(), layout);
+                let base = stream.base()?;
+                // A conversion reads in an order of its own what it must not overwrite before.
+                if in_tail && conversion.is_some() && start < base && base < end {
+                    stream.make_way(&self.folder, u64::MAX);
+                }
                 match stream.take()? {
-                    Outcome::InPlace if holds_tail && Arc::ptr_eq(stream.layout(), layout) => {
+                    Outcome::InPlace if in_tail && base == start => {
                         let body = Body::File(&*layout.data, start, Some(stream.bands()));
                         return conversion.map_or(Ok(crc), |conversion| {
                             self.convert(conversion, body, &*layout.data, start)
                         });
                     }
-                    // It streamed into an array that another took the place of before it was born.
+                    // Further behind, before its turn; or in an array that another took the place
+                    // of before it was born.
                     Outcome::InPlace => None,
                     Outcome::Staged(file) => Some(file),
                 }
             }
             _ => None,
         };
-        if let Some(stream) = &writer.stream
-            && Arc::ptr_eq(stream.layout(), layout)
-            && stream.make_way(&self.folder, end)
-        {
-            writer.stream = None;
-        }
+        writer.tail.make_way(&self.folder, layout, end);
         let header_len = chunk.header.len();
         let body = match (rows, &own) {
             (Rows::Memory(body), _) => Body::Memory(body),
@@ -381,25 +404,22 @@ impl Dataset {
     /// The array to be, in the form that this header asks for. The first commit sets the array's
     /// byte order too, so a chunk of another one has an array of its own to stream into.
     pub(crate) fn unborn(&self, writer: &mut Writer, header: &Header) -> Result<Arc<Unborn>> {
-        if let Some(unborn) = &writer.unborn
-            && agree(header, &unborn.layout).is_ok()
-            && header.dtype() == unborn.layout.dtype()
+        if writer.expects(header)
+            && let Some(unborn) = &writer.unborn
         {
             return Ok(unborn.clone());
         }
         let published = Published::new(header.dtype(), header.row_shape())?;
         let file = Staged::create(&self.folder).context(|| "cannot create data.npy".into())?;
-        let layout = Arc::new(Layout {
-            data: file.shared_blob(),
-            form: Form::Published(published),
-        });
+        let form = Form::Published(published);
+        let layout = Arc::new(Layout::new(form, file.shared_blob()));
         let unborn = Arc::new(Unborn {
             layout,
             file: Mutex::new(Some(file)),
         });
-        // A stream in an array of another form goes on there: its chunk is refused at its commit,
+        // Streams in an array of another form go on there: their chunks are refused at their commits,
         // by the check against the array that came first.
-        writer.stream = None;
+        writer.tail.clear();
         writer.unborn = Some(unborn.clone());
         Ok(unborn)
     }
@@ -450,7 +470,8 @@ enum Body<'a> {
     File(&'a dyn Blob, u64, Option<&'a Bands>),
 }
 
-/// Copies rows that are stored as they came, and sums them up.
+/// Copies rows that are stored as they came, and sums them up. They may come from further behind in
+/// `data`: a piece is read before anything is written that far.
 fn copy_rows(body: Body<'_>, len: u64, data: &dyn Blob, start: u64) -> Result<u32> {
     let (mut crc, mut at) = (0, start);
     let mut put = |rows: &[u8]| {

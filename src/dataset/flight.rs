@@ -1,21 +1,18 @@
-//! Which chunks are in flight, and who has the tail.
+//! Which chunks are in flight.
 
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::bands::Bands;
-use super::commit::{Candidate, Rows, Writer};
+use super::commit::{Candidate, Rows};
 use super::disk::Blob;
 use super::incoming::Abort;
 use super::journal::Attributes;
 use super::judge::{check_len, read_header};
 use super::staged::Staged;
-use super::tail::Stream;
 use super::{Closer, Dataset, Face, Incoming, Rewrite, Writing};
 use crate::error::{Context, Result};
-use crate::npy::Header;
 
 impl Dataset {
     /// Opens the chunk `name` for writing: a new one, or a committed one once more. `truncate` says
@@ -155,89 +152,5 @@ impl Dataset {
 
     pub(super) fn stage(&self) -> Result<Staged> {
         Staged::create(&self.folder).context(|| "cannot make a file in .npyfs/incoming".into())
-    }
-
-    /// The tail for a chunk of this header, if nobody has it; the body will be stored in `bands`.
-    pub(super) fn claim_tail(
-        &self,
-        header: &Header,
-        head: &[u8],
-        bands: Bands,
-        converted: bool,
-    ) -> Result<Option<Arc<Stream>>> {
-        if self.is_busy() {
-            return Ok(None);
-        }
-        let mut guard = self.writer()?;
-        let writer = self.usable(&mut guard)?;
-        writer.stream.take_if(|stream| stream.has_left());
-        if writer.stream.is_some() {
-            return Ok(None);
-        }
-        let (layout, rows, unborn) = match self.array() {
-            Some(array) => (array.layout, array.rows, None),
-            None => {
-                let unborn = self.unborn(writer, header)?;
-                (unborn.layout.clone(), 0, Some(unborn))
-            }
-        };
-        let too_long = || err!(EFBIG, "the array would have more bytes than a file can");
-        let base = layout.offset(rows).ok_or_else(too_long)?;
-        let count = rows.checked_add(header.rows()).ok_or_else(too_long)?;
-        layout.offset(count).ok_or_else(too_long)?;
-        let len = header.body_bytes();
-        layout
-            .data
-            .reserve(base, len)
-            .context(|| format!("no space in the store for a chunk of {len} bytes"))?;
-        let head = head.to_vec();
-        let stream = Stream::new(layout, unborn, base, head, len, bands, converted);
-        writer.stream = Some(stream.clone());
-        Ok(Some(stream))
-    }
-
-    pub(super) fn leave_tail(&self, stream: &Arc<Stream>) -> Result<Staged> {
-        let mut guard = self.writer()?;
-        let file = stream.take_file(&self.folder)?;
-        if let Some(writer) = guard.as_mut() {
-            self.free_tail(writer, stream);
-        }
-        Ok(file)
-    }
-
-    /// The stream's chunk is over: what it left behind the last row is cut off.
-    pub(super) fn end_stream(&self, stream: &Arc<Stream>) {
-        let Ok(mut guard) = self.writer() else {
-            return;
-        };
-        let Some(writer) = guard.as_mut() else {
-            return;
-        };
-        self.free_tail(writer, stream);
-    }
-
-    /// Takes the tail from this stream, if it has it, and gives its space back.
-    fn free_tail(&self, writer: &mut Writer, stream: &Arc<Stream>) {
-        let holds = writer.stream.take_if(|holder| Arc::ptr_eq(holder, stream));
-        if holds.is_none() {
-            return;
-        }
-        self.drop_unborn(writer);
-        if let Some(array) = self.array()
-            && let Some(end) = array.layout.offset(array.rows)
-            && let Err(error) = array.layout.data.set_len(end)
-        {
-            log::warn!(
-                "{}: cannot cut what lies behind the rows of data.npy: {error}",
-                self.label()
-            );
-        }
-    }
-
-    /// Before the first commit the streamed bytes are in a file that nobody else needs.
-    pub(super) fn drop_unborn(&self, writer: &mut Writer) {
-        if writer.stream.is_none() && self.array().is_none() {
-            writer.unborn = None;
-        }
     }
 }

@@ -2,15 +2,16 @@
 //!
 //! The header is judged as soon as its bytes are there, so that a producer hears of a mismatch
 //! from the very `write` that shows it. A body that comes front to back takes the fast path: in
-//! memory if it is small, else straight into the array's tail if nobody else is there. Everything
-//! else is a staged file, and is judged only at close.
+//! memory if it is small, else straight into the array's tail, behind the others that are there, if
+//! they are not too many. Everything else is a staged file, and is judged only at close.
 //!
 //! Two things are kept apart. The *claim* on the name is atomic and says whether this chunk may
 //! still commit: a takeover, an unlink and a commit race for it, and one wins. The *state* is what
 //! was received; its lock is held for as long as a write stores its bytes, so nothing that must
 //! answer at once (`stat`, a takeover) asks for it.
 //!
-//! Lock order: state, then the dataset's writer, then a stream's state. `face` is a leaf.
+//! Lock order: state, then the dataset's writer, then a stream's state, then its array's end of
+//! file. `face` is a leaf.
 
 mod claim;
 mod ending;

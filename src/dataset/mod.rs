@@ -8,7 +8,7 @@
 //! | `disk` | nothing else touches the store |
 //! | `names` | what a name stands for |
 //! | `judge` | what is a whole chunk |
-//! | `flight`, `incoming`, `staged`, `tail` | a chunk in flight, wherever its bytes lie |
+//! | `flight`, `incoming`, `staged`, `tail`, `turns` | a chunk in flight, wherever its bytes lie |
 //! | `coverage` | bytes that nobody wrote are not taken for data |
 //! | `rewrite` | a name is appended once (P3) |
 //! | `commit` | a chunk is in the array as a whole or not at all (P1, P2) |
@@ -23,7 +23,7 @@
 //! | `view`, `lookup` | what was once seen never changes (P4) |
 //! | `events`, `rejected`, `status` | refusals have reasons, and their bytes are kept (P10) |
 //!
-//! Lock order: a chunk's state, `writer`, a stream's state, `in_flight`, `follow`, `catalog`,
+//! Lock order: a chunk's state, `writer`, a stream's state, its layout's `end_of_file`, `in_flight`, `follow`, `catalog`,
 //! `array`, then the log's, the syncs' and the patience, which are leaves.
 
 mod adopt;
@@ -56,13 +56,14 @@ mod staged;
 mod status;
 mod sync;
 mod tail;
+mod turns;
 mod view;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub use catalog::Receipt;
 pub use check::{Report, lost_chunks};
@@ -157,6 +158,8 @@ pub struct Dataset {
     array: RwLock<Option<Array>>,
     catalog: RwLock<catalog::Catalog>,
     writer: Mutex<Option<Writer>>,
+    /// With `writer`: the tail has changed.
+    turn: Condvar,
     follow: Mutex<Follow>,
     owned: AtomicBool,
     busy: Busy,
@@ -237,6 +240,7 @@ impl Dataset {
             array: RwLock::default(),
             catalog: RwLock::default(),
             writer: Mutex::default(),
+            turn: Condvar::new(),
             follow: Mutex::default(),
             owned: AtomicBool::new(false),
             busy: Busy::default(),

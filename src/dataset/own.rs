@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::commit::Writer;
 use super::disk::{self, Open};
 use super::journal::{AppendError, Record};
+use super::turns::Tail;
 use super::{CONTROL, Dataset, LOCK, clock, recovery, sync};
 use crate::error::{Context, Error, Result};
 
@@ -114,7 +115,7 @@ impl Dataset {
         let writer = Writer {
             journal,
             array_recorded: survey.array.is_some(),
-            stream: None,
+            tail: Tail::default(),
             unborn: None,
             durable: survey.durable,
             dirty: true,

@@ -368,10 +368,7 @@ fn read_layout(
         Some(bytes) => recorded_header(bytes)?,
         None => None,
     };
-    let form = |form| Layout {
-        form,
-        data: data.clone(),
-    };
+    let form = |form| Layout::new(form, data.clone());
     match (on_disk, recorded) {
         (Ok((header, bytes)), recorded) => {
             if header.fortran_order() {

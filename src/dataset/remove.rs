@@ -48,8 +48,8 @@ impl Dataset {
         self.folder
             .rename(Path::new(DATA), Path::new(REMOVED))
             .context(|| "cannot remove data.npy".into())?;
-        // A chunk that streams behind its last row goes on there, in a file without a name.
-        writer.stream = None;
+        // Chunks that stream behind its last row go on there, in a file without a name.
+        writer.tail.clear();
         *crate::write(&self.array) = None;
         *self.catalog_mut() = catalog::Catalog::default();
         if let Err(error) = self.begin_anew(writer) {

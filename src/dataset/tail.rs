@@ -1,20 +1,21 @@
-//! The tail: the bytes behind the last committed row, where one chunk at a time may stream.
+//! The tail: the bytes behind the last committed row, where chunks stream.
 //!
-//! A chunk that streams lays its rows where they will stay, so that its commit copies nothing. It
-//! has no right to the place: when another chunk commits meanwhile, the newcomer's rows go there,
-//! and the streamed ones are moved to a file in `.npyfs/incoming/` first. Only as many are moved at
-//! that moment as the newcomer overwrites, so that nobody waits for a large chunk of somebody
-//! else's; the rest follows piece by piece with the streaming chunk's own writes. Until all are
-//! moved no other chunk may stream.
+//! A chunk that streams lays its rows where they will stay, so that its commit copies nothing, if
+//! those ahead of it are committed before ([`turns`](super::turns)). It has no right to the place:
+//! when another chunk commits meanwhile, the newcomer's rows go there, and the streamed ones are
+//! moved to a file in `.npyfs/incoming/` first. Only as many are moved at that moment as the newcomer
+//! overwrites, so that nobody waits for a large chunk of somebody else's; the rest follows piece by
+//! piece with the streaming chunk's own writes.
 //!
 //! A chunk that is to be converted streams too, a Fortran-ordered one in [`Bands`]: its commit
 //! converts it where it lies.
 //!
-//! Lock order: the dataset's writer, then [`Stream`]'s state.
+//! Lock order: the dataset's writer, then [`Stream`]'s state, then its layout's end of file.
 
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use super::bands::Bands;
 use super::disk::{Folder, copy, read_exact_at};
@@ -51,6 +52,7 @@ pub(crate) struct Stream {
     bands: Bands,
     /// The rows are not these bytes: the commit converts them.
     converted: bool,
+    began: Instant,
     state: Mutex<State>,
 }
 
@@ -106,6 +108,7 @@ impl Stream {
             body_len,
             bands,
             converted,
+            began: Instant::now(),
             state: Mutex::new(State {
                 base,
                 streamed: 0,
@@ -134,6 +137,59 @@ impl Stream {
             .map_err(|_| err!(EIO, "a failure inside npyfs ended this chunk's stream"))
     }
 
+    /// How many bytes its body is to have.
+    pub(crate) fn body_len(&self) -> u64 {
+        self.body_len
+    }
+
+    /// Where its body begins, if all that came of it lies in the tail.
+    pub(crate) fn place(&self) -> Option<u64> {
+        let state = self.lock().ok()?;
+        matches!(state.home, Home::Tail).then_some(state.base)
+    }
+
+    /// The end of what it has or is to have in the tail; `None` where that is nothing.
+    pub(crate) fn reach(&self) -> Option<u64> {
+        let state = self.lock().ok()?;
+        match &state.home {
+            Home::Tail => Some(state.base + self.body_len),
+            Home::Displaced { moved, .. } if *moved < state.streamed => {
+                Some(state.base + state.streamed)
+            }
+            Home::Displaced { .. } | Home::Lost(_) | Home::Taken => None,
+        }
+    }
+
+    /// Whether it has or is to have bytes below `end`.
+    pub(crate) fn begins_before(&self, end: u64) -> bool {
+        self.lock().map_or(true, |state| state.base < end)
+    }
+
+    /// How long it will take until all of it has come, if the rest comes as the first part did.
+    pub(crate) fn time_left(&self) -> Option<Duration> {
+        let received = self.lock().ok()?.received;
+        let left = self.body_len.saturating_sub(received) as f64;
+        let share = left / received as f64; // infinite where nothing came
+        Duration::try_from_secs_f64(self.began.elapsed().as_secs_f64() * share).ok()
+    }
+
+    /// Reserves the space for what is still to come, where that is to be in the tail.
+    pub(crate) fn reserve(&self) -> io::Result<()> {
+        let missing = self.lock().ok().and_then(|state| match state.home {
+            Home::Tail => Some(state.streamed..self.body_len),
+            _ => None,
+        });
+        match (missing, self.base()) {
+            (Some(missing), Ok(base)) => {
+                let len = missing.end.saturating_sub(missing.start);
+                // A failure gives back what was got.
+                let _end = crate::write(&self.layout.end_of_file);
+                self.layout.data.reserve(base + missing.start, len)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Stores the next bytes of the body, which begin at `offset` in it.
     pub(crate) fn write(&self, data: &[u8], offset: u64) -> Result<()> {
         let mut state = self.lock()?;
@@ -147,6 +203,7 @@ impl Stream {
             Home::Tail => self
                 .bands
                 .scatter(offset, data, &mut |at, bytes| {
+                    let _end = crate::read(&self.layout.end_of_file);
                     self.layout.data.write_at(bytes, *base + at)?;
                     *streamed = (*streamed).max(at + bytes.len() as u64);
                     Ok(())
@@ -164,6 +221,7 @@ impl Stream {
                                 if in_file {
                                     file.blob().write_at(bytes, self.head.len() as u64 + at)
                                 } else {
+                                    let _end = crate::read(&self.layout.end_of_file);
                                     self.layout.data.write_at(bytes, *base + at)
                                 }
                             })
@@ -257,7 +315,10 @@ impl Stream {
         let file = Staged::create(folder)?;
         file.blob().write_at(&self.head, 0)?;
         // The space behind the tail was reserved for this chunk, which needs it here now.
-        self.layout.data.unreserve()?;
+        {
+            let _end = crate::write(&self.layout.end_of_file);
+            self.layout.data.unreserve()?;
+        }
         file.blob()
             .reserve(0, self.head.len() as u64 + self.body_len)?;
         Ok(file)
@@ -331,12 +392,6 @@ impl Stream {
             Home::Lost(error) => Err(error.clone()),
             Home::Tail | Home::Taken => Ok(()),
         }
-    }
-
-    /// Whether the chunk's bytes have to be copied at its commit.
-    pub(crate) fn is_displaced(&self) -> bool {
-        self.lock()
-            .is_ok_and(|state| matches!(state.home, Home::Displaced { .. }))
     }
 
     /// Ends the stream for its own chunk's commit. Called with the writer locked.

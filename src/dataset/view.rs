@@ -4,7 +4,7 @@
 //! written once, behind all that any view covers.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use super::disk::{Blob, read_exact_at};
 use crate::error::{Context, Result};
@@ -25,9 +25,20 @@ pub(crate) enum Form {
 pub(crate) struct Layout {
     pub(crate) form: Form,
     pub(crate) data: Arc<dyn Blob>,
+    /// Read by whoever writes behind the rows without the writer, for as long as that takes: the end
+    /// of the file does not move then. Written by whoever gives back what is reserved behind it.
+    pub(crate) end_of_file: RwLock<()>,
 }
 
 impl Layout {
+    pub(crate) fn new(form: Form, data: Arc<dyn Blob>) -> Self {
+        Self {
+            form,
+            data,
+            end_of_file: RwLock::new(()),
+        }
+    }
+
     pub(crate) fn dtype(&self) -> &Dtype {
         match &self.form {
             Form::Published(header) => header.dtype(),

@@ -242,7 +242,9 @@ impl Incoming {
                 // An incomplete one may be refused, and moved to where its bytes are kept.
                 (Phase::Open, Body::Stream(stream)) => {
                     let whole = state.header.as_ref().map(Header::file_bytes);
-                    stream.is_displaced() || stream.is_converted() || whole != Some(state.len)
+                    stream.is_converted()
+                        || whole != Some(state.len)
+                        || self.dataset.is_out_of_turn(stream)
                 }
                 (Phase::Open, Body::Memory { .. }) => false,
                 _ => false,

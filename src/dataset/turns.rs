@@ -1,0 +1,299 @@
+//! Turns: which chunks stream in the tail, one behind the other, and whose turn it is to commit.
+//!
+//! Each chunk that streams is given the room behind all others that do, as much as its header says.
+//! If they are committed in that order, none of them is ever copied. One that is complete before
+//! those ahead of it waits for them if it has reason to believe that they will be sooner done than a
+//! copy would be, and no longer than a copy would take; else its commit moves it to its place, and
+//! whoever has that place is displaced.
+//!
+//! All streams of a [`Tail`] have one layout. Lock order: the dataset's writer, then a stream's
+//! state.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Dataset;
+use super::bands::Bands;
+use super::commit::Writer;
+use super::disk::Folder;
+use super::staged::Staged;
+use super::tail::Stream;
+use super::view::Layout;
+use crate::error::{Error, Result};
+use crate::npy::Header;
+
+/// Chunks that stream at once; the others are staged.
+pub(crate) const MOST_STREAMS: usize = 8;
+
+/// Bytes that are copied in a second, within a factor of two on most machines.
+const COPY_RATE: u64 = 1 << 30;
+/// No chunk waits longer for its turn, however large it is.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// How often whoever waits looks whether that still makes sense.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Worker threads that may wait at once, in all datasets: those that they wait for need some too.
+const MOST_WAITING: usize = 6;
+
+/// The chunks that have bytes behind the last row or are to have them, by their places there.
+#[derive(Debug, Default)]
+pub(crate) struct Tail {
+    streams: Vec<Arc<Stream>>,
+}
+
+impl Tail {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.streams.is_empty()
+    }
+
+    /// The streams lose their places: their array is not the dataset's any more.
+    pub(crate) fn clear(&mut self) {
+        self.streams.clear();
+    }
+
+    /// Whether `stream` was in the tail; it is not any more.
+    pub(crate) fn remove(&mut self, stream: &Arc<Stream>) -> bool {
+        let before = self.streams.len();
+        self.streams.retain(|other| !Arc::ptr_eq(other, stream));
+        self.streams.len() < before
+    }
+
+    /// Has all that lies below `end` moved out of the way of a commit. A failure is the moved
+    /// chunk's own.
+    pub(crate) fn make_way(&mut self, folder: &Arc<dyn Folder>, layout: &Arc<Layout>, end: u64) {
+        let is_clear = |stream: &Arc<Stream>| {
+            Arc::ptr_eq(stream.layout(), layout)
+                && stream.begins_before(end)
+                && stream.make_way(folder, end)
+        };
+        let before = self.streams.len();
+        self.streams.retain(|stream| !is_clear(stream));
+        if self.streams.len() < before {
+            self.reserve_again();
+        }
+    }
+
+    /// One that gives back what it reserved gives back the others' too.
+    fn reserve_again(&self) {
+        for stream in &self.streams {
+            // It was a promise that space will not run out late, and is one no more.
+            if let Err(error) = stream.reserve() {
+                log::debug!("cannot reserve a stream's space again: {error}");
+            }
+        }
+    }
+
+    /// The end of what is taken of the backing file, which is `end` if nobody is in the tail.
+    fn reach(&self, end: u64) -> u64 {
+        let reaches = self.streams.iter().filter_map(|stream| stream.reach());
+        reaches.fold(end, u64::max)
+    }
+
+    /// Whether `stream`, which is complete, had better wait until those ahead of it are committed
+    /// from `end` on, where copying it would take as long as `copy`.
+    fn is_worth_waiting(&self, stream: &Arc<Stream>, end: u64, copy: Duration) -> bool {
+        let Some(base) = stream.place().filter(|&base| base > end) else {
+            return false;
+        };
+        let mut at = end;
+        let mut places: Vec<_> = self
+            .streams
+            .iter()
+            .filter_map(|ahead| Some((ahead.place()?, ahead)))
+            .filter(|&(place, _)| place < base)
+            .collect();
+        places.sort_by_key(|&(place, _)| place);
+        for (place, ahead) in places {
+            let soon = ahead.time_left().is_some_and(|left| left <= copy);
+            if place != at || !soon {
+                return false;
+            }
+            at += ahead.body_len();
+        }
+        at == base
+    }
+}
+
+/// One of those who wait.
+struct Waiting;
+
+impl Waiting {
+    fn begin() -> Option<Waiting> {
+        let more = |waiting| (waiting < MOST_WAITING).then_some(waiting + 1);
+        let counted = WAITING.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        counted.is_ok().then_some(Waiting)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+impl Dataset {
+    /// Room in the tail for a chunk of this header, unless too many have some; the body will be
+    /// stored in `bands`.
+    pub(super) fn claim_tail(
+        &self,
+        header: &Header,
+        head: &[u8],
+        bands: Bands,
+        converted: bool,
+    ) -> Result<Option<Arc<Stream>>> {
+        if self.is_busy() {
+            return Ok(None);
+        }
+        let mut guard = self.writer()?;
+        let writer = self.usable(&mut guard)?;
+        writer.tail.streams.retain(|stream| !stream.has_left());
+        if writer.tail.streams.len() >= MOST_STREAMS {
+            return Ok(None);
+        }
+        let (layout, rows, unborn) = match self.array() {
+            Some(array) => (array.layout, array.rows, None),
+            // Two that disagree on the array to be: the second is judged when the first is there.
+            None if !writer.tail.is_empty() && !writer.expects(header) => return Ok(None),
+            None => {
+                let unborn = self.unborn(writer, header)?;
+                (unborn.layout.clone(), 0, Some(unborn))
+            }
+        };
+        let too_long = || err!(EFBIG, "the array would have more bytes than a file can");
+        let end = layout.offset(rows).ok_or_else(too_long)?;
+        let base = writer.tail.reach(end);
+        let len = header.body_bytes();
+        base.checked_add(len)
+            .filter(|&end| i64::try_from(end).is_ok())
+            .ok_or_else(too_long)?;
+        let head = head.to_vec();
+        let stream = Stream::new(layout, unborn, base, head, len, bands, converted);
+        if let Err(error) = stream.reserve() {
+            writer.tail.reserve_again();
+            let what = format!("no space in the store for a chunk of {len} bytes");
+            return Err(Error::io(error, what));
+        }
+        writer.tail.streams.push(stream.clone());
+        Ok(Some(stream))
+    }
+
+    pub(super) fn leave_tail(&self, stream: &Arc<Stream>) -> Result<Staged> {
+        let mut guard = self.writer()?;
+        let file = stream.take_file(&self.folder)?;
+        if let Some(writer) = guard.as_mut() {
+            self.free_tail(writer, stream);
+        }
+        Ok(file)
+    }
+
+    /// The stream's chunk is over: what it left behind the last row is cut off.
+    pub(super) fn end_stream(&self, stream: &Arc<Stream>) {
+        let Ok(mut guard) = self.writer() else {
+            return;
+        };
+        let Some(writer) = guard.as_mut() else {
+            return;
+        };
+        self.free_tail(writer, stream);
+    }
+
+    /// Takes its place from this stream, if it has one, and gives the space back.
+    fn free_tail(&self, writer: &mut Writer, stream: &Arc<Stream>) {
+        if writer.tail.remove(stream) {
+            self.drop_unborn(writer);
+            self.cut_tail(writer);
+            self.turn.notify_all();
+        }
+    }
+
+    /// As [`Dataset::cut_tail`], if this stream, which was committed, lay behind what are rows now.
+    pub(super) fn cut_tail_behind(&self, writer: &Writer, stream: &Stream) {
+        if let (Ok(base), Some(end)) = (stream.base(), self.next_row_at(stream.layout()))
+            && base + stream.body_len() > end
+        {
+            self.cut_tail(writer);
+        }
+    }
+
+    /// Cuts off what is behind the rows and belongs to no chunk in flight.
+    pub(super) fn cut_tail(&self, writer: &Writer) {
+        let Some(array) = self.array() else {
+            return;
+        };
+        let Some(end) = array.layout.offset(array.rows) else {
+            return;
+        };
+        let data = &array.layout.data;
+        let cut = || {
+            let end = writer.tail.reach(end);
+            // Also what was reserved behind the end of the file, if nobody else needs that.
+            if writer.tail.is_empty() || data.len()? > end {
+                data.set_len(end)?;
+                writer.tail.reserve_again();
+            }
+            Ok(())
+        };
+        let cut: std::io::Result<()> = cut();
+        if let Err(error) = cut {
+            log::warn!(
+                "{}: cannot cut what lies behind the rows of data.npy: {error}",
+                self.label()
+            );
+        }
+    }
+
+    /// Before the first commit the streamed bytes are in a file that nobody else needs.
+    pub(super) fn drop_unborn(&self, writer: &mut Writer) {
+        if writer.tail.is_empty() && self.array().is_none() {
+            writer.unborn = None;
+        }
+    }
+
+    /// Where the next commit puts its rows, in an array of this layout.
+    fn next_row_at(&self, layout: &Arc<Layout>) -> Option<u64> {
+        match self.array() {
+            Some(array) if Arc::ptr_eq(&array.layout, layout) => layout.offset(array.rows),
+            Some(_) => None,
+            None => layout.offset(0),
+        }
+    }
+
+    /// Whether a stream's commit has something to wait for or to copy.
+    pub(super) fn is_out_of_turn(&self, stream: &Stream) -> bool {
+        stream.place() != self.next_row_at(stream.layout())
+    }
+
+    /// Waits for this stream's turn, where that is likely to come sooner than a copy would be done.
+    pub(super) fn await_turn(&self, stream: &Arc<Stream>) -> Result<()> {
+        let copy = Duration::from_nanos(
+            stream.body_len().saturating_mul(1_000_000_000 / 1024) / (COPY_RATE / 1024),
+        )
+        .min(LONGEST_WAIT);
+        if !self.is_out_of_turn(stream) {
+            return Ok(());
+        }
+        let Some(_waiting) = Waiting::begin() else {
+            return Ok(());
+        };
+        let start = Instant::now();
+        let mut guard = self.writer()?;
+        loop {
+            let left = copy.saturating_sub(start.elapsed());
+            let worth_it = match (guard.as_ref(), self.next_row_at(stream.layout())) {
+                (Some(writer), Some(end)) => writer.tail.is_worth_waiting(stream, end, left),
+                _ => false,
+            };
+            if left.is_zero() || !worth_it {
+                return Ok(());
+            }
+            (guard, _) = self
+                .turn
+                .wait_timeout(guard, left.min(LOOK_EVERY))
+                .map_err(|_: PoisonError<_>| {
+                    err!(EIO, "a failure inside npyfs ended this chunk's stream")
+                })?;
+        }
+    }
+}

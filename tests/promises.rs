@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::scope;
+use std::thread::{scope, sleep};
 use std::time::Duration;
 
 use common::{
@@ -408,6 +408,62 @@ fn p4_an_open_is_a_snapshot() {
 fn p4_an_open_is_a_snapshot_when_cached() {
     require!(fuse, python);
     p4_snapshots(&Mount::builder().words("cached").start());
+}
+
+/// Each open in a thread of its own, all at once: what one of them learns of the array's size must
+/// not reach another's snapshot.
+fn p4_many_readers(mount: &Mount) {
+    let dataset = mount.path("run7");
+    fs::create_dir(&dataset).unwrap();
+    put(&dataset.join("first.npy"), &counted(0, 1)).unwrap();
+    let data = dataset.join("data.npy");
+    let stop = AtomicBool::new(false);
+    scope(|scope| {
+        let readers: Vec<_> = (0..6)
+            .map(|_| {
+                scope.spawn(|| {
+                    let (mut opens, mut last) = (0, 0);
+                    let mut bytes = vec![0; 1 << 20];
+                    while !stop.load(Ordering::Relaxed) {
+                        let file = File::open(&data).unwrap();
+                        let before = file.metadata().unwrap().len();
+                        let read = file.read_at(&mut bytes, 0).unwrap();
+                        let rows = row_numbers(&bytes[..read]).len() as u64;
+                        assert_eq!(read as u64, 128 + rows * ROW as u64, "its header's rows");
+                        assert_eq!(before, read as u64, "the size before it was read");
+                        assert_eq!(file.metadata().unwrap().len(), before, "and after");
+                        assert!(rows >= last, "{rows} rows after {last}");
+                        (opens, last) = (opens + 1, rows);
+                        // Some go on while others open.
+                        if opens % 5 == 0 {
+                            sleep(Duration::from_millis(2));
+                            assert_eq!(file.metadata().unwrap().len(), before);
+                        }
+                    }
+                    opens
+                })
+            })
+            .collect();
+        for n in 1..3000 {
+            put(&dataset.join(format!("{n}.npy")), &counted(n, 1)).unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+        for reader in readers {
+            assert!(reader.join().unwrap() > 50);
+        }
+    });
+}
+
+#[test]
+fn p4_readers_that_open_at_once_have_their_own_snapshots() {
+    require!(fuse);
+    p4_many_readers(&Mount::new());
+}
+
+#[test]
+fn p4_readers_that_open_at_once_have_their_own_snapshots_when_cached() {
+    require!(fuse);
+    p4_many_readers(&Mount::builder().words("cached").start());
 }
 
 #[test]

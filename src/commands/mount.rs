@@ -77,14 +77,11 @@ fn build(plan: &Plan, tuning: &Tuning) -> npyfs::Result<Served<Adapter>> {
         remembered: tuning.remembered.unwrap_or(REMEMBERED),
     };
     let fs = Fs::new(store, options)?;
-    let attached = fs.clone();
     let filesystem = Adapter::new(fs.clone());
     let connect = filesystem.connect();
     Ok(Served {
         filesystem,
-        attach: Box::new(move |notifier, device| {
-            attached.set_kernel(connect(notifier, device));
-        }),
+        attach: Box::new(connect),
         close: Box::new(move || fs.close()),
     })
 }

@@ -13,8 +13,10 @@ use crate::error::Result;
 /// Something open.
 #[derive(Debug)]
 pub(crate) enum Handle {
-    /// The array, a slice or a committed chunk, for reading.
+    /// A committed chunk, for reading.
     View(View),
+    /// The array or a slice, as the node of this number has it.
+    Version(View, u64),
     /// A chunk, for writing.
     Chunk(Chunk),
     /// An ordinary file, or one of `.npyfs`.

@@ -15,11 +15,12 @@ use crate::error::{Context, Result};
 use crate::store;
 
 impl Fs {
-    /// What a name in a directory stands for now. The answer counts as one lookup of its inode.
+    /// What a name in a directory stands for now. The answer, which is for `thread`, counts as one
+    /// lookup of its inode.
     ///
     /// # Errors
     /// `ENOENT`, and those of the store.
-    pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Attr> {
+    pub fn lookup(&self, parent: u64, name: &OsStr, thread: u32) -> Result<Attr> {
         let dir = self.nodes.get(parent)?;
         if let Kind::Control(control) = &dir.kind {
             return self.lookup_control(&dir, control, name);
@@ -33,11 +34,11 @@ impl Fs {
             }
             dataset::Kind::Array if dir != ROOT => {
                 let view = self.dataset(dir)?.snapshot()?.ok_or_else(missing)?;
-                self.view_entry(dir, name, view)
+                self.view_entry(dir, name, view, thread)
             }
             dataset::Kind::Slice { start, stop } if dir != ROOT => {
                 let view = self.dataset(dir)?.slice(start, stop)?.ok_or_else(missing)?;
-                self.view_entry(dir, name, view)
+                self.view_entry(dir, name, view, thread)
             }
             dataset::Kind::Array | dataset::Kind::Slice { .. } => Err(missing()),
             kind => {
@@ -65,9 +66,9 @@ impl Fs {
         }
     }
 
-    fn view_entry(&self, dir: u64, name: &OsStr, view: View) -> Result<Attr> {
+    fn view_entry(&self, dir: u64, name: &OsStr, view: View, thread: u32) -> Result<Attr> {
         let mut attr = self.view_attr(dir, &view)?;
-        attr.node = self.nodes.version(dir, name, view);
+        attr.node = self.nodes.version(dir, name, view, thread);
         attr.ino = shown_number(dir, name);
         Ok(attr)
     }
@@ -121,11 +122,11 @@ impl Fs {
             .map(|stat| file_attr(&stat)))
     }
 
-    /// The attributes of an inode.
+    /// The attributes of an inode, for `thread`.
     ///
     /// # Errors
     /// `ESTALE` where its name is gone, and those of the store.
-    pub fn getattr(&self, ino: u64) -> Result<Attr> {
+    pub fn getattr(&self, ino: u64, thread: u32) -> Result<Attr> {
         let node = self.nodes.get(ino)?;
         let attr = match &node.kind {
             Kind::Dir => {
@@ -140,6 +141,7 @@ impl Fs {
         let mut attr = attr.numbered(ino);
         if let Kind::Array(_) = node.kind {
             attr.ino = shown_number(node.parent, &node.name);
+            self.nodes.tell(ino, thread);
         }
         Ok(attr)
     }

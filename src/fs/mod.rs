@@ -77,14 +77,20 @@ pub struct Fs {
     ticker: Mutex<Option<Sender<()>>>,
 }
 
-/// What the filesystem asks of the kernel by itself. The kernel may send requests before it answers,
-/// so only a worker thread may ask.
+/// What the filesystem asks of the kernel by itself. Where the kernel may send requests before it
+/// answers, only a worker thread may ask.
 pub trait Kernel: std::fmt::Debug + Send + Sync {
     /// Has it write back what mappings of an inode have changed.
     ///
     /// # Errors
     /// The kernel's.
     fn write_back(&self, ino: u64) -> io::Result<()>;
+    /// Has it forget an inode's attributes, and whatever it was told of them but has not taken in yet.
+    /// Any thread may ask.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn forget_attributes(&self, ino: u64) -> io::Result<()>;
     /// Has it forget those of these inodes that are not in use.
     ///
     /// # Errors
@@ -230,6 +236,13 @@ impl Fs {
             });
         }
         node
+    }
+
+    /// Says whether the kernel caches no pages of arrays, which helps only where there is a way to it.
+    /// To be taken back before it caches any.
+    pub fn set_uncached(&self, uncached: bool) {
+        self.nodes
+            .set_uncached(uncached && self.kernel.get().is_some());
     }
 
     /// How the mount behaves.

@@ -3,8 +3,10 @@
 //! A node lives as long as the kernel remembers it: each lookup that is answered counts one, and a
 //! forget takes them back. A directory entry's node is its place (parent and name), not its
 //! content: a chunk keeps its number from creation through commit. The live array is the opposite:
-//! each version has a node of its own, which never changes, and only `stat` shows one number for
-//! all of them.
+//! each version has a node of its own, which does not change while anybody has it open, and only
+//! `stat` shows one number for all of them. Where the kernel caches no pages of arrays, a version that
+//! nobody has open may become the next one: whoever looks it up finds the node that the kernel has
+//! under that name, and need not wait for the directory, which is locked while a chunk is created.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
@@ -14,7 +16,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use crate::dataset::{Dataset, View};
+use crate::dataset::{DATA, Dataset, View};
 use crate::error::Result;
 
 /// The root's number, by the kernel's convention.
@@ -94,6 +96,44 @@ fn version<'a>(dir: u64, name: &'a OsStr, view: &View) -> Key<'a> {
 struct Slot {
     node: Node,
     lookups: u64,
+    /// How often it is open, as a version of an array.
+    opens: u32,
+    /// Who was told its attributes, as a version of an array.
+    told: Told,
+}
+
+/// To whom the attributes of a version were told that the kernel may have, or be about to have. It
+/// drops an answer that was overtaken by another, but nothing orders an answer and an open: only a
+/// thread that asks alone has the answer before it opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nobody,
+    /// This thread alone.
+    One(u32),
+    Several,
+}
+
+impl Told {
+    /// `thread` is 0 for those whose number the kernel cannot say.
+    fn and(self, thread: u32) -> Self {
+        match self {
+            _ if thread == 0 => Told::Several,
+            Told::Nobody => Told::One(thread),
+            Told::One(other) if other == thread => self,
+            Told::One(_) | Told::Several => Told::Several,
+        }
+    }
+}
+
+impl Slot {
+    fn new(node: Node) -> Self {
+        Self {
+            node,
+            lookups: 1,
+            opens: 0,
+            told: Told::Nobody,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -104,6 +144,10 @@ struct Table {
     hasher: DefaultHashBuilder,
     /// Of directories that were used: saves opening them by their paths.
     datasets: HashMap<u64, Weak<Dataset>>,
+    /// Of each directory, the newest version of its array.
+    newest: HashMap<u64, u64>,
+    /// The kernel has no pages of arrays: a version may become another while it is not open.
+    uncached: bool,
     /// The files, oldest first, that the kernel was not asked to forget yet.
     files: VecDeque<u64>,
     next: u64,
@@ -145,6 +189,38 @@ impl Table {
         }
     }
 
+    fn tell(&mut self, ino: u64, thread: u32) {
+        if let Some(slot) = self.slots.get_mut(&ino) {
+            slot.told = slot.told.and(thread);
+        }
+    }
+
+    /// Has the newest version of a directory's array, if nobody has it open, become `view`.
+    fn advance(&mut self, dir: u64, view: &Arc<View>) {
+        let Some(&ino) = self.newest.get(&dir) else {
+            return;
+        };
+        let may_become = |slot: &Slot| match &slot.node.kind {
+            Kind::Array(old) => {
+                slot.opens == 0
+                    && !slot.node.gone
+                    && old.backing().1 == view.backing().1
+                    && old.rows() < view.rows()
+            }
+            _ => false,
+        };
+        if !self.slots.get(&ino).is_some_and(may_become)
+            || self.number(&version(dir, OsStr::new(DATA), view)).is_some()
+        {
+            return;
+        }
+        self.unindex(ino);
+        if let Some(slot) = self.slots.get_mut(&ino) {
+            slot.node.kind = Kind::Array(view.clone());
+        }
+        self.index(ino);
+    }
+
     fn remove(&mut self, key: &Key<'_>) -> Option<u64> {
         let ino = self.number(key)?;
         self.unindex(ino);
@@ -182,13 +258,14 @@ impl Nodes {
             gone: false,
         };
         let mut slots = HashMap::default();
-        let (node, lookups) = (root, 1);
-        slots.insert(ROOT, Slot { node, lookups });
+        slots.insert(ROOT, Slot::new(root));
         let table = Table {
             slots,
             numbers: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
             datasets: HashMap::new(),
+            newest: HashMap::new(),
+            uncached: false,
             files: VecDeque::new(),
             next: ROOT + 1,
         };
@@ -216,11 +293,11 @@ impl Nodes {
         }
         let ino = table.next;
         table.next += 1;
-        let (node, lookups) = (make(ino), 1);
+        let node = make(ino);
         if matches!(node.kind, Kind::Entry) {
             table.files.push_back(ino);
         }
-        table.slots.insert(ino, Slot { node, lookups });
+        table.slots.insert(ino, Slot::new(node));
         table.index(ino);
         ino
     }
@@ -280,17 +357,58 @@ impl Nodes {
         })
     }
 
-    /// The number of a version of the array, or of a slice of one.
-    pub(crate) fn version(&self, dir: u64, name: &OsStr, view: View) -> u64 {
+    /// Whether the kernel caches pages of arrays. Once it does, it may have some for good.
+    pub(crate) fn set_uncached(&self, uncached: bool) {
+        crate::lock(&self.table).uncached = uncached;
+    }
+
+    /// The number of a version of the array, or of a slice of one, which `thread` is told of.
+    pub(crate) fn version(&self, dir: u64, name: &OsStr, view: View, thread: u32) -> u64 {
         let mut table = crate::lock(&self.table);
         let view = Arc::new(view);
-        Self::look_up(&mut table, &version(dir, name, &view.clone()), |ino| Node {
+        if table.uncached && name == DATA {
+            table.advance(dir, &view);
+        }
+        let ino = Self::look_up(&mut table, &version(dir, name, &view.clone()), |ino| Node {
             ino,
             parent: dir,
             name: name.into(),
             kind: Kind::Array(view),
             gone: false,
-        })
+        });
+        if name == DATA {
+            table.newest.insert(dir, ino);
+        }
+        table.tell(ino, thread);
+        ino
+    }
+
+    /// `thread` is told the attributes of a node.
+    pub(crate) fn tell(&self, ino: u64, thread: u32) {
+        crate::lock(&self.table).tell(ino, thread);
+    }
+
+    /// Opens a version of the array or of a slice, which stays as it is until it is closed. `true`: the
+    /// kernel may have the attributes of another version, or be about to.
+    pub(crate) fn open_version(&self, ino: u64, thread: u32) -> Result<(View, bool)> {
+        let mut table = crate::lock(&self.table);
+        let uncached = table.uncached;
+        if let Some(slot) = table.slots.get_mut(&ino)
+            && let Kind::Array(view) = &slot.node.kind
+        {
+            slot.opens += 1;
+            let doubtful = uncached && slot.told.and(thread) != Told::One(thread);
+            slot.told = Told::Nobody.and(thread);
+            return Ok((View::clone(view), doubtful));
+        }
+        Err(err!(ESTALE, "inode {ino} is no version of an array"))
+    }
+
+    /// One open less.
+    pub(crate) fn close_version(&self, ino: u64) {
+        if let Some(slot) = crate::lock(&self.table).slots.get_mut(&ino) {
+            slot.opens = slot.opens.saturating_sub(1);
+        }
     }
 
     /// The kernel forgets `count` lookups.
@@ -306,7 +424,11 @@ impl Nodes {
         if !slot.node.gone {
             table.unindex(ino);
         }
-        table.slots.remove(&ino);
+        if let Some(slot) = table.slots.remove(&ino)
+            && table.newest.get(&slot.node.parent) == Some(&ino)
+        {
+            table.newest.remove(&slot.node.parent);
+        }
         table.datasets.remove(&ino);
     }
 
@@ -399,6 +521,62 @@ mod tests {
         assert!(nodes.get(ino).is_err());
         assert_ne!(nodes.named(ROOT, name, false), ino);
         assert_eq!(nodes.len(), 2);
+    }
+
+    /// A dataset's array after each of `n` chunks.
+    fn versions(n: u64) -> (tempfile::TempDir, Vec<View>) {
+        let dir = tempfile::tempdir().unwrap();
+        let dataset = Dataset::open(dir.path(), crate::DatasetOptions::default()).unwrap();
+        let mut chunk = crate::npy::Header::encode(&"<u8".parse().unwrap(), &[1]).unwrap();
+        chunk.extend([7; 8]);
+        let version = |n| {
+            dataset.append(format!("{n}.npy"), &chunk).unwrap();
+            dataset.snapshot().unwrap().unwrap()
+        };
+        let versions = (0..n).map(version).collect();
+        (dir, versions)
+    }
+
+    #[test]
+    fn a_version_becomes_the_next_only_while_nobody_has_it_open() {
+        let (_dir, views) = versions(4);
+        let nodes = Nodes::new(REMEMBERED);
+        let look_up = |n: usize| nodes.version(9, OsStr::new(DATA), views[n].clone(), 5);
+        let rows = |ino| match nodes.get(ino).unwrap().kind {
+            Kind::Array(view) => view.rows(),
+            other => panic!("{other:?}"),
+        };
+        let first = look_up(0);
+        assert_ne!(look_up(1), first, "pages may be cached");
+        nodes.set_uncached(true);
+        let second = look_up(1);
+        assert_eq!(look_up(2), second);
+        assert_eq!(rows(second), 3);
+        assert_ne!(look_up(0), second, "it never goes back");
+        let newest = look_up(2);
+        nodes.open_version(newest, 5).unwrap();
+        assert_ne!(look_up(3), newest);
+        assert_eq!(rows(newest), 3);
+        nodes.close_version(newest);
+        assert_eq!(rows(newest), 3, "whoever looked it up may open it yet");
+    }
+
+    #[test]
+    fn the_kernel_is_sure_of_a_version_only_where_one_thread_asks_alone() {
+        let (_dir, views) = versions(1);
+        let nodes = Nodes::new(REMEMBERED);
+        nodes.set_uncached(true);
+        let look_up = |thread| nodes.version(9, OsStr::new(DATA), views[0].clone(), thread);
+        let doubtful = |ino, thread| nodes.open_version(ino, thread).unwrap().1;
+        let ino = look_up(5);
+        assert!(!doubtful(ino, 5));
+        look_up(6);
+        assert!(doubtful(ino, 6), "5 may not have its answer yet");
+        assert!(!doubtful(ino, 6), "it was forgotten then");
+        nodes.tell(ino, 5);
+        assert!(doubtful(ino, 5));
+        look_up(0);
+        assert!(doubtful(ino, 0), "nobody knows who 0 is");
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl Fs {
                 };
                 let path = self.path(dir, name)?;
                 let file = self.store.create(&path, flags, &maker)?;
-                let attr = self.lookup(parent, name)?;
+                let attr = self.lookup(parent, name, caller.pid)?;
                 let opened = self.opened_file(attr.ino, file, flags);
                 Ok((attr, opened))
             }
@@ -88,7 +88,7 @@ impl Fs {
         })
     }
 
-    fn opened_chunk(&self, dataset: &dataset::Dataset, view: dataset::View) -> Opened {
+    fn opened_chunk(&self, dataset: &dataset::Dataset, view: View) -> Opened {
         // The pages of an inode are shared by all who have it open, and a reused name has one inode.
         let mode = if dataset.reuses_names() {
             Mode::Direct
@@ -122,20 +122,32 @@ impl Fs {
         match &node.kind {
             Kind::Dir => Err(err!(EISDIR, "{} is a directory", node.name.display())),
             Kind::Array(_) if write => Err(own_name(&node.name)),
-            Kind::Array(view) => {
+            Kind::Array(_) => {
+                let view = self.open_version(ino, caller)?;
                 let mode =
                     if view.is_backing_prefix() && is_array(&node.name) && !self.options.cached {
-                        Mode::Passthrough(View::clone(view))
+                        Mode::Passthrough(view.clone())
                     } else {
                         Mode::Kept
                     };
-                let fh = self.handles.insert(Handle::View(View::clone(view)));
+                let fh = self.handles.insert(Handle::Version(view, ino));
                 Ok(Opened { fh, mode })
             }
             Kind::Control(_) if write => Err(err!(EPERM, ".npyfs is npyfs's own")),
             Kind::Control(control) => self.open_control(&node, control),
             Kind::Entry => self.open_entry(&node, flags, write, caller),
         }
+    }
+
+    fn open_version(&self, ino: u64, caller: &Caller) -> Result<View> {
+        let (view, doubtful) = self.nodes.open_version(ino, caller.pid)?;
+        if doubtful && let Some(kernel) = self.kernel.get() {
+            kernel
+                .forget_attributes(ino)
+                .inspect_err(|_| self.nodes.close_version(ino))
+                .context(|| "cannot have the kernel forget the array's size".into())?;
+        }
+        Ok(view)
     }
 
     fn open_entry(&self, node: &Node, flags: i32, write: bool, caller: &Caller) -> Result<Opened> {
@@ -259,7 +271,7 @@ impl Fs {
     /// `EBADF`, the refusal of a chunk, and those of the store.
     pub fn read(&self, fh: u64, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         match &*self.handles.get(fh)? {
-            Handle::View(view) => view.read_at(buffer, offset),
+            Handle::View(view) | Handle::Version(view, _) => view.read_at(buffer, offset),
             Handle::File(open) => read_file(&open.file, offset, buffer),
             Handle::Text(text) => {
                 let text = text.read(offset, buffer.len())?;
@@ -307,7 +319,7 @@ impl Fs {
                     Ok(())
                 }
             },
-            Handle::View(_) | Handle::Text(_) | Handle::Dir(_) => {
+            Handle::View(_) | Handle::Version(..) | Handle::Text(_) | Handle::Dir(_) => {
                 Err(err!(EBADF, "handle {fh} is not open for writing"))
             }
         }
@@ -411,7 +423,7 @@ impl Fs {
                 return Ok(None);
             }
             Handle::Text(_) => return Ok(None),
-            Handle::Chunk(_) | Handle::View(_) | Handle::Dir(_) => {}
+            Handle::Chunk(_) | Handle::View(_) | Handle::Version(..) | Handle::Dir(_) => {}
         }
         let node = self.nodes.get(ino)?;
         Ok(Some(self.dataset(node.parent)?))
@@ -445,6 +457,9 @@ impl Fs {
     /// `EBADF`.
     pub fn release(&self, fh: u64) -> Result<()> {
         let handle = self.handles.remove(fh)?;
+        if let Handle::Version(_, ino) = &*handle {
+            self.nodes.close_version(*ino);
+        }
         Self::end(&handle);
         Ok(())
     }

@@ -32,7 +32,7 @@ impl Backing {
         crate::lock(&self.state).possible = possible;
     }
 
-    fn is_possible(&self) -> bool {
+    pub(super) fn is_possible(&self) -> bool {
         crate::lock(&self.state).possible
     }
 
@@ -65,7 +65,9 @@ impl Backing {
         crate::lock(&self.state).by_handle.remove(&fh);
     }
 
-    pub(super) fn answer(&self, opened: Opened, reply: ReplyOpen) {
+    /// Answers an open. `caching` is called before the kernel caches pages of an array, where it did
+    /// not up to now.
+    pub(super) fn answer(&self, opened: Opened, reply: ReplyOpen, caching: impl FnOnce()) {
         let fh = FileHandle(opened.fh);
         if let Mode::Passthrough(view) = &opened.mode
             && self.is_possible()
@@ -76,7 +78,10 @@ impl Backing {
                     reply.opened_passthrough(fh, flags, &id);
                     return;
                 }
-                Err(error) => self.give_up(&error),
+                Err(error) => {
+                    caching();
+                    self.give_up(&error);
+                }
             }
         }
         reply.opened(fh, cache_flags(&opened.mode));

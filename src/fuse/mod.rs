@@ -26,7 +26,7 @@ use fuser::{
 };
 
 use crate::error::{Error, Result};
-use crate::fs::{Attr, Caller, Fs, Kernel, SetAttr, is_routine};
+use crate::fs::{Attr, Caller, Fs, SetAttr, is_routine};
 use asking::Asking;
 use backing::{Backing, cache_flags};
 use entry::Device;
@@ -50,13 +50,13 @@ impl Adapter {
     }
 
     /// Takes a notifier and a device of its session, for the answers and questions that fuser cannot
-    /// give, and answers what the filesystem may ask through them. Without it the kernel asks once more
-    /// for each of those answers.
-    pub fn connect(&self) -> impl FnOnce(Notifier, File) -> Arc<dyn Kernel> + use<> {
-        let device = self.device.clone();
+    /// give. Without it the kernel asks once more for each of those answers.
+    pub fn connect(&self) -> impl FnOnce(Notifier, File) + use<> {
+        let (fs, device, backing) = (self.fs.clone(), self.device.clone(), self.backing.clone());
         move |notifier, file| {
             device.set(file);
-            Arc::new(Asking { notifier, device })
+            fs.set_kernel(Arc::new(Asking { notifier, device }));
+            fs.set_uncached(backing.is_possible());
         }
     }
 }
@@ -157,11 +157,14 @@ impl Filesystem for Adapter {
         let slow = self.fs.lookup_is_slow(parent.0);
         let (fs, name) = (self.fs.clone(), name.to_owned());
         let (device, unique) = (self.device.clone(), request.unique().0);
-        self.dispatch("lookup", slow, move || match fs.lookup(parent.0, &name) {
-            Ok(attr) => device.entry(unique, &attr, reply),
-            Err(error) => {
-                let subject = Subject::Name(parent.0, &name);
-                reply.error(failed(&fs, "lookup", &subject, &error));
+        let thread = request.pid();
+        self.dispatch("lookup", slow, move || {
+            match fs.lookup(parent.0, &name, thread) {
+                Ok(attr) => device.entry(unique, &attr, reply),
+                Err(error) => {
+                    let subject = Subject::Name(parent.0, &name);
+                    reply.error(failed(&fs, "lookup", &subject, &error));
+                }
             }
         });
     }
@@ -170,8 +173,8 @@ impl Filesystem for Adapter {
         guarded("forget", || self.fs.forget(ino.0, count));
     }
 
-    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        guarded("getattr", || match self.fs.getattr(ino.0) {
+    fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        guarded("getattr", || match self.fs.getattr(ino.0, request.pid()) {
             Ok(attr) => reply.attr(&attr.attr_ttl, &attributes(&attr)),
             Err(error) => reply.error(failed(&self.fs, "getattr", &Subject::Inode(ino.0), &error)),
         });
@@ -346,7 +349,7 @@ impl Filesystem for Adapter {
         let (fs, backing, caller) = (self.fs.clone(), self.backing.clone(), caller(request));
         self.dispatch("open", slow, move || {
             match fs.open(ino.0, flags.0, &caller) {
-                Ok(opened) => backing.answer(opened, reply),
+                Ok(opened) => backing.answer(opened, reply, || fs.set_uncached(false)),
                 Err(error) => {
                     reply.error(failed(&fs, "open", &Subject::Inode(ino.0), &error));
                 }

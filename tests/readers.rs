@@ -148,6 +148,48 @@ fn a_chunks_view_is_byte_identical_to_what_was_written() {
 }
 
 #[test]
+fn large_reads_from_anywhere_have_the_right_bytes() {
+    require!(fuse);
+    both_modes(|mount, dataset| {
+        let chunk = counted(0, 200_000);
+        put(&dataset.join("first.npy"), &counted(0, 3)).unwrap();
+        put(&dataset.join("large.npy"), &chunk).unwrap();
+        let check = |path: &Path, whole: &[u8]| {
+            let file = File::open(path).unwrap();
+            let mut buffer = vec![0; (2 << 20) + 1];
+            let len = whole.len();
+            for at in [
+                0,
+                1,
+                127,
+                128,
+                129,
+                4095,
+                4096,
+                1_000_001,
+                len - 300_000,
+                len - 1,
+                len,
+                len + 9,
+            ] {
+                for size in [100_000, 128 << 10, 1 << 20, 2 << 20] {
+                    let got = file.read_at(&mut buffer[1..1 + size], at as u64).unwrap();
+                    let wanted = &whole[at.min(len)..(at + size).min(len)];
+                    assert!(&buffer[1..1 + got] == wanted, "{size} bytes at {at}");
+                }
+            }
+        };
+        check(&dataset.join("large.npy"), &chunk);
+        let stored = mount.store(dataset.strip_prefix(mount.path("")).unwrap());
+        let mut array = fs::read(stored.join("data.npy")).unwrap();
+        let shown = fs::read(dataset.join("data.npy")).unwrap();
+        assert!(array[128..] == shown[128..]);
+        array[..128].copy_from_slice(&shown[..128]);
+        check(&dataset.join("data.npy"), &array);
+    });
+}
+
+#[test]
 fn a_chunk_that_is_renamed_keeps_its_rows() {
     require!(fuse);
     let (mount, dataset) = with_dataset();

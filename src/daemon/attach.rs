@@ -19,6 +19,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::{getegid, geteuid};
+use npyfs::fuse::LARGEST_READ;
 use npyfs::{Error, err};
 
 use super::Plan;
@@ -158,7 +159,7 @@ fn mount_by_call(plan: &Plan) -> npyfs::Result<OwnedFd> {
         .map_err(|error| err!(EIO, "cannot look at the mount point: {error}"))?
         .mode();
     let mut data = format!(
-        "fd={},rootmode={mode:o},user_id={},group_id={},default_permissions",
+        "fd={},rootmode={mode:o},user_id={},group_id={},default_permissions,max_read={LARGEST_READ}",
         device.as_raw_fd(),
         geteuid(),
         getegid(),
@@ -185,6 +186,7 @@ fn mount_by_call(plan: &Plan) -> npyfs::Result<OwnedFd> {
 /// `fusermount3` mounts and sends the descriptor over the socket that is its standard input.
 fn mount_by_helper(plan: &Plan) -> npyfs::Result<OwnedFd> {
     let mut options = OsString::from("default_permissions,noatime,subtype=npyfs");
+    options.push(format!(",max_read={LARGEST_READ}"));
     for (set, word) in [
         (plan.flags.read_only, ",ro"),
         (plan.flags.no_exec, ",noexec"),

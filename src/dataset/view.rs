@@ -167,6 +167,14 @@ impl View {
         (&self.layout.data, Arc::as_ptr(&self.layout) as usize)
     }
 
+    /// Where the `len` bytes at `offset`, or what there is of them before the end, lie in the backing
+    /// file as they are: the offset there and how many. `None` where some of them are of the header.
+    pub fn stored(&self, offset: u64, len: usize) -> Option<(u64, usize)> {
+        let skip = offset.checked_sub(self.header.len() as u64)?;
+        let len = self.len().saturating_sub(offset).min(len as u64) as usize;
+        Some((self.body_start() + skip, len))
+    }
+
     /// Reads at `offset`; fewer bytes than asked for only at the end of the view.
     ///
     /// # Errors

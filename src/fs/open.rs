@@ -265,6 +265,14 @@ impl Fs {
         })
     }
 
+    /// The view that a handle reads, where it is one.
+    pub fn view(&self, fh: u64) -> Option<View> {
+        match self.handles.get(fh).as_deref() {
+            Ok(Handle::View(view) | Handle::Version(view, _)) => Some(view.clone()),
+            _ => None,
+        }
+    }
+
     /// Fills `buffer` from `offset` on, as far as there is something, and says how far.
     ///
     /// # Errors

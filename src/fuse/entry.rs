@@ -77,6 +77,10 @@ impl Device {
         reply.created(&ttl, &attributes(attr), Generation(0), fh, flags);
     }
 
+    pub(super) fn file(&self) -> Option<&File> {
+        self.0.get()
+    }
+
     /// Writes one message, which the kernel takes as a whole or not at all.
     pub(super) fn write(&self, message: &[u8]) -> io::Result<()> {
         match self.0.get() {

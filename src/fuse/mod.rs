@@ -7,6 +7,7 @@
 mod asking;
 mod backing;
 mod entry;
+mod pages;
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -30,6 +31,7 @@ use crate::fs::{Attr, Caller, Fs, SetAttr, is_routine};
 use asking::Asking;
 use backing::{Backing, cache_flags};
 use entry::Device;
+pub use pages::LARGEST_READ;
 
 /// Serves an [`Fs`] to the kernel.
 #[derive(Debug)]
@@ -359,7 +361,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -369,12 +371,15 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         guarded("read", || {
-            with_buffer(size as usize, |buffer| {
-                match self.fs.read(fh.0, offset, buffer) {
-                    Ok(got) => reply.data(&buffer[..got]),
-                    Err(error) => {
-                        reply.error(failed(&self.fs, "read", &Subject::Inode(ino.0), &error));
-                    }
+            let len = size as usize;
+            if len >= pages::LEAST && self.read_pages(request, fh.0, offset, len) {
+                std::mem::forget(reply);
+                return;
+            }
+            with_buffer(len, |buffer| match self.fs.read(fh.0, offset, buffer) {
+                Ok(got) => reply.data(&buffer[..got]),
+                Err(error) => {
+                    reply.error(failed(&self.fs, "read", &Subject::Inode(ino.0), &error));
                 }
             });
         });
@@ -679,6 +684,27 @@ fn with_buffer<T>(len: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
 }
 
 impl Adapter {
+    /// Answers a read of an array or a chunk from the page cache; false where it was not answered.
+    fn read_pages(&self, request: &Request, fh: u64, offset: u64, len: usize) -> bool {
+        let Some(view) = self.fs.view(fh) else {
+            return false;
+        };
+        let (Some(device), Some(file), Some((at, len))) = (
+            self.device.file(),
+            view.backing().0.file(),
+            view.stored(offset, len),
+        ) else {
+            return false;
+        };
+        match pages::answer(device, request.unique().0, file, at, len) {
+            Ok(()) => true,
+            Err(error) => {
+                log::debug!("an answer was copied after all: {error}");
+                false
+            }
+        }
+    }
+
     fn dispatch(&self, operation: &'static str, slow: bool, job: impl FnOnce() + Send + 'static) {
         if slow {
             self.fs.run(move || guarded(operation, job));

@@ -441,7 +441,11 @@ impl Blob for DiskFile {
     }
 
     fn begin_sync(&self) -> io::Result<()> {
-        crate::sys::begin_writing(&self.0)
+        match crate::sys::begin_writing(&self.0) {
+            // The sync that follows does all of it. EPERM: where system calls are filtered.
+            Err(error) if is_unsupported(&error) => Ok(()),
+            other => other,
+        }
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -451,6 +455,13 @@ impl Blob for DiskFile {
     fn file(&self) -> Option<&File> {
         Some(&self.0)
     }
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOSYS | libc::EPERM | libc::EOPNOTSUPP | libc::EINVAL | libc::ESPIPE)
+    )
 }
 
 /// Gives a new file of the store the mode, owner and time that its producer set. Only root may

@@ -1,0 +1,107 @@
+use super::*;
+
+const REMEMBERED: usize = 100;
+
+#[test]
+fn a_node_lives_as_long_as_the_kernel_remembers_it() {
+    let nodes = Nodes::new(REMEMBERED);
+    let name = OsStr::new("x.npy");
+    let ino = nodes.named(ROOT, name, false);
+    assert_eq!(nodes.named(ROOT, name, false), ino);
+    nodes.forget(ino, 1);
+    assert!(nodes.get(ino).is_ok());
+    nodes.forget(ino, 1);
+    assert!(nodes.get(ino).is_err());
+    assert_ne!(nodes.named(ROOT, name, false), ino);
+    assert_eq!(nodes.len(), 2);
+}
+
+/// A dataset's array after each of `n` chunks.
+fn versions(n: u64) -> (tempfile::TempDir, Vec<View>) {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = Dataset::open(dir.path(), crate::DatasetOptions::default()).unwrap();
+    let mut chunk = crate::npy::Header::encode(&"<u8".parse().unwrap(), &[1]).unwrap();
+    chunk.extend([7; 8]);
+    let version = |n| {
+        dataset.append(format!("{n}.npy"), &chunk).unwrap();
+        dataset.snapshot().unwrap().unwrap()
+    };
+    let versions = (0..n).map(version).collect();
+    (dir, versions)
+}
+
+#[test]
+fn a_version_becomes_the_next_only_while_nobody_has_it_open() {
+    let (_dir, views) = versions(4);
+    let nodes = Nodes::new(REMEMBERED);
+    let look_up = |n: usize| nodes.version(9, OsStr::new(DATA), views[n].clone(), 5);
+    let rows = |ino| match nodes.get(ino).unwrap().kind {
+        Kind::Array(view) => view.rows(),
+        other => panic!("{other:?}"),
+    };
+    let first = look_up(0);
+    assert_ne!(look_up(1), first, "pages may be cached");
+    nodes.set_uncached(true);
+    let second = look_up(1);
+    assert_eq!(look_up(2), second);
+    assert_eq!(rows(second), 3);
+    assert_ne!(look_up(0), second, "it never goes back");
+    let newest = look_up(2);
+    nodes.open_version(newest, 5).unwrap();
+    assert_ne!(look_up(3), newest);
+    assert_eq!(rows(newest), 3);
+    nodes.close_version(newest);
+    assert_eq!(rows(newest), 3, "whoever looked it up may open it yet");
+}
+
+#[test]
+fn the_kernel_is_sure_of_a_version_only_where_one_thread_asks_alone() {
+    let (_dir, views) = versions(1);
+    let nodes = Nodes::new(REMEMBERED);
+    nodes.set_uncached(true);
+    let look_up = |thread| nodes.version(9, OsStr::new(DATA), views[0].clone(), thread);
+    let doubtful = |ino, thread| nodes.open_version(ino, thread).unwrap().1;
+    let ino = look_up(5);
+    assert!(!doubtful(ino, 5));
+    look_up(6);
+    assert!(doubtful(ino, 6), "5 may not have its answer yet");
+    assert!(!doubtful(ino, 6), "it was forgotten then");
+    nodes.tell(ino, 5);
+    assert!(doubtful(ino, 5));
+    look_up(0);
+    assert!(doubtful(ino, 0), "nobody knows who 0 is");
+}
+
+#[test]
+fn the_oldest_files_are_surplus_once_there_are_too_many() {
+    let nodes = Nodes::new(REMEMBERED);
+    let file = |n: usize| nodes.named(ROOT, OsStr::new(&format!("{n}.npy")), false);
+    let first: Vec<u64> = (0..REMEMBERED + SURPLUS - 1).map(file).collect();
+    nodes.named(ROOT, OsStr::new("directory"), true);
+    assert_eq!(nodes.surplus(), None);
+    nodes.forget(first[1], 1);
+    file(first.len());
+    let oldest = nodes.surplus().unwrap();
+    assert_eq!(oldest[..2], [first[0], first[2]]);
+    assert_eq!(oldest.len(), SURPLUS - 1);
+    assert_eq!(nodes.surplus(), None);
+}
+
+#[test]
+fn a_renamed_directory_takes_what_is_in_it_along() {
+    let nodes = Nodes::new(REMEMBERED);
+    let outer = nodes.named(ROOT, OsStr::new("a"), true);
+    let inner = nodes.named(outer, OsStr::new("b"), true);
+    nodes.renamed(ROOT, OsStr::new("a"), ROOT, OsStr::new("c"));
+    assert_eq!(nodes.path(inner).unwrap(), PathBuf::from("c/b"));
+}
+
+#[test]
+fn a_name_that_was_replaced_is_gone_and_its_successor_is_another_node() {
+    let nodes = Nodes::new(REMEMBERED);
+    let old = nodes.named(ROOT, OsStr::new("x.npy"), false);
+    let new = nodes.named(ROOT, OsStr::new(".x.tmp"), false);
+    nodes.renamed(ROOT, OsStr::new(".x.tmp"), ROOT, OsStr::new("x.npy"));
+    assert!(nodes.get(old).unwrap().gone);
+    assert_eq!(nodes.named(ROOT, OsStr::new("x.npy"), false), new);
+}

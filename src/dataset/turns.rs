@@ -66,9 +66,10 @@ impl Tail {
                 && stream.begins_before(end)
                 && stream.make_way(folder, end)
         };
-        let before = self.streams.len();
+        let loses_its_place = |stream: &Arc<Stream>| stream.place().is_some_and(|base| base < end);
+        let displaces = self.streams.iter().any(loses_its_place);
         self.streams.retain(|stream| !is_clear(stream));
-        if self.streams.len() < before {
+        if displaces {
             self.reserve_again();
         }
     }

@@ -1,0 +1,549 @@
+//! The requests of the kernel, one handler each.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::time::SystemTime;
+
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FileType, Filesystem,
+    FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents,
+    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use super::backing::cache_flags;
+use super::{Adapter, Subject, attributes, caller, empty, failed, guarded, pages, with_buffer};
+use crate::fs::{Fs, SetAttr};
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Without it a truncating open is two requests, and the first would look like a truncation
+        // of a committed chunk. Every kernel since 2.6.24 has it.
+        config
+            .add_capabilities(InitFlags::FUSE_ATOMIC_O_TRUNC)
+            .map_err(|_| io::Error::from_raw_os_error(libc::EPROTO))?;
+        if let Err(missing) = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS) {
+            log::debug!("the kernel does not offer {missing:?}");
+        }
+        let passthrough = !self.fs.options().cached
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(2).is_ok();
+        self.backing.offer(passthrough);
+        Ok(())
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let slow = self.fs.lookup_is_slow(parent.0);
+        let (fs, name) = (self.fs.clone(), name.to_owned());
+        let (device, unique) = (self.device.clone(), request.unique().0);
+        let thread = request.pid();
+        self.dispatch("lookup", slow, move || {
+            match fs.lookup(parent.0, &name, thread) {
+                Ok(attr) => device.entry(unique, &attr, reply),
+                Err(error) => {
+                    let subject = Subject::Name(parent.0, &name);
+                    reply.error(failed(&fs, "lookup", &subject, &error));
+                }
+            }
+        });
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
+        self.serve("forget", || self.fs.forget(ino.0, count));
+    }
+
+    fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.serve("getattr", || match self.fs.getattr(ino.0, request.pid()) {
+            Ok(attr) => reply.attr(&attr.attr_ttl, &attributes(&attr)),
+            Err(error) => reply.error(failed(&self.fs, "getattr", &Subject::Inode(ino.0), &error)),
+        });
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            mode,
+            uid,
+            gid,
+            size,
+            mtime: mtime.map(|time| match time {
+                TimeOrNow::SpecificTime(time) => time,
+                TimeOrNow::Now => SystemTime::now(),
+            }),
+            fh: fh.map(|fh| fh.0),
+        };
+        let fs = self.fs.clone();
+        let job = move || match fs.setattr(ino.0, &set) {
+            Ok(attr) => reply.attr(&attr.attr_ttl, &attributes(&attr)),
+            Err(error) => reply.error(failed(&fs, "setattr", &Subject::Inode(ino.0), &error)),
+        };
+        self.dispatch("setattr", self.fs.setattr_is_slow(ino.0, &set), job);
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        self.serve("mkdir", || {
+            let made = self
+                .fs
+                .mkdir(parent.0, name, mode & !umask, &caller(request));
+            match made {
+                Ok(attr) => self.device.entry(request.unique().0, &attr, reply),
+                Err(error) => {
+                    let subject = Subject::Name(parent.0, name);
+                    reply.error(failed(&self.fs, "mkdir", &subject, &error));
+                }
+            }
+        });
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        // Where it removes what is committed, it waits for whoever commits.
+        let slow = self.fs.options().allow_delete;
+        let (fs, name) = (self.fs.clone(), name.to_owned());
+        self.dispatch("unlink", slow, move || {
+            let done = fs.unlink(parent.0, &name);
+            empty(&fs, done, "unlink", &Subject::Name(parent.0, &name), reply);
+        });
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs.clone(), name.to_owned());
+        self.dispatch("rmdir", true, move || {
+            let done = fs.rmdir(parent.0, &name);
+            empty(&fs, done, "rmdir", &Subject::Name(parent.0, &name), reply);
+        });
+    }
+
+    fn symlink(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _target: &Path,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn mknod(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _newparent: INodeNo,
+        _newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let slow = self.fs.rename_is_slow(name, newname);
+        let (fs, name, newname) = (self.fs.clone(), name.to_owned(), newname.to_owned());
+        self.dispatch("rename", slow, move || {
+            let renamed = fs.rename(parent.0, &name, newparent.0, &newname, flags.bits());
+            empty(
+                &fs,
+                renamed,
+                "rename",
+                &Subject::Name(newparent.0, &newname),
+                reply,
+            );
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let slow = self.fs.create_is_slow(parent.0);
+        let (fs, name, caller) = (self.fs.clone(), name.to_owned(), caller(request));
+        let (device, unique) = (self.device.clone(), request.unique().0);
+        self.dispatch("create", slow, move || {
+            match fs.create(parent.0, &name, mode & !umask, flags, &caller) {
+                Ok((attr, opened)) => {
+                    let (fh, flags) = (FileHandle(opened.fh), cache_flags(&opened.mode));
+                    device.created(unique, &attr, fh, flags, reply);
+                }
+                Err(error) => {
+                    let subject = Subject::Name(parent.0, &name);
+                    reply.error(failed(&fs, "create", &subject, &error));
+                }
+            }
+        });
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let slow = self.fs.open_is_slow(ino.0, flags.0);
+        let (fs, backing, caller) = (self.fs.clone(), self.backing.clone(), caller(request));
+        self.dispatch("open", slow, move || {
+            match fs.open(ino.0, flags.0, &caller) {
+                Ok(opened) => backing.answer(opened, reply, || fs.set_uncached(false)),
+                Err(error) => {
+                    reply.error(failed(&fs, "open", &Subject::Inode(ino.0), &error));
+                }
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.serve("read", || {
+            let len = size as usize;
+            if len >= pages::LEAST && self.read_pages(request, fh.0, offset, len) {
+                std::mem::forget(reply);
+                return;
+            }
+            with_buffer(len, |buffer| match self.fs.read(fh.0, offset, buffer) {
+                Ok(got) => reply.data(&buffer[..got]),
+                Err(error) => {
+                    reply.error(failed(&self.fs, "read", &Subject::Inode(ino.0), &error));
+                }
+            });
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        if self.fs.write_is_slow(fh.0, offset) {
+            let (fs, data) = (self.fs.clone(), data.to_vec());
+            self.fs
+                .run(move || guarded("write", || write(&fs, ino.0, fh.0, offset, &data, reply)));
+        } else {
+            self.serve("write", || {
+                write(&self.fs, ino.0, fh.0, offset, data, reply)
+            });
+        }
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        self.dispatch("fallocate", true, move || {
+            let done = fs.fallocate(fh.0, offset, length, mode);
+            empty(&fs, done, "fallocate", &Subject::Inode(ino.0), reply);
+        });
+    }
+
+    fn flush(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        let slow = self.fs.flush_is_slow(fh.0);
+        let (fs, caller) = (self.fs.clone(), caller(request));
+        self.dispatch("flush", slow, move || {
+            let done = fs.flush(fh.0, &caller);
+            empty(&fs, done, "flush", &Subject::Inode(ino.0), reply);
+        });
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.backing.release(fh.0);
+        let slow = self.fs.release_is_slow(fh.0);
+        let fs = self.fs.clone();
+        self.dispatch("release", slow, move || {
+            let done = fs.release(fh.0);
+            empty(&fs, done, "release", &Subject::Inode(ino.0), reply);
+        });
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        let slow = self.fs.fsync_is_slow(fh.0);
+        self.dispatch("fsync", slow, move || {
+            let asked = fs.clone();
+            let answer = move |done| empty(&asked, done, "fsync", &Subject::Inode(ino.0), reply);
+            fs.fsync(ino.0, fh.0, Box::new(answer));
+        });
+    }
+
+    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.serve("opendir", || match self.fs.opendir(ino.0) {
+            Ok(opened) => reply.opened(FileHandle(opened.fh), FopenFlags::empty()),
+            Err(error) => reply.error(failed(&self.fs, "opendir", &Subject::Inode(ino.0), &error)),
+        });
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        // The kernel's way of saying that an entry's inode is not known: it is found by lookup.
+        const UNKNOWN: INodeNo = INodeNo(0xffff_ffff);
+        self.serve("readdir", || {
+            let listed = self.fs.readdir(ino.0, fh.0, offset, |entry| {
+                let kind = if entry.is_dir {
+                    FileType::Directory
+                } else {
+                    FileType::RegularFile
+                };
+                reply.add(UNKNOWN, entry.next, kind, entry.name)
+            });
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(error) => {
+                    reply.error(failed(&self.fs, "readdir", &Subject::Inode(ino.0), &error))
+                }
+            }
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.serve("releasedir", || {
+            let done = self.fs.release(fh.0);
+            empty(&self.fs, done, "releasedir", &Subject::Inode(ino.0), reply);
+        });
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        self.dispatch("fsyncdir", true, move || {
+            let asked = fs.clone();
+            let answer = move |done| empty(&asked, done, "fsyncdir", &Subject::Inode(ino.0), reply);
+            fs.fsyncdir(ino.0, Box::new(answer));
+        });
+    }
+
+    // The cheap answers: the kernel remembers ENOSYS for the whole mount and does not ask again.
+
+    fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _size: u32,
+        reply: ReplyXattr,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn listxattr(&self, _request: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn removexattr(&self, _request: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: i64,
+        _whence: i32,
+        reply: ReplyLseek,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// Go asks of every file whether it can wait for it.
+    fn poll(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// Programs ask every file whether it is a terminal.
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        self.serve("ioctl", || reply.error(Errno::ENOTTY));
+    }
+
+    fn statfs(&self, _request: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        self.serve("statfs", || match self.fs.statfs() {
+            Ok(stat) => reply.statfs(
+                stat.blocks(),
+                stat.blocks_free(),
+                stat.blocks_available(),
+                stat.files(),
+                stat.files_free(),
+                stat.block_size() as u32,
+                255,
+                stat.fragment_size() as u32,
+            ),
+            Err(error) => reply.error(failed(&self.fs, "statfs", &Subject::Inode(ino.0), &error)),
+        });
+    }
+}
+
+fn write(fs: &Fs, ino: u64, fh: u64, offset: u64, data: &[u8], reply: ReplyWrite) {
+    let mut reply = Some(reply);
+    let written = fs.write(fh, offset, data, || {
+        if let Some(reply) = reply.take() {
+            reply.written(data.len() as u32);
+        }
+    });
+    if let Err(error) = written {
+        let errno = failed(fs, "write", &Subject::Inode(ino), &error);
+        if let Some(reply) = reply {
+            reply.error(errno);
+        }
+    }
+}

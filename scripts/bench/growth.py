@@ -139,8 +139,9 @@ def latency():
 def idle():
     with Mounted() as fs:
         small(fs.dataset("d"), 1000)
+        daemon = fs.daemon()  # asked for now: it is in a file of the mount
         time.sleep(12)  # two times the sync interval
-        before = ticks(fs.daemon())
+        before = ticks(daemon)
         time.sleep(10)
-        spent = ticks(fs.daemon()) - before
+        spent = ticks(daemon) - before
         show("time on the processor in 10 s of an idle mount", f"{spent * 10} ms", "none", spent == 0)

@@ -36,6 +36,8 @@ const LATE: Duration = Duration::from_micros(300);
 const RETREATS: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(2)];
 /// This many requests that came soon are a stream of them: more than a chunk on its own is.
 const STREAM: i32 = 8;
+/// A stream that paused this long is over.
+const ENDED: Duration = Duration::from_millis(10);
 /// At most this many count for later.
 const MOST: i32 = 4 * STREAM;
 
@@ -95,8 +97,10 @@ impl Linger {
         let soon = self.soon.load(Ordering::Relaxed);
         let soon = if pause < WINDOW {
             (soon + 1).min(MOST)
-        } else {
+        } else if pause < ENDED {
             (soon - STREAM).max(0)
+        } else {
+            0
         };
         self.soon.store(soon, Ordering::Relaxed);
     }
@@ -228,6 +232,13 @@ mod tests {
         linger.taken(LONG);
         assert_eq!(times_asked(&linger, |_| true), 1);
         (0..4).for_each(|_| linger.taken(LONG));
+        assert_eq!(times_asked(&linger, |_| true), 0);
+    }
+
+    #[test]
+    fn a_request_after_a_long_pause_is_in_no_stream() {
+        let linger = in_a_stream();
+        linger.taken(ENDED);
         assert_eq!(times_asked(&linger, |_| true), 0);
     }
 

@@ -34,6 +34,20 @@ fn status_of(pid: i32, what: &str) -> u64 {
         .unwrap()
 }
 
+/// The time that a process had on a processor.
+fn processor_time_of(pid: i32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    Duration::from_nanos(stat.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+fn processor_time(mount: &Mount) -> Duration {
+    let threads = fs::read_dir(format!("/proc/{}/task", mount.pid())).unwrap();
+    threads
+        .map(|thread| thread.unwrap().file_name().into_string().unwrap())
+        .map(|thread| processor_time_of(thread.parse().unwrap()))
+        .sum()
+}
+
 fn allow_many_files() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
@@ -153,6 +167,21 @@ fn files_that_nobody_uses_are_forgotten_and_found_again() {
     held.read_to_end(&mut whole).unwrap();
     assert_eq!(whole, fs::read(&first).unwrap(), "it was open all the time");
     assert_eq!(csv_names(&run).len() as u64, CHUNKS);
+}
+
+#[test]
+fn threads_that_looked_out_for_requests_sleep_once_there_are_none() {
+    require!(fuse);
+    let mount = Mount::new();
+    let run = mount.path("run");
+    fs::create_dir(&run).unwrap();
+    (0..500).for_each(|n| put_chunk(&run, Chunk::new(0, n)).unwrap());
+    std::thread::sleep(Duration::from_millis(200));
+    let before = processor_time(&mount);
+    std::thread::sleep(Duration::from_secs(2));
+    let spent = processor_time(&mount).saturating_sub(before);
+    // A sync of what was written is in it; a thread that stays awake takes the two seconds.
+    assert!(spent < Duration::from_millis(200), "{spent:?}");
 }
 
 #[test]

@@ -11,7 +11,9 @@
 //!
 //! Measured on 2 cores of a virtual machine (`scripts/bench.sh`, with and without): small chunks and
 //! `cp -r` of files of 64 KiB 1.2 to 1.3 times as fast, opening the array 1.3 times; with every core
-//! busy with something else, no faster and no slower.
+//! busy with something else, no faster and no slower. With one of the two busy, a reader that opens
+//! the array again and again loses: the other core, which it and a thread that sleeps share, is
+//! sooner there for it.
 //!
 //! There are no locks here, and nothing depends on what the counters say but how long a thread is
 //! awake.

@@ -1,258 +1,30 @@
-//! The store: a tree of directories in which each is a dataset, and ordinary files lie beside it.
-//!
-//! Paths are relative to the store's root, which is held open. Symbolic links and special files in
-//! the store are not shown, so no path leads out of it. A dataset is opened when it is first
-//! touched, and closed again when more are open than the limit and nobody uses it.
+//! Directories and ordinary files of the store.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::path::Path;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{
-    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstat, fstatat, mkdirat,
-    utimensat,
+    FchmodatFlags, FileStat, Mode, UtimensatFlags, fchmodat, fstatat, mkdirat, utimensat,
 };
 use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, geteuid, unlinkat};
 
-use crate::dataset::disk::{Directory, Folder};
-use crate::dataset::{Budget, CONTROL, Change, DATA, Dataset, clock};
-use crate::error::{Context, Error, Result};
-
-/// How a store is to be treated.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Nothing in it is ever written.
-    pub read_only: bool,
-    /// Memory for bodies of chunks in flight, in bytes.
-    pub memory: usize,
-    /// How many bytes of refused chunks each dataset may keep.
-    pub rejected_limit: u64,
-    /// A committed name may be written again, and stands for the newest chunk then.
-    pub reuse_names: bool,
-    /// How many datasets may be open that nobody uses.
-    pub idle_datasets: usize,
-    /// Where tests stand between the datasets and the disk.
-    pub door: Door,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            read_only: false,
-            memory: 64 << 20,
-            rejected_limit: 256 << 20,
-            reuse_names: false,
-            idle_datasets: 128,
-            door: Door::default(),
-        }
-    }
-}
-
-/// Who makes a file or directory, and how.
-#[derive(Clone, Copy, Debug)]
-pub struct Maker {
-    /// Permission bits, less the umask.
-    pub mode: u32,
-    /// Owner to be.
-    pub uid: u32,
-    /// Group to be.
-    pub gid: u32,
-}
-
-/// Through which a dataset at a path sees its directory.
-#[derive(Clone, Copy, Debug)]
-pub struct Door(pub fn(&Path, Directory) -> Arc<dyn Folder>);
-
-impl Default for Door {
-    /// As it is.
-    fn default() -> Self {
-        Self(|_, directory| Arc::new(directory))
-    }
-}
-
-/// A directory of datasets.
-#[derive(Debug)]
-pub struct Store {
-    root: PathBuf,
-    fd: OwnedFd,
-    options: Options,
-    memory: Arc<Budget>,
-    /// By device and inode of their directories.
-    open: Mutex<HashMap<(u64, u64), Arc<Dataset>>>,
-    /// Counts the times that a dataset was asked for.
-    moment: AtomicU64,
-}
+use super::{Maker, Store, is_dir, is_file};
+use crate::dataset::{CONTROL, Change, DATA};
+use crate::error::{Context, Result};
 
 impl Store {
-    /// Opens the store at `root`.
-    ///
-    /// # Errors
-    /// `EINVAL` where `root` is a dataset itself, and the operating system's.
-    pub fn open(root: &Path, options: Options) -> Result<Arc<Store>> {
-        let root = root
-            .canonicalize()
-            .context(|| format!("cannot open the store {}", root.display()))?;
-        let dir =
-            File::open(&root).context(|| format!("cannot open the store {}", root.display()))?;
-        if !dir
-            .metadata()
-            .context(|| format!("cannot open the store {}", root.display()))?
-            .is_dir()
-        {
-            return Err(err!(
-                ENOTDIR,
-                "the store {} is not a directory",
-                root.display()
-            ));
-        }
-        if root.join(DATA).exists() {
-            return Err(err!(
-                EINVAL,
-                "{} holds a data.npy: it is a dataset, not a store of datasets; mount the directory above it",
-                root.display()
-            ));
-        }
-        Ok(Arc::new(Store {
-            root,
-            fd: dir.into(),
-            memory: Budget::new(options.memory),
-            options,
-            open: Mutex::default(),
-            moment: AtomicU64::new(0),
-        }))
-    }
-
-    /// Where it is, as a canonical path.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// How it is treated.
-    pub fn options(&self) -> &Options {
-        &self.options
-    }
-
-    fn directory(&self, path: &Path) -> Result<OwnedFd> {
+    pub(super) fn directory(&self, path: &Path) -> Result<OwnedFd> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         openat(&self.fd, at(path), flags, Mode::empty())
             .context(|| format!("cannot open the directory {}", path.display()))
-    }
-
-    fn writable(&self) -> Result<()> {
-        if self.options.read_only {
-            return Err(err!(EROFS, "the store is mounted read-only"));
-        }
-        Ok(())
-    }
-
-    /// The dataset of a directory.
-    ///
-    /// # Errors
-    /// Those of opening it.
-    pub fn dataset(&self, path: &Path) -> Result<Arc<Dataset>> {
-        let fd = self.directory(path)?;
-        let stat = fstat(&fd).context(|| format!("cannot look at {}", path.display()))?;
-        let key = (stat.st_dev, stat.st_ino);
-        let mut open = crate::lock(&self.open);
-        if let Some(dataset) = open.get(&key) {
-            self.touch(dataset);
-            return Ok(dataset.clone());
-        }
-        let options = crate::DatasetOptions {
-            read_only: self.options.read_only,
-            memory: self.memory.clone(),
-            rejected_limit: self.options.rejected_limit,
-            reuse_names: self.options.reuse_names,
-            depth: path.components().count(),
-            boot: None,
-        };
-        let folder = (self.options.door.0)(path, Directory::from_fd(fd));
-        let dataset = Dataset::open_in(folder, path, options).map_err(|error| {
-            error.context(format!("cannot open the dataset {}", path.display()))
-        })?;
-        self.touch(&dataset);
-        open.insert(key, dataset.clone());
-        let too_many = open.len() > self.options.idle_datasets;
-        drop(open);
-        if too_many {
-            self.close_idle();
-        }
-        Ok(dataset)
-    }
-
-    /// Notes that a dataset is in use: those that are not are closed first.
-    pub fn touch(&self, dataset: &Dataset) {
-        dataset.touch(self.moment.fetch_add(1, Ordering::Relaxed));
-    }
-
-    /// Closes the datasets that were used longest ago and are not in use, down to three quarters of
-    /// the limit.
-    fn close_idle(&self) {
-        let mut idle: Vec<_> = crate::lock(&self.open)
-            .iter()
-            .filter(|(_, dataset)| Arc::strong_count(dataset) == 1)
-            .map(|(key, dataset)| (*key, dataset.clone()))
-            .collect();
-        idle.sort_unstable_by_key(|(_, dataset)| dataset.last_used());
-        for (key, dataset) in idle {
-            // Closed while it is still in the table: whoever comes for it meanwhile finds this one,
-            // and takes its lock again, instead of another that would find the lock taken.
-            if let Err(error) = dataset.close() {
-                log::error!("{error}");
-            }
-            let mut open = crate::lock(&self.open);
-            if Arc::strong_count(&dataset) == 2 {
-                open.remove(&key);
-            }
-            if open.len() <= self.options.idle_datasets / 4 * 3 {
-                return;
-            }
-        }
-    }
-
-    /// The datasets that are open now.
-    pub fn open_datasets(&self) -> Vec<Arc<Dataset>> {
-        crate::lock(&self.open).values().cloned().collect()
-    }
-
-    /// Syncs what was committed since the last time.
-    pub fn sync_dirty(&self) {
-        for dataset in self.open_datasets() {
-            if dataset.is_dirty()
-                && let Err(error) = dataset.sync()
-            {
-                log::error!("{error}");
-            }
-        }
-    }
-
-    /// Closes all datasets: the end of a mount.
-    ///
-    /// # Errors
-    /// The first that could not be closed cleanly; all are tried.
-    pub fn close(&self) -> Result<()> {
-        let mut first = Ok(());
-        for dataset in self.open_datasets() {
-            if let Err(error) = dataset.close() {
-                log::error!("{error}");
-                if first.is_ok() {
-                    first = Err(error);
-                }
-            }
-        }
-        crate::lock(&self.open).clear();
-        first
     }
 
     /// A file or directory; `None` where there is nothing that npyfs shows.
@@ -355,13 +127,6 @@ impl Store {
         drop(dataset);
         self.remove_control(&path.join(CONTROL)).context(failed)?;
         unlinkat(&self.fd, path, UnlinkatFlags::RemoveDir).context(failed)
-    }
-
-    fn forget(&self, path: &Path) -> Result<()> {
-        if let Some(stat) = self.stat(path)? {
-            crate::lock(&self.open).remove(&(stat.st_dev, stat.st_ino));
-        }
-        Ok(())
     }
 
     fn remove_control(&self, path: &Path) -> nix::Result<()> {
@@ -512,38 +277,10 @@ impl Store {
         Ok(())
     }
 }
-
 fn at(path: &Path) -> &Path {
     if path.as_os_str().is_empty() {
         Path::new(".")
     } else {
         path
     }
-}
-
-/// Whether it is a directory.
-pub fn is_dir(stat: &FileStat) -> bool {
-    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR
-}
-
-/// Whether it is a regular file.
-pub fn is_file(stat: &FileStat) -> bool {
-    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG
-}
-
-/// A file's time of last change, in nanoseconds since 1970.
-pub fn mtime(stat: &FileStat) -> i64 {
-    stat.st_mtime
-        .saturating_mul(1_000_000_000)
-        .saturating_add(stat.st_mtime_nsec)
-}
-
-/// As [`mtime`], in the system's type.
-pub fn mtime_system(stat: &FileStat) -> SystemTime {
-    clock::to_system(mtime(stat))
-}
-
-/// An error for a path that is not there.
-pub fn not_found(path: &Path) -> Error {
-    err!(ENOENT, "{} does not exist", path.display())
 }

@@ -3,6 +3,7 @@
 #[macro_use]
 pub mod error;
 pub mod dataset;
+pub(crate) mod door;
 pub mod fs;
 pub mod fuse;
 pub mod npy;

@@ -16,10 +16,12 @@ use std::sync::Arc;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, openat, renameat};
+use nix::fcntl::{AtFlags, FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, renameat};
 use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use crate::door::open_beneath;
 
 /// How [`Folder::open`] opens a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -261,7 +263,7 @@ impl Folder for Directory {
                 Open::CreateNew => OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL,
                 Open::Append => OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND,
             };
-        let fd = openat(&self.0, path, flags, FILE_MODE)?;
+        let fd = open_beneath(self.0.as_fd(), path, flags, FILE_MODE)?;
         Ok(Arc::new(DiskFile(File::from(fd))))
     }
 
@@ -287,7 +289,7 @@ impl Folder for Directory {
 
     fn list(&self, path: &Path) -> io::Result<Vec<Listed>> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let mut dir = Dir::openat(&self.0, path, flags, Mode::empty())?;
+        let mut dir = Dir::from_fd(open_beneath(self.0.as_fd(), path, flags, Mode::empty())?)?;
         let mut found = Vec::new();
         for entry in dir.iter() {
             let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
@@ -314,12 +316,12 @@ impl Folder for Directory {
 
     fn sync(&self, path: &Path) -> io::Result<()> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        File::from(openat(&self.0, path, flags, Mode::empty())?).sync_all()
+        File::from(open_beneath(self.0.as_fd(), path, flags, Mode::empty())?).sync_all()
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC;
-        let fd = openat(&self.0, path, flags, FILE_MODE)?;
+        let fd = open_beneath(self.0.as_fd(), path, flags, FILE_MODE)?;
         // An open-file-description lock: it is the daemon's as long as this description is open,
         // whatever else the process opens and closes, and the kernel drops it with the process.
         match fcntl(fd.as_fd(), FcntlArg::F_OFD_SETLK(&WHOLE_FILE)) {
@@ -330,12 +332,7 @@ impl Folder for Directory {
     }
 
     fn is_locked(&self, path: &Path) -> io::Result<bool> {
-        let fd = openat(
-            &self.0,
-            path,
-            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )?;
+        let fd = open_beneath(self.0.as_fd(), path, OFlag::O_RDONLY, Mode::empty())?;
         let mut found = WHOLE_FILE;
         fcntl(fd.as_fd(), FcntlArg::F_OFD_GETLK(&mut found))?;
         Ok(found.l_type != libc::F_UNLCK as libc::c_short)

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, renameat};
+use nix::fcntl::{AtFlags, FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, openat, renameat};
 use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, unlinkat};
@@ -316,6 +316,10 @@ impl Folder for Directory {
 
     fn sync(&self, path: &Path) -> io::Result<()> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        if path.starts_with("..") {
+            // What holds a directory has no name that could lead elsewhere.
+            return File::from(openat(&self.0, path, flags, Mode::empty())?).sync_all();
+        }
         File::from(open_beneath(self.0.as_fd(), path, flags, Mode::empty())?).sync_all()
     }
 

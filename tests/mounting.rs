@@ -207,6 +207,44 @@ fn a_failure_of_the_daemon_is_told_by_the_command() {
 }
 
 #[test]
+fn a_store_that_other_users_can_reach_is_warned_of_in_the_log_and_at_the_terminal() {
+    require!(fuse, root);
+    let mode = |path: &Path, mode| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(path, mode).unwrap();
+    };
+    let place = Place::new();
+    let log = place.root.join("log");
+    let warned = |options: &[&str]| {
+        fs::write(&log, "").unwrap();
+        let output = place.mount().args(options).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        run(&mut place.umount());
+        let said = String::from_utf8_lossy(&output.stderr).contains("can reach the store");
+        let logged = fs::read_to_string(&log).unwrap();
+        (said, logged.contains("can reach the store"))
+    };
+    let log_file = format!("log_file={}", log.display());
+    let log_too = format!("allow_other,{log_file}");
+    mode(&place.root, 0o755);
+    mode(&place.store(), 0o755);
+    assert_eq!(warned(&["-o", "allow_other"]), (true, false));
+    assert_eq!(warned(&["-o", &log_too]), (true, true));
+    assert_eq!(
+        warned(&["-o", &log_file]),
+        (false, false),
+        "nobody is let in"
+    );
+    mode(&place.store(), 0o751);
+    assert_eq!(warned(&["-o", &log_too]), (true, true));
+    mode(&place.store(), 0o750);
+    assert_eq!(warned(&["-o", &log_too]), (false, false));
+    mode(&place.store(), 0o777);
+    mode(&place.root, 0o700);
+    assert_eq!(warned(&["-o", &log_too]), (false, false));
+}
+
+#[test]
 fn odd_names_of_stores_survive() {
     require!(fuse, root, fusermount3);
     for user in [None, Some(User::ordinary())] {

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -39,18 +40,26 @@ pub(crate) fn run(args: MountArgs) -> Result<(), Failure> {
         remains: Mutex::new(remains),
     };
     let make = || build(&plan, &args.tuning);
+    let to_file = log_file.is_some();
     // Before the fork and before any thread: a signal that comes while the mount is being made
     // waits, and then ends it.
     signals::block().or_exit(Exit::Failed, || "cannot block signals".into())?;
     if args.foreground {
         start_log(log_file, "info");
-        daemon::serve(&plan, make, || Ok(()))
+        daemon::serve(&plan, make, || {
+            warn_if_exposed(&plan, to_file);
+            Ok(())
+        })
     } else {
         daemon::background::start(|ready| {
             // The terminal is the parent's: it is told of trouble only.
-            let level = if log_file.is_some() { "info" } else { "warn" };
+            let level = if to_file { "info" } else { "warn" };
             start_log(log_file, level);
-            daemon::serve(&plan, make, || ready.report())
+            daemon::serve(&plan, make, || {
+                // While the terminal is still there.
+                warn_if_exposed(&plan, to_file);
+                ready.report()
+            })
         })
     }
 }
@@ -181,6 +190,27 @@ fn check_mountpoint(path: &Path) -> Result<(PathBuf, Vec<Remains>), Failure> {
         return refuse(format!("{shown} is not a directory"));
     }
     Ok((mountpoint, remains))
+}
+
+/// Says so, in the log and to whoever mounts, where users whom the mount lets in can also go to the
+/// store itself.
+fn warn_if_exposed(plan: &Plan, logs_to_file: bool) {
+    let others = |path: &Path, bits: u32| {
+        fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & bits != 0)
+    };
+    let store = &plan.store;
+    let reachable = store.ancestors().skip(1).all(|above| others(above, 0o001));
+    if !plan.flags.allow_other || !reachable || !others(store, 0o005) {
+        return;
+    }
+    let warning = format!(
+        "other users can reach the store {} without the mount: put it into a directory of mode 0700",
+        store.display()
+    );
+    log::warn!("{warning}");
+    if logs_to_file {
+        eprintln!("npyfs: {warning}");
+    }
 }
 
 /// A store must not be seen through its own mount, nor hidden by it.

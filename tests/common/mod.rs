@@ -108,7 +108,13 @@ impl Builder {
         let mountpoint = root.join("mnt");
         fs::create_dir(&mountpoint).unwrap();
         let store = self.store.clone().unwrap_or_else(|| {
-            let store = root.join("store");
+            // Where other users are let in, the store is kept out of their reach, as they are told.
+            let allows_others = |word: &OsString| word.to_string_lossy().contains("allow_other");
+            let above = match self.arguments.iter().any(allows_others) {
+                true => private_directory(&root),
+                false => root.clone(),
+            };
+            let store = above.join("store");
             fs::create_dir(&store).unwrap();
             store
         });
@@ -433,6 +439,13 @@ impl Drop for Mount {
             self.check_and_end();
         }
     }
+}
+
+fn private_directory(above: &Path) -> PathBuf {
+    let private = above.join("private");
+    fs::create_dir(&private).unwrap();
+    fs::set_permissions(&private, PermissionsExt::from_mode(0o700)).unwrap();
+    private
 }
 
 /// The words of a command that must fail: its exit code and what it wrote to stderr.

@@ -1,11 +1,13 @@
 //! What a reader finds: the array, slices of it, and chunks by name.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::view::{Layout, View};
 use super::{Committed, Dataset, Found, names};
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::npy::Header;
 
 impl Dataset {
@@ -90,6 +92,28 @@ impl Dataset {
             view,
             original,
         }))
+    }
+
+    /// Device and inode of its directory.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn identity(&self) -> Result<(u64, u64)> {
+        self.folder
+            .identity(Path::new("."))
+            .context(|| "cannot look at the dataset's directory".into())
+    }
+
+    /// Whether its directory has anything of this name, known to the dataset or not.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn has_entry(&self, name: &OsStr) -> Result<bool> {
+        match self.folder.identity(Path::new(name)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).context(|| format!("cannot look at {}", name.display())),
+        }
     }
 
     /// Whether a committed name may be written again.

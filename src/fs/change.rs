@@ -5,14 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use nix::sys::stat::FileStat;
+
 use super::handle::{Chunk, Handle};
-use super::node::{Control, Kind, ROOT};
+use super::lookup::{REJECTED, enter, file_attr};
+use super::node::{Control, Kind, Node, ROOT};
 use super::open::{attributes_of, own_name};
 use super::{Attr, Caller, Fs, SetAttr};
 use crate::dataset::disk::{Blob, DiskFile};
 use crate::dataset::{self, Change, Dataset, Found, Writing, clock};
 use crate::error::{Context, Errno, Result};
-use crate::store::{self, Maker};
+use crate::store::{self, Maker, Place, Seen};
 
 impl Fs {
     /// Sets attributes. The size of a committed chunk stays what it is.
@@ -31,7 +34,7 @@ impl Fs {
         if let Some(size) = set.size {
             match set.fh {
                 Some(fh) => self.set_len(fh, size)?,
-                None => self.truncate(node.parent, &node.name, size)?,
+                None => self.truncate(&node, size)?,
             }
         }
         let change = Change {
@@ -42,16 +45,21 @@ impl Fs {
         };
         if change != Change::default() {
             if let Kind::Dir = node.kind {
-                self.store.set_attributes(&self.nodes.path(ino)?, &change)?;
+                let directory = self.same_place(ino)?.into_entry();
+                if ino != ROOT {
+                    self.check_owner(ino, directory.stat())?;
+                }
+                directory.set_attributes(&change)?;
             } else if !node.gone {
-                self.change_entry(node.parent, &node.name, &change)?;
+                self.change_entry(&node, &change)?;
             }
         }
         // It is no array: who is told does not matter.
         self.getattr(ino, 0)
     }
 
-    fn change_entry(&self, dir: u64, name: &OsStr, change: &Change) -> Result<()> {
+    fn change_entry(&self, node: &Node, change: &Change) -> Result<()> {
+        let (dir, name) = (node.parent, &*node.name);
         if dataset::Kind::of(name) == dataset::Kind::Chunk && dir != ROOT {
             let dataset = self.dataset(dir)?;
             match dataset.find(name)? {
@@ -60,7 +68,10 @@ impl Fs {
                 None => {}
             }
         }
-        self.store.set_attributes(&self.path(dir, name)?, change)
+        let place = self.same_place(dir)?;
+        let entry = place.entry(name)?;
+        self.check_owner(node.ino, entry.stat())?;
+        entry.set_attributes(change)
     }
 
     fn set_len(&self, fh: u64, len: u64) -> Result<()> {
@@ -78,7 +89,8 @@ impl Fs {
     }
 
     /// Truncation by name, not through a handle.
-    fn truncate(&self, dir: u64, name: &OsStr, len: u64) -> Result<()> {
+    fn truncate(&self, node: &Node, len: u64) -> Result<()> {
+        let (dir, name) = (node.parent, &*node.name);
         if dataset::Kind::of(name) == dataset::Kind::Chunk && dir != ROOT {
             let dataset = self.dataset(dir)?;
             match dataset.find(name)? {
@@ -102,9 +114,9 @@ impl Fs {
                 None => {}
             }
         }
-        self.store
-            .open_file(&self.path(dir, name)?, true, false)?
-            .set_len(len)
+        let (file, stat) = self.same_place(dir)?.open_file(name, true)?;
+        self.check(node.ino, &stat)?;
+        file.set_len(len)
             .context(|| "cannot resize the file".into())
     }
 
@@ -129,8 +141,9 @@ impl Fs {
             uid: caller.uid,
             gid: caller.gid,
         };
-        self.store.make_dir(&self.path(dir, name)?, &maker)?;
-        self.lookup(dir, name, caller.pid)
+        let stat = self.place(dir)?.make_dir(name, &maker)?;
+        let node = self.name_node(dir, name, true, Some(Seen::of(&stat)));
+        Ok(file_attr(&stat).numbered(node))
     }
 
     fn dir_name(&self, name: &OsStr) -> Result<()> {
@@ -155,17 +168,40 @@ impl Fs {
         if dataset::Kind::of(name) == dataset::Kind::Control {
             return Err(own_name(name));
         }
-        let path = self.path(dir, name)?;
-        match self.store.stat(&path)? {
-            None => return Err(store::not_found(&path)),
-            Some(stat) if !store::is_dir(&stat) => {
-                return Err(err!(ENOTDIR, "{} is not a directory", path.display()));
-            }
-            Some(_) => {}
+        let place = self.place(dir)?;
+        let stat = self.found(&place, name)?;
+        if !store::is_dir(&stat) {
+            let path = place.path().join(name);
+            return Err(err!(ENOTDIR, "{} is not a directory", path.display()));
         }
-        self.store.remove_dir(&path)?;
+        let ino = self.check_name(dir, name, &stat)?;
+        self.store
+            .remove_dir(&place, name, &self.same_place(ino)?)?;
         self.nodes.removed(dir, name);
         Ok(())
+    }
+
+    fn found(&self, place: &Place<'_>, name: &OsStr) -> Result<FileStat> {
+        place
+            .find(name)?
+            .ok_or_else(|| store::not_found(&place.path().join(name)))
+    }
+
+    /// As [`Fs::check_owner`], of what a name stands for; answers its number.
+    fn check_name(&self, dir: u64, name: &OsStr, stat: &FileStat) -> Result<u64> {
+        let ino = self.nodes.number(dir, name).ok_or_else(
+            // The kernel looks up what it removes or renames.
+            || err!(ESTALE, "{} was not looked up", name.display()),
+        )?;
+        self.check_owner(ino, stat)?;
+        Ok(ino)
+    }
+
+    /// Removes an ordinary file.
+    fn remove_file(&self, dir: u64, name: &OsStr) -> Result<()> {
+        let place = self.place(dir)?;
+        self.check_name(dir, name, &self.found(&place, name)?)?;
+        place.remove(name)
     }
 
     /// Removes an ordinary file, ends a chunk in flight, or removes a rejected chunk's bytes; where
@@ -178,12 +214,10 @@ impl Fs {
         self.writable()?;
         let node = self.nodes.get(parent)?;
         if let Kind::Control(Control::Rejected) = node.kind {
-            let stored = Control::RejectedFile(name.into()).stored();
-            let path = self
-                .nodes
-                .path(node.parent)?
-                .join(stored.unwrap_or_default());
-            return self.store.remove(&path);
+            let place = self.same_place(node.parent)?;
+            let missing = || store::not_found(&place.path().join(name));
+            let rejected = enter(&place, &REJECTED)?.ok_or_else(missing)?;
+            return rejected.remove(name);
         }
         let dir = self.directory(parent)?.ino;
         match dataset::Kind::of(name) {
@@ -202,11 +236,11 @@ impl Fs {
                         );
                         return self.reported(&dataset, name, Err(reason));
                     }
-                    None => self.store.remove(&self.path(dir, name)?)?,
+                    None => self.remove_file(dir, name)?,
                 }
             }
             dataset::Kind::Chunk | dataset::Kind::Ordinary => {
-                self.store.remove(&self.path(dir, name)?)?;
+                self.remove_file(dir, name)?;
             }
             dataset::Kind::Array if dir != ROOT && self.options.allow_delete => {
                 self.dataset(dir)?.remove_array()?;
@@ -230,6 +264,7 @@ impl Fs {
         newparent: u64,
         newname: &OsStr,
         flags: u32,
+        caller: &Caller,
     ) -> Result<()> {
         self.writable()?;
         let from_dir = self.directory(parent)?.ino;
@@ -241,7 +276,6 @@ impl Fs {
             return Ok(());
         }
         let no_replace = flags & libc::RENAME_NOREPLACE != 0;
-        let (from, to) = (self.path(from_dir, name)?, self.path(to_dir, newname)?);
         if no_replace && self.lookup_exists(to_dir, newname)? {
             return Err(err!(EEXIST, "{} is there already", newname.display()));
         }
@@ -267,21 +301,23 @@ impl Fs {
                 None => {}
             }
         }
-        let stat = self
-            .store
-            .stat(&from)?
-            .ok_or_else(|| store::not_found(&from))?;
-        if store::is_dir(&stat) {
-            self.dir_name(newname)?;
-            self.store.rename(&from, &to, no_replace)?;
-        } else if is_chunk(newname) {
+        let from = self.place(from_dir)?;
+        let stat = self.found(&from, name)?;
+        let ino = self.check_name(from_dir, name, &stat)?;
+        if store::is_file(&stat) && is_chunk(newname) {
             let placeholder = stat.st_size == 0 && is_chunk(name);
-            let open = self.written_back(from_dir, name)?;
-            let held = self.commit_file(&from, &stat, to_dir, newname, placeholder)?;
+            if !placeholder {
+                may_read(caller, &from.path().join(name), &stat)?;
+            }
+            let open = self.written_back(ino)?;
+            let held = self.commit_file((&from, name, ino), to_dir, newname, placeholder)?;
             for handle in &open {
                 if let Handle::File(open) = &**handle {
                     open.committed.store(!placeholder, Ordering::Release);
                 }
+            }
+            if !placeholder {
+                self.nodes.became_chunk(ino);
             }
             if held {
                 self.nodes.joined(from_dir, name, to_dir, newname);
@@ -289,18 +325,41 @@ impl Fs {
             }
         } else {
             self.dir_name(newname)?;
-            self.store.rename(&from, &to, no_replace)?;
+            self.move_entry((&from, from_dir, name), to_dir, newname, no_replace)?;
         }
         self.nodes.renamed(from_dir, name, to_dir, newname);
         Ok(())
     }
 
+    /// Renames a directory or an ordinary file in the store.
+    fn move_entry(
+        &self,
+        (from, from_dir, name): (&Place<'_>, u64, &OsStr),
+        to_dir: u64,
+        newname: &OsStr,
+        no_replace: bool,
+    ) -> Result<()> {
+        let other = match from_dir == to_dir {
+            true => None,
+            false => Some(self.place(to_dir)?),
+        };
+        let to = other.as_ref().unwrap_or(from);
+        let replaced = to.find(newname)?.filter(|_| !no_replace);
+        if let Some(stat) = &replaced {
+            self.check_name(to_dir, newname, stat)?;
+        }
+        let renamed = self
+            .store
+            .rename((from, name), (to, newname), replaced.is_some());
+        match renamed {
+            Err(error) if error.errno() == Errno::EEXIST && !no_replace => Err(to.taken(newname)?),
+            renamed => renamed,
+        }
+    }
+
     /// The open files of a name, with all that their mappings have changed in the store. Runs on a
     /// worker thread: the kernel's writes come to the others meanwhile.
-    fn written_back(&self, dir: u64, name: &OsStr) -> Result<Vec<Arc<Handle>>> {
-        let Some(ino) = self.nodes.number(dir, name) else {
-            return Ok(Vec::new());
-        };
+    fn written_back(&self, ino: u64) -> Result<Vec<Arc<Handle>>> {
         let open = self.handles.files_of(ino);
         let mappable =
             |handle: &Arc<Handle>| matches!(&**handle, Handle::File(open) if open.mappable);
@@ -316,7 +375,8 @@ impl Fs {
 
     fn lookup_exists(&self, dir: u64, name: &OsStr) -> Result<bool> {
         let is_chunk = dataset::Kind::of(name) == dataset::Kind::Chunk;
-        Ok(self.entry_attr(dir, name, is_chunk)?.is_some())
+        let found = self.entry_attr(dir, name, is_chunk, Self::place)?;
+        Ok(found.is_some())
     }
 
     fn rename_chunk(
@@ -335,7 +395,7 @@ impl Fs {
                 newname.display()
             ));
         }
-        if self.store.stat(&self.path(to_dir, newname)?)?.is_some() {
+        if self.place(to_dir)?.find(newname)?.is_some() {
             return Err(err!(
                 EEXIST,
                 "{} is a file that was never committed",
@@ -349,14 +409,13 @@ impl Fs {
     /// held the same.
     fn commit_file(
         &self,
-        from: &Path,
-        stat: &nix::sys::stat::FileStat,
+        (from, name, ino): (&Place<'_>, &OsStr, u64),
         to_dir: u64,
         newname: &OsStr,
         placeholder: bool,
     ) -> Result<bool> {
         let dataset = self.dataset(to_dir)?;
-        let to = self.path(to_dir, newname)?;
+        let to = self.place(to_dir)?;
         let mut paused = None;
         let committed = match dataset.find(newname)? {
             // Taken over only by what is a chunk: a rename that fails changes nothing.
@@ -375,7 +434,8 @@ impl Fs {
             None => false,
         };
         if !committed {
-            if let Some(there) = self.store.stat(&to)?
+            let there = to.find(newname)?;
+            if let Some(there) = there
                 && there.st_size > 0
             {
                 return Err(err!(
@@ -385,24 +445,37 @@ impl Fs {
                 ));
             }
             if placeholder {
-                self.store.rename(from, &to, false)?;
-                return Ok(false);
+                let replaced = there.filter(store::is_file);
+                if let Some(stat) = &replaced {
+                    self.check_name(to_dir, newname, stat)?;
+                }
+                let renamed = self
+                    .store
+                    .rename((from, name), (&to, newname), replaced.is_some());
+                return renamed.map(|()| false);
             }
         }
-        let blob = DiskFile::new(self.store.open_file(from, false, false)?);
+        let (file, stat) = from.open_file(name, false)?;
+        self.check(ino, &stat)?;
+        let blob = DiskFile::new(file);
         let appended = if committed {
             dataset.compare_blob(newname, &blob)
         } else {
-            append(&dataset, newname, &blob, stat)
+            append(&dataset, newname, &blob, &stat)
         };
         self.reported(&dataset, newname, appended)?;
         if let Some(incoming) = paused {
             dataset.supersede(&incoming);
         }
-        if let Err(error) = self.store.remove(from) {
+        // Unless another has come to its name while it was read.
+        let removed = from.find(name).and_then(|now| match now {
+            Some(now) if Seen::of(&now).is_inode_of(&Seen::of(&stat)) => from.remove(name),
+            _ => Ok(()),
+        });
+        if let Err(error) = removed {
             log::warn!(
                 "{} is committed as {}: {error}",
-                from.display(),
+                from.path().join(name).display(),
                 newname.display()
             );
         }
@@ -433,12 +506,31 @@ impl Fs {
     }
 }
 
-fn append(
-    dataset: &Dataset,
-    name: &OsStr,
-    blob: &dyn Blob,
-    stat: &nix::sys::stat::FileStat,
-) -> Result<()> {
+/// Whether the caller may read a file that is about to become rows, which others read. The kernel
+/// has not asked: to rename a file one need not be able to read it.
+fn may_read(caller: &Caller, path: &Path, stat: &FileStat) -> Result<()> {
+    let class = if caller.uid == 0 {
+        return Ok(());
+    } else if caller.uid == stat.st_uid {
+        0o400
+    } else if caller.is_in(stat.st_gid) {
+        0o040
+    } else {
+        0o004
+    };
+    if stat.st_mode & class == 0 {
+        return Err(err!(
+            EACCES,
+            "user {} may not read {}, whose mode is {:o}",
+            caller.uid,
+            path.display(),
+            stat.st_mode & 0o7777
+        ));
+    }
+    Ok(())
+}
+
+fn append(dataset: &Dataset, name: &OsStr, blob: &dyn Blob, stat: &FileStat) -> Result<()> {
     dataset
         .append_blob(name, blob, attributes_of(stat))
         .map_err(|error| match error.errno() {

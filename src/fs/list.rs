@@ -10,6 +10,7 @@ use std::ffi::{OsStr, OsString};
 
 use super::control;
 use super::handle::{Handle, Listing, Names};
+use super::lookup::{REJECTED, enter};
 use super::node::{Control, Kind, ROOT};
 use super::{Fs, Opened};
 use crate::dataset::DATA;
@@ -39,12 +40,14 @@ impl Fs {
     /// `ENOTDIR`, `ESTALE`.
     pub fn opendir(&self, ino: u64) -> Result<Opened> {
         match self.nodes.get(ino)?.kind {
-            Kind::Dir | Kind::Control(Control::Dir | Control::Rejected) => Ok(Opened {
-                fh: self.handles.insert(Handle::Dir(Listing::default())),
-                mode: super::Mode::Cached,
-            }),
-            _ => Err(err!(ENOTDIR, "inode {ino} is not a directory")),
+            Kind::Dir => drop(self.place(ino)?),
+            Kind::Control(Control::Dir | Control::Rejected) => {}
+            _ => return Err(err!(ENOTDIR, "inode {ino} is not a directory")),
         }
+        Ok(Opened {
+            fh: self.handles.insert(Handle::Dir(Listing::default())),
+            mode: super::Mode::Cached,
+        })
     }
 
     /// Lists from position `offset` on, until `each` answers that it is full.
@@ -118,20 +121,19 @@ impl Fs {
                 others.extend(names.iter().map(|&(name, is_dir)| (name.into(), is_dir)));
             }
             Kind::Control(Control::Rejected) => {
-                let path = self.nodes.path(node.parent)?.join(".npyfs/rejected");
-                if self.store.stat(&path)?.is_some() {
-                    let mut kept = self.store.list(&path)?;
+                let place = self.same_place(node.parent)?;
+                if let Some(rejected) = enter(&place, &REJECTED)? {
+                    let mut kept = rejected.list()?;
                     // Newest first.
                     kept.sort_by(|a, b| b.cmp(a));
                     others.extend(kept);
                 }
             }
             _ => {
-                let path = self.nodes.path(ino)?;
-                let mut found = self.store.list(&path)?;
+                let mut found = self.same_place(ino)?.list()?;
                 found.sort();
                 if ino != ROOT {
-                    let dataset = self.store.dataset(&path)?;
+                    let dataset = self.dataset(ino)?;
                     // In flight before the catalog's end: a chunk that is committed in between is
                     // in the first list only.
                     let in_flight = dataset.in_flight_names();

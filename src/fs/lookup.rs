@@ -1,7 +1,6 @@
 //! Names and attributes.
 
 use std::ffi::OsStr;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use nix::sys::stat::FileStat;
@@ -11,8 +10,8 @@ use super::handle::Handle;
 use super::node::{Control, Kind, Node, ROOT, shown_number};
 use super::{Attr, Fs, NEVER, READ_SIZE, TTL, WRITE_SIZE};
 use crate::dataset::{self, CONTROL, DATA, Face, Found, View, clock};
-use crate::error::{Context, Result};
-use crate::store;
+use crate::error::{Context, Errno, Result};
+use crate::store::{self, Place, Seen};
 
 impl Fs {
     /// What a name in a directory stands for now. The answer, which is for `thread`, counts as one
@@ -29,8 +28,8 @@ impl Fs {
         let missing = || err!(ENOENT, "{} does not exist", name.display());
         match dataset::Kind::of(name) {
             dataset::Kind::Control => {
-                let ino = self.nodes.control(dir, &Control::Dir);
-                self.control_attr(dir, ino, &Control::Dir)
+                let attr = self.control_entry(dir, &Control::Dir)?;
+                attr.ok_or_else(missing)
             }
             dataset::Kind::Array if dir != ROOT => {
                 let view = self.dataset(dir)?.snapshot()?.ok_or_else(missing)?;
@@ -42,27 +41,12 @@ impl Fs {
             }
             dataset::Kind::Array | dataset::Kind::Slice { .. } => Err(missing()),
             kind => {
-                let attr = self.entry_attr(dir, name, kind == dataset::Kind::Chunk)?;
-                let attr = attr.ok_or_else(missing)?;
-                let node = self.name_node(dir, name, attr.is_dir);
-                if attr.is_dir {
-                    self.follow_directory(node);
-                }
+                let is_chunk = kind == dataset::Kind::Chunk;
+                let found = self.entry_attr(dir, name, is_chunk, Self::place)?;
+                let (attr, seen) = found.ok_or_else(missing)?;
+                let node = self.name_node(dir, name, attr.is_dir, seen);
                 Ok(attr.numbered(node))
             }
-        }
-    }
-
-    /// A directory that was replaced in the store, behind our back, is another dataset.
-    fn follow_directory(&self, ino: u64) {
-        let Some(known) = self.nodes.dataset(ino) else {
-            return;
-        };
-        let there = self.nodes.path(ino).map(|path| self.store.dataset(&path));
-        if let Ok(Ok(dataset)) = there
-            && !Arc::ptr_eq(&known, &dataset)
-        {
-            self.nodes.set_dataset(ino, &dataset);
         }
     }
 
@@ -75,7 +59,8 @@ impl Fs {
 
     /// A version of the array, or a slice: read-only, owned by whoever owns the dataset.
     fn view_attr(&self, dir: u64, view: &View) -> Result<Attr> {
-        let stat = self.dir_stat(dir)?;
+        let place = self.same_place(dir)?;
+        let stat = place.stat();
         Ok(Attr {
             node: 0,
             ino: 0,
@@ -93,33 +78,30 @@ impl Fs {
         })
     }
 
-    fn dir_stat(&self, dir: u64) -> Result<FileStat> {
-        let path = self.nodes.path(dir)?;
-        self.store
-            .stat(&path)?
-            .ok_or_else(|| err!(ESTALE, "{} is gone", path.display()))
-    }
-
-    /// An entry's attributes but for its number; `None` where nothing has the name.
-    pub(super) fn entry_attr(
-        &self,
+    /// An entry's attributes but for its number, and what was seen of it unless it is a chunk;
+    /// `None` where nothing has the name. `place` opens the directory.
+    pub(super) fn entry_attr<'a>(
+        &'a self,
         dir: u64,
         name: &OsStr,
         is_chunk: bool,
-    ) -> Result<Option<Attr>> {
+        place: impl FnOnce(&'a Self, u64) -> Result<Place<'a>>,
+    ) -> Result<Option<(Attr, Option<Seen>)>> {
         if is_chunk && dir != ROOT {
-            match self.dataset(dir)?.find(name)? {
+            let dataset = self.dataset(dir)?;
+            match dataset.find(name)? {
                 Some(Found::InFlight(incoming)) => {
-                    return Ok(Some(in_flight_attr(&incoming.face())));
+                    return Ok(Some((in_flight_attr(&incoming.face()), None)));
                 }
-                Some(Found::Committed(chunk)) => return Ok(Some(chunk_attr(&chunk))),
+                Some(Found::Committed(chunk)) => return Ok(Some((chunk_attr(&chunk), None))),
+                // Every chunk is looked up before it is created: the descriptor that the dataset
+                // has tells that there is nothing, without a way to it.
+                None if !dataset.has_entry(name)? => return Ok(None),
                 None => {}
             }
         }
-        Ok(self
-            .store
-            .stat(&self.path(dir, name)?)?
-            .map(|stat| file_attr(&stat)))
+        let found = place(self, dir)?.find(name)?;
+        Ok(found.map(|stat| (file_attr(&stat), Some(Seen::of(&stat)))))
     }
 
     /// The attributes of an inode, for `thread`.
@@ -130,13 +112,18 @@ impl Fs {
         let node = self.nodes.get(ino)?;
         let attr = match &node.kind {
             Kind::Dir => {
-                let path = self.nodes.path(ino)?;
-                let stat = self.store.stat(&path)?.filter(store::is_dir);
-                file_attr(&stat.ok_or_else(|| gone(&node))?)
+                let place = self.same_place(ino)?;
+                self.nodes.see(ino, Seen::of(place.stat()));
+                file_attr(place.stat())
             }
             Kind::Entry => self.entry_node_attr(&node)?,
             Kind::Array(view) => self.view_attr(node.parent, view)?,
-            Kind::Control(control) => self.control_attr(node.parent, ino, control)?,
+            Kind::Control(control) => {
+                let stat = self.control_stat(node.parent, control)?;
+                let stat = stat.ok_or_else(|| gone(&node))?;
+                self.nodes.see(ino, Seen::of(&stat));
+                control_attr(&stat, control)
+            }
         };
         let mut attr = attr.numbered(ino);
         if let Kind::Array(_) = node.kind {
@@ -147,22 +134,42 @@ impl Fs {
     }
 
     fn entry_node_attr(&self, node: &Node) -> Result<Attr> {
-        if node.gone {
-            // An unlinked file that somebody still has open.
-            return match self.handles.files_of(node.ino).first().map(|open| &**open) {
-                Some(Handle::File(open)) => {
-                    let stat = nix::sys::stat::fstat(&open.file);
-                    Ok(file_attr(
-                        &stat.context(|| "cannot look at the file".into())?,
-                    ))
-                }
-                _ => Err(gone(node)),
-            };
+        if !node.gone
+            && let Some(attr) = self.attr_in_place(node)?
+        {
+            return Ok(attr);
         }
+        // Unlinked, or no longer where it was, and still open.
+        match self.handles.files_of(node.ino).first().map(|open| &**open) {
+            Some(Handle::File(open)) => {
+                let stat = nix::sys::stat::fstat(&open.file);
+                Ok(file_attr(
+                    &stat.context(|| "cannot look at the file".into())?,
+                ))
+            }
+            _ => Err(gone(node)),
+        }
+    }
+
+    /// `None` where the node's name stands for another file now, or for none.
+    fn attr_in_place(&self, node: &Node) -> Result<Option<Attr>> {
         let is_chunk = dataset::Kind::of(&node.name) == dataset::Kind::Chunk;
-        self.entry_attr(node.parent, &node.name, is_chunk)?
-            .filter(|attr| !attr.is_dir)
-            .ok_or_else(|| gone(node))
+        let (attr, now) = match self.entry_attr(node.parent, &node.name, is_chunk, Self::same_place)
+        {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(None),
+            Err(error) if error.errno() == Errno::ESTALE => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Some(now) = now else {
+            return Ok(Some(attr));
+        };
+        let seen = self.nodes.seen(node.ino);
+        let is_same = seen.is_some_and(|seen| seen.is_inode_of(&now)) && !attr.is_dir;
+        if is_same {
+            self.nodes.see(node.ino, now);
+        }
+        Ok(is_same.then_some(attr))
     }
 
     fn lookup_control(&self, dir: &Node, control: &Control, name: &OsStr) -> Result<Attr> {
@@ -172,43 +179,32 @@ impl Fs {
             Control::Rejected => Control::RejectedFile(name.into()),
             _ => return Err(err!(ENOTDIR, "not a directory")),
         };
-        self.control_stat(dir.parent, &found)?.ok_or_else(missing)?;
-        let ino = self.nodes.control(dir.parent, &found);
-        self.control_attr(dir.parent, ino, &found)
+        self.control_entry(dir.parent, &found)?.ok_or_else(missing)
+    }
+
+    fn control_entry(&self, dir: u64, control: &Control) -> Result<Option<Attr>> {
+        let Some(stat) = self.control_stat(dir, control)? else {
+            return Ok(None);
+        };
+        let ino = self.nodes.control(dir, control, Seen::of(&stat));
+        Ok(Some(control_attr(&stat, control).numbered(ino)))
     }
 
     /// The stored file or directory behind a control file; the directory's own for texts.
     fn control_stat(&self, dir: u64, control: &Control) -> Result<Option<FileStat>> {
-        let path = self.nodes.path(dir)?;
-        match control.stored() {
-            Some(stored) => match self.store.stat(&path.join(stored))? {
-                // What was never needed reads as empty.
-                None if !matches!(control, Control::RejectedFile(_)) => self.store.stat(&path),
-                other => Ok(other),
+        let place = self.same_place(dir)?;
+        let stored = match control.stored() {
+            Some((within, name)) => match enter(&place, within)? {
+                Some(within) => within.find(name)?,
+                None => None,
             },
-            None => self.store.stat(&path),
+            None => None,
+        };
+        match stored {
+            // What was never needed reads as empty.
+            None if !matches!(control, Control::RejectedFile(_)) => Ok(Some(*place.stat())),
+            stored => Ok(stored),
         }
-    }
-
-    fn control_attr(&self, dir: u64, ino: u64, control: &Control) -> Result<Attr> {
-        let stat = self
-            .control_stat(dir, control)?
-            .ok_or_else(|| err!(ESTALE, "the dataset of inode {ino} is gone"))?;
-        let is_dir = matches!(control, Control::Dir | Control::Rejected);
-        let mut attr = file_attr(&stat);
-        if !store::is_file(&stat) {
-            attr.size = 0;
-            attr.blocks = 0;
-        }
-        attr.mode = readable_like(stat.st_mode) | if is_dir { 0o111 & stat.st_mode } else { 0 };
-        // What was rejected may be removed by whoever may remove a file from the dataset.
-        if *control == Control::Rejected {
-            attr.mode |= stat.st_mode & 0o222;
-        }
-        attr.is_dir = is_dir;
-        attr.nlink = if is_dir { 2 } else { 1 };
-        (attr.attr_ttl, attr.entry_ttl) = (NEVER, NEVER);
-        Ok(attr.numbered(ino))
     }
 
     /// The kernel forgets an inode.
@@ -225,17 +221,34 @@ impl Attr {
 }
 
 impl Control {
-    /// Where it is stored, below the dataset's directory.
-    pub(super) fn stored(&self) -> Option<std::path::PathBuf> {
+    /// Where it is stored: the directories to it, from the dataset's, and its name.
+    pub(super) fn stored(&self) -> Option<(&'static [&'static str], &OsStr)> {
         match self {
-            Control::Log => Some(".npyfs/log".into()),
-            Control::Rejected => Some(".npyfs/rejected".into()),
-            Control::RejectedFile(name) => {
-                Some(std::path::Path::new(".npyfs/rejected").join(&**name))
-            }
+            Control::Log => Some((&[CONTROL], OsStr::new("log"))),
+            Control::Rejected => Some((&REJECTED[..1], OsStr::new(REJECTED[1]))),
+            Control::RejectedFile(name) => Some((&REJECTED, name)),
             Control::Dir | Control::Status | Control::Chunks | Control::Daemon => None,
         }
     }
+}
+
+/// The way from a dataset's directory to what it has rejected.
+pub(super) const REJECTED: [&str; 2] = [CONTROL, "rejected"];
+
+/// A directory within another; `None` where it is missing.
+pub(super) fn enter<'a>(place: &Place<'a>, names: &[&str]) -> Result<Option<Place<'a>>> {
+    let mut names = names.iter().map(OsStr::new);
+    let Some(first) = names.next() else {
+        return Ok(None);
+    };
+    let mut within = place.enter(first)?;
+    for name in names {
+        within = match within {
+            Some(within) => within.enter(name)?,
+            None => return Ok(None),
+        };
+    }
+    Ok(within)
 }
 
 fn gone(node: &Node) -> crate::Error {
@@ -247,7 +260,7 @@ fn readable_like(mode: u32) -> u32 {
     mode & 0o444
 }
 
-fn file_attr(stat: &FileStat) -> Attr {
+pub(super) fn file_attr(stat: &FileStat) -> Attr {
     let is_dir = store::is_dir(stat);
     Attr {
         node: 0,
@@ -264,6 +277,24 @@ fn file_attr(stat: &FileStat) -> Attr {
         attr_ttl: TTL,
         entry_ttl: TTL,
     }
+}
+
+fn control_attr(stat: &FileStat, control: &Control) -> Attr {
+    let is_dir = matches!(control, Control::Dir | Control::Rejected);
+    let mut attr = file_attr(stat);
+    if !store::is_file(stat) {
+        attr.size = 0;
+        attr.blocks = 0;
+    }
+    attr.mode = readable_like(stat.st_mode) | if is_dir { 0o111 & stat.st_mode } else { 0 };
+    // What was rejected may be removed by whoever may remove a file from the dataset.
+    if *control == Control::Rejected {
+        attr.mode |= stat.st_mode & 0o222;
+    }
+    attr.is_dir = is_dir;
+    attr.nlink = if is_dir { 2 } else { 1 };
+    (attr.attr_ttl, attr.entry_ttl) = (NEVER, NEVER);
+    attr
 }
 
 fn chunk_attr(chunk: &dataset::Committed) -> Attr {

@@ -33,7 +33,7 @@ mod workers;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
@@ -43,8 +43,9 @@ pub use node::ROOT;
 
 use crate::dataset::{Dataset, View};
 use crate::error::{Context, Errno, Result};
-use crate::store::Store;
+use crate::store::{Now, Place, Seen, Store};
 use handle::Handles;
+use nix::sys::stat::FileStat;
 use node::{Kind, Node, Nodes};
 use workers::Workers;
 
@@ -71,7 +72,7 @@ pub struct Fs {
     options: Options,
     nodes: Nodes,
     handles: Handles,
-    workers: Workers,
+    workers: Arc<Workers>,
     kernel: OnceLock<Arc<dyn Kernel>>,
     /// Ends the thread that syncs from time to time when it is dropped.
     ticker: Mutex<Option<Sender<()>>>,
@@ -107,6 +108,21 @@ pub struct Caller {
     pub gid: u32,
     /// The thread's id; 0 where the kernel cannot say.
     pub pid: u32,
+}
+
+impl Caller {
+    /// Whether the caller is in a group, by its main one or another.
+    fn is_in(&self, gid: u32) -> bool {
+        if self.gid == gid {
+            return true;
+        }
+        // The kernel tells the main one only.
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid));
+        let status = status.unwrap_or_default();
+        let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+        let mut groups = groups.unwrap_or_default().split_whitespace();
+        groups.any(|group| group.parse() == Ok(gid))
+    }
 }
 
 /// What `stat` shows.
@@ -210,7 +226,7 @@ impl Fs {
             nodes: Nodes::new(options.remembered),
             options,
             handles: Handles::new(),
-            workers: Workers::default(),
+            workers: Arc::default(),
             kernel: OnceLock::new(),
             ticker: Mutex::new(Some(ticker)),
         }))
@@ -224,8 +240,8 @@ impl Fs {
     }
 
     /// The node of a directory or entry, counted as one lookup.
-    fn name_node(&self, dir: u64, name: &OsStr, is_dir: bool) -> u64 {
-        let node = self.nodes.named(dir, name, is_dir);
+    fn name_node(&self, dir: u64, name: &OsStr, is_dir: bool, seen: Option<Seen>) -> u64 {
+        let node = self.nodes.named(dir, name, is_dir, seen);
         if let Some(oldest) = self.nodes.surplus()
             && let Some(kernel) = self.kernel.get().cloned()
         {
@@ -253,6 +269,11 @@ impl Fs {
     /// Runs what may take long on a thread of its own.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) {
         self.workers.run(job);
+    }
+
+    /// As [`Fs::run`], after a while that takes no thread.
+    pub fn run_later(&self, delay: Duration, job: impl FnOnce() + Send + 'static) {
+        self.workers.run_later(delay, job);
     }
 
     /// Ends everything: what is in flight and complete was committed at its close, the rest is
@@ -315,9 +336,80 @@ impl Fs {
             self.store.touch(&dataset);
             return Ok(dataset);
         }
-        let dataset = self.store.dataset(&self.nodes.path(dir)?)?;
+        let (path, seen) = self.nodes.place(dir)?;
+        let dataset = self.store.dataset(&path)?;
+        if seen.map(|seen| seen.inode()) != Some(dataset.identity()?) {
+            return Err(replaced(&path));
+        }
         self.nodes.set_dataset(dir, &dataset);
         Ok(dataset)
+    }
+
+    /// The directory of a node, if it is as the kernel was told: by that the kernel has checked
+    /// what the caller may do in it.
+    fn place(&self, dir: u64) -> Result<Place<'_>> {
+        let place = self.same_place(dir)?;
+        if dir != ROOT {
+            self.check(dir, place.stat())?;
+        }
+        Ok(place)
+    }
+
+    /// The directory of a node, whatever its owner and permissions are now: for what is done with
+    /// something in it that is open, or checked by itself.
+    fn same_place(&self, dir: u64) -> Result<Place<'_>> {
+        let (path, seen) = self.nodes.place(dir)?;
+        let place = self.store.place(&path)?;
+        let is_same = seen.is_some_and(|seen| seen.is_inode_of(&Seen::of(place.stat())));
+        if dir == ROOT || is_same {
+            Ok(place)
+        } else {
+            Err(replaced(&path))
+        }
+    }
+
+    /// Fails unless what is in the store is what the kernel was told of an inode.
+    fn check(&self, ino: u64, stat: &FileStat) -> Result<()> {
+        let now = self.compare(ino, stat);
+        if now == Now::Same {
+            return Ok(());
+        }
+        Err(self.stale(ino, now))
+    }
+
+    /// As [`Fs::check`], for what only its owner, or the owner of the directory, may do: then other
+    /// permissions do not matter.
+    fn check_owner(&self, ino: u64, stat: &FileStat) -> Result<()> {
+        match self.compare(ino, stat) {
+            Now::Same | Now::Changed => Ok(()),
+            now => Err(self.stale(ino, now)),
+        }
+    }
+
+    fn compare(&self, ino: u64, stat: &FileStat) -> Now {
+        let seen = self.nodes.seen(ino);
+        seen.map_or(Now::Another, |seen| seen.compare(stat))
+    }
+
+    /// `ESTALE`: the kernel looks up the path again, checks again, and asks again.
+    fn stale(&self, ino: u64, now: Now) -> crate::Error {
+        let path = self.describe(ino);
+        if now == Now::Another {
+            return replaced(&path);
+        }
+        if let Some(kernel) = self.kernel.get()
+            && let Err(error) = kernel.forget_attributes(ino)
+        {
+            log::debug!(
+                "the kernel keeps the attributes of {}: {error}",
+                path.display()
+            );
+        }
+        let path = path.display();
+        err!(
+            ESTALE,
+            "the owner or the mode of {path} was changed in the store"
+        )
     }
 
     /// Whether a name in a directory cannot be looked up before its dataset is opened, which reads
@@ -351,6 +443,10 @@ fn sync_every(interval: Duration, ticks: &Receiver<()>, store: &Weak<Store>) {
             None => return,
         }
     }
+}
+
+fn replaced(path: &Path) -> crate::Error {
+    err!(ESTALE, "{} was replaced in the store", path.display())
 }
 
 /// Reads an ordinary file; less than a full buffer only at its end.

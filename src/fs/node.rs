@@ -1,8 +1,10 @@
 //! Nodes: what the kernel knows by an inode number.
 //!
 //! A node lives as long as the kernel remembers it: each lookup that is answered counts one, and a
-//! forget takes them back. A directory entry's node is its place (parent and name), not its
-//! content: a chunk keeps its number from creation through commit. The live array is the opposite:
+//! forget takes them back. A chunk's node is its place (parent and name), not its content: it keeps
+//! its number from creation through commit. So is that of a directory or ordinary file, as long as
+//! the store has the same one there; another in its place is another node, because the kernel checks
+//! permissions by what it was told of a node, and may do so at any time. The live array is the opposite:
 //! each version has a node of its own, which does not change while anybody has it open, and only
 //! `stat` shows one number for all of them. Where the kernel caches no pages of arrays, a version that
 //! nobody has open may become the next one: whoever looks it up finds the node that the kernel has
@@ -18,6 +20,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::dataset::{DATA, Dataset, View};
 use crate::error::Result;
+use crate::store::Seen;
 
 /// The root's number, by the kernel's convention.
 pub const ROOT: u64 = 1;
@@ -146,6 +149,9 @@ struct Table {
     datasets: HashMap<u64, Weak<Dataset>>,
     /// Of each directory, the newest version of its array.
     newest: HashMap<u64, u64>,
+    /// What the kernel was told of directories and ordinary files, and what is stored of `.npyfs`.
+    /// Beside the nodes: chunks, which are the most of them, have none of this.
+    seen: HashMap<u64, Seen>,
     /// The kernel has no pages of arrays: a version may become another while it is not open.
     uncached: bool,
     /// The files, oldest first, that the kernel was not asked to forget yet.
@@ -229,6 +235,47 @@ impl Table {
         }
         Some(ino)
     }
+
+    /// Has the node of a key, if it stands for something else than `seen`, be found no more.
+    fn part(&mut self, key: &Key<'_>, is_dir: bool, seen: Option<&Seen>) {
+        let Some(ino) = self.number(key) else {
+            return;
+        };
+        let was_dir = (self.slots.get(&ino)).map(|slot| matches!(slot.node.kind, Kind::Dir));
+        let is_still = match (self.seen.get(&ino), seen) {
+            (Some(old), Some(new)) => old.is_inode_of(new),
+            // What was a chunk is a file now.
+            (None, Some(_)) => false,
+            // What was a file is a chunk now: it was committed, or opened for writing.
+            (_, None) => true,
+        };
+        if was_dir.is_some_and(|was| was != is_dir) || !is_still {
+            self.remove(key);
+            self.datasets.remove(&ino);
+        }
+    }
+
+    fn path(&self, dir: u64) -> Result<PathBuf> {
+        let mut names = Vec::new();
+        let mut ino = dir;
+        while ino != ROOT {
+            let slot = self
+                .slots
+                .get(&ino)
+                .filter(|slot| !slot.node.gone && matches!(slot.node.kind, Kind::Dir))
+                .ok_or_else(|| err!(ESTALE, "the directory of inode {dir} is gone"))?;
+            names.push(&*slot.node.name);
+            ino = slot.node.parent;
+        }
+        Ok(names.iter().rev().collect())
+    }
+
+    fn see(&mut self, ino: u64, seen: Option<Seen>) {
+        match seen {
+            Some(seen) => self.seen.insert(ino, seen),
+            None => self.seen.remove(&ino),
+        };
+    }
 }
 
 /// All nodes that the kernel remembers.
@@ -265,6 +312,7 @@ impl Nodes {
             hasher: DefaultHashBuilder::default(),
             datasets: HashMap::new(),
             newest: HashMap::new(),
+            seen: HashMap::new(),
             uncached: false,
             files: VecDeque::new(),
             next: ROOT + 1,
@@ -302,25 +350,40 @@ impl Nodes {
         ino
     }
 
-    /// The number of a directory or entry, counted as one lookup.
-    pub(crate) fn named(&self, parent: u64, name: &OsStr, is_dir: bool) -> u64 {
+    /// The number of a directory or entry, counted as one lookup. `seen` is what the kernel is told
+    /// of a directory or ordinary file.
+    pub(crate) fn named(&self, parent: u64, name: &OsStr, is_dir: bool, seen: Option<Seen>) -> u64 {
         let mut table = crate::lock(&self.table);
         let key = Key::Name(parent, name);
-        // A name that was a file and is a directory now (or the reverse), by another daemon's hand,
-        // gets a new number.
-        if let Some(ino) = table.number(&key)
-            && let Some(slot) = table.slots.get(&ino)
-            && matches!(slot.node.kind, Kind::Dir) != is_dir
-        {
-            table.remove(&key);
-        }
-        Self::look_up(&mut table, &key, |ino| Node {
+        table.part(&key, is_dir, seen.as_ref());
+        let ino = Self::look_up(&mut table, &key, |ino| Node {
             ino,
             parent,
             name: name.into(),
             kind: if is_dir { Kind::Dir } else { Kind::Entry },
             gone: false,
-        })
+        });
+        table.see(ino, seen);
+        ino
+    }
+
+    /// What the kernel was told of a directory or ordinary file.
+    pub(crate) fn seen(&self, ino: u64) -> Option<Seen> {
+        crate::lock(&self.table).seen.get(&ino).copied()
+    }
+
+    /// The kernel is told this of a node. Another file than before is none that it may open by it.
+    pub(crate) fn see(&self, ino: u64, now: Seen) {
+        if let Some(seen) = crate::lock(&self.table).seen.get_mut(&ino)
+            && seen.is_inode_of(&now)
+        {
+            *seen = now;
+        }
+    }
+
+    /// The ordinary file with this number has become a chunk.
+    pub(crate) fn became_chunk(&self, ino: u64) {
+        crate::lock(&self.table).see(ino, None);
     }
 
     /// The oldest of the files that the kernel remembers, where they are too many: it is to be asked
@@ -345,16 +408,20 @@ impl Nodes {
         crate::lock(&self.table).number(&Key::Name(parent, name))
     }
 
-    /// The number of something in `.npyfs`.
-    pub(crate) fn control(&self, dir: u64, control: &Control) -> u64 {
+    /// The number of something in `.npyfs`, and of what is stored there.
+    pub(crate) fn control(&self, dir: u64, control: &Control, seen: Seen) -> u64 {
         let mut table = crate::lock(&self.table);
-        Self::look_up(&mut table, &Key::Control(dir, control), |ino| Node {
+        let key = Key::Control(dir, control);
+        table.part(&key, false, Some(&seen));
+        let ino = Self::look_up(&mut table, &key, |ino| Node {
             ino,
             parent: dir,
             name: OsStr::new("").into(),
             kind: Kind::Control(control.clone()),
             gone: false,
-        })
+        });
+        table.see(ino, Some(seen));
+        ino
     }
 
     /// Whether the kernel caches pages of arrays. Once it does, it may have some for good.
@@ -430,6 +497,7 @@ impl Nodes {
             table.newest.remove(&slot.node.parent);
         }
         table.datasets.remove(&ino);
+        table.seen.remove(&ino);
     }
 
     /// A name was removed: its node, if there is one, stands for nothing any more.
@@ -481,19 +549,13 @@ impl Nodes {
 
     /// The path of a directory, relative to the store.
     pub(crate) fn path(&self, dir: u64) -> Result<PathBuf> {
+        crate::lock(&self.table).path(dir)
+    }
+
+    /// The path of a directory, and what the kernel was told of it; nothing of the root.
+    pub(crate) fn place(&self, dir: u64) -> Result<(PathBuf, Option<Seen>)> {
         let table = crate::lock(&self.table);
-        let mut names = Vec::new();
-        let mut ino = dir;
-        while ino != ROOT {
-            let slot = table
-                .slots
-                .get(&ino)
-                .filter(|slot| !slot.node.gone && matches!(slot.node.kind, Kind::Dir))
-                .ok_or_else(|| err!(ESTALE, "the directory of inode {dir} is gone"))?;
-            names.push(&*slot.node.name);
-            ino = slot.node.parent;
-        }
-        Ok(names.iter().rev().collect())
+        Ok((table.path(dir)?, table.seen.get(&dir).copied()))
     }
 
     /// How many nodes the kernel remembers, the root among them.

@@ -2,19 +2,18 @@
 
 use std::ffi::OsStr;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::closer::closer;
 use super::control::Text;
 use super::handle::{Chunk, Handle, OpenFile};
-use super::lookup::{in_flight_attr, is_array};
+use super::lookup::{enter, file_attr, in_flight_attr, is_array};
 use super::node::{Control, Kind, Node, ROOT};
 use super::{Attr, Caller, Fs, Mode, Opened, TTL, read_file};
 use crate::dataset::{self, Face, Found, View, Waiter, Writing};
 use crate::error::{Context, Result};
-use crate::store::{self, Maker};
+use crate::store::{self, Maker, Seen};
 
 fn wants_write(flags: i32) -> bool {
     flags & libc::O_ACCMODE != libc::O_RDONLY
@@ -50,7 +49,7 @@ impl Fs {
                 let mut attr = in_flight_attr(&face);
                 // Until the first write, which the kernel takes as the end of what it knows.
                 attr.attr_ttl = TTL;
-                let node = self.name_node(dir, name, false);
+                let node = self.name_node(dir, name, false, None);
                 Ok((attr.numbered(node), opened))
             }
             dataset::Kind::Ordinary => {
@@ -59,11 +58,10 @@ impl Fs {
                     uid: caller.uid,
                     gid: caller.gid,
                 };
-                let path = self.path(dir, name)?;
-                let file = self.store.create(&path, flags, &maker)?;
-                let attr = self.lookup(parent, name, caller.pid)?;
-                let opened = self.opened_file(attr.ino, file, flags);
-                Ok((attr, opened))
+                let (file, stat) = self.place(dir)?.create(name, flags, &maker)?;
+                let node = self.name_node(dir, name, false, Some(Seen::of(&stat)));
+                let opened = self.opened_file(node, file, flags);
+                Ok((file_attr(&stat).numbered(node), opened))
             }
             _ => Err(own_name(name)),
         }
@@ -156,7 +154,6 @@ impl Fs {
             return Err(err!(ESTALE, "{} is gone", name.display()));
         }
         let truncate = flags & libc::O_TRUNC != 0;
-        let path = self.path(node.parent, name)?;
         let is_chunk = dataset::Kind::of(name) == dataset::Kind::Chunk;
         if is_chunk && node.parent != ROOT {
             let dataset = self.dataset(node.parent)?;
@@ -191,31 +188,28 @@ impl Fs {
                     return self.open_chunk(node.parent, name, face, truncate, caller);
                 }
                 None if write => {
-                    return self.open_placeholder(node, &path, truncate, caller);
+                    return self.open_placeholder(node, truncate, caller);
                 }
                 None => {}
             }
         }
-        let file = self.store.open_file(&path, write, truncate);
-        let file = file.map_err(|error| match error.errno() {
-            crate::error::Errno::ENOENT => err!(ESTALE, "{} is gone", name.display()),
-            _ => error,
-        })?;
+        let (file, stat) = self.place(node.parent)?.open_file(name, write)?;
+        self.check(node.ino, &stat)?;
+        if truncate {
+            file.set_len(0)
+                .context(|| "cannot truncate the file".into())?;
+        }
         Ok(self.opened_file(node.ino, file, flags))
     }
 
     /// Writing to a file of the store that has a chunk's name: an empty one becomes a chunk.
-    fn open_placeholder(
-        &self,
-        node: &Node,
-        path: &Path,
-        truncate: bool,
-        caller: &Caller,
-    ) -> Result<Opened> {
-        let stat = self
-            .store
-            .stat(path)?
+    fn open_placeholder(&self, node: &Node, truncate: bool, caller: &Caller) -> Result<Opened> {
+        let place = self.place(node.parent)?;
+        let stat = place
+            .find(&node.name)?
+            .filter(store::is_file)
             .ok_or_else(|| err!(ESTALE, "{} is gone", node.name.display()))?;
+        self.check(node.ino, &stat)?;
         if stat.st_size > 0 {
             return Err(err!(
                 EEXIST,
@@ -231,7 +225,8 @@ impl Fs {
             mtime: None,
         };
         let opened = self.open_chunk(node.parent, &node.name, face, truncate, caller)?;
-        self.store.remove(path)?;
+        place.remove(&node.name)?;
+        self.nodes.became_chunk(node.ino);
         Ok(opened)
     }
 
@@ -247,22 +242,32 @@ impl Fs {
                 whole(format!("{:#}\n", status.to_json()))
             }
             Control::Chunks => Handle::Text(Text::csv(self.dataset(node.parent)?)),
-            Control::Log | Control::RejectedFile(_) => {
-                let stored = control.stored().unwrap_or_default();
-                let path = self.nodes.path(node.parent)?.join(stored);
-                match self.store.stat(&path)? {
-                    Some(_) => {
-                        let file = self.store.open_file(&path, false, false)?;
-                        Handle::File(OpenFile::new(node.ino, file, libc::O_RDONLY))
-                    }
-                    None => whole(String::new()),
-                }
-            }
+            Control::Log | Control::RejectedFile(_) => match self.open_stored(node, control)? {
+                Some(file) => Handle::File(OpenFile::new(node.ino, file, libc::O_RDONLY)),
+                None => whole(String::new()),
+            },
         };
         Ok(Opened {
             fh: self.handles.insert(handle),
             mode: Mode::Direct,
         })
+    }
+
+    fn open_stored(&self, node: &Node, control: &Control) -> Result<Option<std::fs::File>> {
+        let Some((within, name)) = control.stored() else {
+            return Ok(None);
+        };
+        let place = self.same_place(node.parent)?;
+        let Some(within) = enter(&place, within)? else {
+            return Ok(None);
+        };
+        if within.find(name)?.is_none() {
+            return Ok(None);
+        }
+        let (file, stat) = within.open_file(name, false)?;
+        // Another than was told of, or one that has come since: the kernel is to look again.
+        self.check(node.ino, &stat)?;
+        Ok(Some(file))
     }
 
     /// The view that a handle reads, where it is one.
@@ -439,12 +444,12 @@ impl Fs {
 
     /// As [`Fs::fsync`], for a directory.
     pub fn fsyncdir(self: &Arc<Self>, ino: u64, done: Waiter) {
-        let synced = self.nodes.path(ino).and_then(|path| {
-            self.store.sync_dir(&path)?;
+        let synced = self.same_place(ino).and_then(|place| {
+            self.store.sync_dir(&place)?;
             if ino == ROOT {
                 return Ok(None);
             }
-            self.store.dataset(&path).map(Some)
+            self.dataset(ino).map(Some)
         });
         match synced {
             Ok(Some(dataset)) => self.sync_dataset(dataset, done),

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MOST: usize = 16;
 const IDLE: Duration = Duration::from_secs(10);
@@ -21,6 +21,8 @@ pub(crate) struct Workers {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    /// There is a job that is to wait for less than the others.
+    sooner: Condvar,
 }
 
 impl std::fmt::Debug for Shared {
@@ -34,6 +36,10 @@ struct State {
     jobs: VecDeque<Job>,
     threads: usize,
     idle: usize,
+    /// Jobs that are to wait until then.
+    later: Vec<(Instant, Job)>,
+    /// There is a thread that waits for all of them.
+    waits: bool,
 }
 
 impl Workers {
@@ -64,10 +70,65 @@ impl Workers {
         }
     }
 
+    /// As [`Workers::run`], but once `delay` has passed. However many wait, they take one thread.
+    pub(crate) fn run_later(
+        self: &Arc<Self>,
+        delay: Duration,
+        job: impl FnOnce() + Send + 'static,
+    ) {
+        let mut state = crate::lock(&self.shared.state);
+        state.later.push((Instant::now() + delay, Box::new(job)));
+        if std::mem::replace(&mut state.waits, true) {
+            self.shared.sooner.notify_one();
+            return;
+        }
+        drop(state);
+        let workers = self.clone();
+        let started = std::thread::Builder::new()
+            .name("npyfs-later".into())
+            .spawn(move || workers.wait());
+        if let Err(error) = started {
+            log::warn!("cannot start a thread: {error}");
+            // Dropping a job answers EIO.
+            let mut state = crate::lock(&self.shared.state);
+            state.waits = false;
+            let dropped = std::mem::take(&mut state.later);
+            drop(state);
+            drop(dropped);
+        }
+    }
+
+    /// Runs what was to wait, until there is nothing of it.
+    fn wait(&self) {
+        let mut state = crate::lock(&self.shared.state);
+        loop {
+            let Some(next) = state.later.iter().map(|(due, _)| *due).min() else {
+                state.waits = false;
+                return;
+            };
+            let now = Instant::now();
+            if next > now {
+                state = self
+                    .shared
+                    .sooner
+                    .wait_timeout(state, next - now)
+                    .map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
+                continue;
+            }
+            let due = state.later.extract_if(.., |(due, _)| *due <= now);
+            let due: Vec<Job> = due.map(|(_, job)| job).collect();
+            drop(state);
+            for job in due {
+                self.run(job);
+            }
+            state = crate::lock(&self.shared.state);
+        }
+    }
+
     /// Waits until all jobs are done.
     pub(crate) fn finish(&self) {
         let mut state = crate::lock(&self.shared.state);
-        while !state.jobs.is_empty() || state.idle < state.threads {
+        while !state.jobs.is_empty() || state.waits || state.idle < state.threads {
             state = self
                 .shared
                 .changed
@@ -130,5 +191,25 @@ mod tests {
         }
         workers.finish();
         assert_eq!(done.load(Ordering::Relaxed), 104);
+    }
+
+    #[test]
+    fn what_is_to_wait_takes_no_thread_of_those_that_work() {
+        let workers = Arc::new(Workers::default());
+        let done = Arc::new(AtomicUsize::new(0));
+        let begun = Instant::now();
+        for _ in 0..10 * MOST {
+            let done = done.clone();
+            workers.run_later(Duration::from_millis(300), move || {
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        let (send, receive) = std::sync::mpsc::channel();
+        workers.run(move || send.send(begun.elapsed()).unwrap());
+        assert!(receive.recv().unwrap() < Duration::from_millis(300));
+        assert_eq!(done.load(Ordering::Relaxed), 0);
+        workers.finish();
+        assert_eq!(done.load(Ordering::Relaxed), 10 * MOST);
+        assert!(begun.elapsed() >= Duration::from_millis(300));
     }
 }

@@ -9,6 +9,7 @@ mod backing;
 mod entry;
 mod linger;
 mod pages;
+mod patience;
 mod requests;
 
 use std::cell::RefCell;

@@ -14,8 +14,9 @@ use fuser::{
 };
 
 use super::backing::cache_flags;
+use super::patience::patiently;
 use super::{Adapter, Subject, attributes, caller, empty, failed, guarded, pages, with_buffer};
-use crate::fs::{Fs, SetAttr};
+use crate::fs::{Attr, Fs, SetAttr};
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
@@ -91,10 +92,12 @@ impl Filesystem for Adapter {
             fh: fh.map(|fh| fh.0),
         };
         let fs = self.fs.clone();
-        let job = move || match fs.setattr(ino.0, &set) {
+        let ask = move |fs: &Fs| fs.setattr(ino.0, &set);
+        let answer = move |fs: &Fs, done: crate::Result<Attr>| match done {
             Ok(attr) => reply.attr(&attr.attr_ttl, &attributes(&attr)),
-            Err(error) => reply.error(failed(&fs, "setattr", &Subject::Inode(ino.0), &error)),
+            Err(error) => reply.error(failed(fs, "setattr", &Subject::Inode(ino.0), &error)),
         };
+        let job = move || patiently(&fs, "setattr", ask, answer);
         self.dispatch("setattr", self.fs.setattr_is_slow(ino.0, &set), job);
     }
 
@@ -176,7 +179,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -186,15 +189,18 @@ impl Filesystem for Adapter {
     ) {
         let slow = self.fs.rename_is_slow(name, newname);
         let (fs, name, newname) = (self.fs.clone(), name.to_owned(), newname.to_owned());
+        let caller = caller(request);
+        let to = newname.clone();
+        let ask = move |fs: &Fs| {
+            let flags = flags.bits();
+            fs.rename(parent.0, &name, newparent.0, &newname, flags, &caller)
+        };
+        let answer = move |fs: &Fs, renamed| {
+            let subject = Subject::Name(newparent.0, &to);
+            empty(fs, renamed, "rename", &subject, reply);
+        };
         self.dispatch("rename", slow, move || {
-            let renamed = fs.rename(parent.0, &name, newparent.0, &newname, flags.bits());
-            empty(
-                &fs,
-                renamed,
-                "rename",
-                &Subject::Name(newparent.0, &newname),
-                reply,
-            );
+            patiently(&fs, "rename", ask, answer);
         });
     }
 
@@ -228,14 +234,12 @@ impl Filesystem for Adapter {
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let slow = self.fs.open_is_slow(ino.0, flags.0);
         let (fs, backing, caller) = (self.fs.clone(), self.backing.clone(), caller(request));
-        self.dispatch("open", slow, move || {
-            match fs.open(ino.0, flags.0, &caller) {
-                Ok(opened) => backing.answer(opened, reply, || fs.set_uncached(false)),
-                Err(error) => {
-                    reply.error(failed(&fs, "open", &Subject::Inode(ino.0), &error));
-                }
-            }
-        });
+        let ask = move |fs: &Fs| fs.open(ino.0, flags.0, &caller);
+        let answer = move |fs: &Fs, done: crate::Result<_>| match done {
+            Ok(opened) => backing.answer(opened, reply, || fs.set_uncached(false)),
+            Err(error) => reply.error(failed(fs, "open", &Subject::Inode(ino.0), &error)),
+        };
+        self.dispatch("open", slow, move || patiently(&fs, "open", ask, answer));
     }
 
     fn read(

@@ -1,14 +1,16 @@
 //! The store: a tree of directories in which each is a dataset, and ordinary files lie beside it.
 //!
 //! Paths are relative to the store's root, which is held open. Symbolic links and special files in
-//! the store are not shown, so no path leads out of it.
+//! the store are not shown, and no path leads through a link, so none leads out of it.
 //!
 //! | module | holds |
 //! | --- | --- |
 //! | `registry` | which datasets are open |
+//! | `seen` | what was seen of a file, so that another in its place is noticed |
 //! | `tree` | directories and ordinary files |
 
 mod registry;
+mod seen;
 mod tree;
 
 use std::fs::File;
@@ -23,6 +25,8 @@ use crate::dataset::disk::{Directory, Folder};
 use crate::dataset::{Budget, DATA, clock};
 use crate::error::{Context, Error, Result};
 use registry::Registry;
+pub use seen::{Now, Seen};
+pub use tree::{Entry, Place};
 
 /// How a store is to be treated.
 #[derive(Clone, Debug)]

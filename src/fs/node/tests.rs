@@ -6,14 +6,59 @@ const REMEMBERED: usize = 100;
 fn a_node_lives_as_long_as_the_kernel_remembers_it() {
     let nodes = Nodes::new(REMEMBERED);
     let name = OsStr::new("x.npy");
-    let ino = nodes.named(ROOT, name, false);
-    assert_eq!(nodes.named(ROOT, name, false), ino);
+    let ino = nodes.named(ROOT, name, false, None);
+    assert_eq!(nodes.named(ROOT, name, false, None), ino);
     nodes.forget(ino, 1);
     assert!(nodes.get(ino).is_ok());
     nodes.forget(ino, 1);
     assert!(nodes.get(ino).is_err());
-    assert_ne!(nodes.named(ROOT, name, false), ino);
+    assert_ne!(nodes.named(ROOT, name, false, None), ino);
     assert_eq!(nodes.len(), 2);
+}
+
+#[test]
+fn another_file_of_the_same_name_is_another_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let seen = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, "").unwrap();
+        Seen::of(&nix::sys::stat::stat(&path).unwrap())
+    };
+    let (one, other) = (seen("one"), seen("other"));
+    let nodes = Nodes::new(REMEMBERED);
+    let name = OsStr::new("x");
+    let named = |seen| nodes.named(ROOT, name, false, seen);
+    let first = named(Some(one));
+    assert_eq!(named(Some(one)), first);
+    let second = named(Some(other));
+    assert_ne!(second, first);
+    assert!(nodes.get(first).unwrap().gone);
+    assert_eq!(nodes.seen(first), Some(one), "what is open is still that");
+    // It was committed, and keeps its number.
+    assert_eq!(named(None), second);
+    assert_eq!(nodes.seen(second), None);
+    // The chunk's name was removed, and a file took it.
+    assert_ne!(named(Some(one)), second);
+    nodes.forget(first, 2);
+    assert_eq!(nodes.seen(first), None);
+}
+
+#[test]
+fn what_is_told_of_a_node_never_makes_it_another_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let look = |path: &std::path::Path| Seen::of(&nix::sys::stat::stat(path).unwrap());
+    let (file, other) = (dir.path().join("file"), look(dir.path()));
+    std::fs::write(&file, "").unwrap();
+    let before = look(&file);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&file, mode).unwrap();
+    let nodes = Nodes::new(REMEMBERED);
+    let ino = nodes.named(ROOT, OsStr::new("x"), false, Some(before));
+    nodes.see(ino, look(&file));
+    assert_eq!(nodes.seen(ino), Some(look(&file)));
+    assert_ne!(look(&file), before);
+    nodes.see(ino, other);
+    assert_eq!(nodes.seen(ino), Some(look(&file)));
 }
 
 /// A dataset's array after each of `n` chunks.
@@ -75,9 +120,9 @@ fn the_kernel_is_sure_of_a_version_only_where_one_thread_asks_alone() {
 #[test]
 fn the_oldest_files_are_surplus_once_there_are_too_many() {
     let nodes = Nodes::new(REMEMBERED);
-    let file = |n: usize| nodes.named(ROOT, OsStr::new(&format!("{n}.npy")), false);
+    let file = |n: usize| nodes.named(ROOT, OsStr::new(&format!("{n}.npy")), false, None);
     let first: Vec<u64> = (0..REMEMBERED + SURPLUS - 1).map(file).collect();
-    nodes.named(ROOT, OsStr::new("directory"), true);
+    nodes.named(ROOT, OsStr::new("directory"), true, None);
     assert_eq!(nodes.surplus(), None);
     nodes.forget(first[1], 1);
     file(first.len());
@@ -90,8 +135,8 @@ fn the_oldest_files_are_surplus_once_there_are_too_many() {
 #[test]
 fn a_renamed_directory_takes_what_is_in_it_along() {
     let nodes = Nodes::new(REMEMBERED);
-    let outer = nodes.named(ROOT, OsStr::new("a"), true);
-    let inner = nodes.named(outer, OsStr::new("b"), true);
+    let outer = nodes.named(ROOT, OsStr::new("a"), true, None);
+    let inner = nodes.named(outer, OsStr::new("b"), true, None);
     nodes.renamed(ROOT, OsStr::new("a"), ROOT, OsStr::new("c"));
     assert_eq!(nodes.path(inner).unwrap(), PathBuf::from("c/b"));
 }
@@ -99,9 +144,9 @@ fn a_renamed_directory_takes_what_is_in_it_along() {
 #[test]
 fn a_name_that_was_replaced_is_gone_and_its_successor_is_another_node() {
     let nodes = Nodes::new(REMEMBERED);
-    let old = nodes.named(ROOT, OsStr::new("x.npy"), false);
-    let new = nodes.named(ROOT, OsStr::new(".x.tmp"), false);
+    let old = nodes.named(ROOT, OsStr::new("x.npy"), false, None);
+    let new = nodes.named(ROOT, OsStr::new(".x.tmp"), false, None);
     nodes.renamed(ROOT, OsStr::new(".x.tmp"), ROOT, OsStr::new("x.npy"));
     assert!(nodes.get(old).unwrap().gone);
-    assert_eq!(nodes.named(ROOT, OsStr::new("x.npy"), false), new);
+    assert_eq!(nodes.named(ROOT, OsStr::new("x.npy"), false, None), new);
 }

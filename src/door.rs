@@ -44,6 +44,24 @@ pub(crate) fn open_beneath(
     Ok(way().open(dir, path, flags | OFlag::O_CLOEXEC, mode)?)
 }
 
+/// As [`open_beneath`], and what another filesystem is mounted on is not entered, where the kernel
+/// can tell.
+///
+/// # Errors
+/// Those of [`open_beneath`]; `EXDEV` for a mount point.
+pub(crate) fn open_beside(
+    dir: BorrowedFd<'_>,
+    name: &Path,
+    flags: OFlag,
+    mode: Mode,
+) -> io::Result<OwnedFd> {
+    let flags = flags | OFlag::O_CLOEXEC;
+    Ok(match way() {
+        Way::Whole => open_whole(dir, name, flags, mode, ResolveFlag::RESOLVE_NO_XDEV)?,
+        Way::Stepwise => Way::Stepwise.open(dir, name, flags, mode)?,
+    })
+}
+
 /// How this kernel, under these filters, is to be asked. Found out once.
 fn way() -> Way {
     static WAY: OnceLock<Way> = OnceLock::new();
@@ -105,7 +123,7 @@ impl Way {
         mode: Mode,
     ) -> nix::Result<OwnedFd> {
         match self {
-            Way::Whole => open_whole(dir, path, flags, mode),
+            Way::Whole => open_whole(dir, path, flags, mode, ResolveFlag::empty()),
             Way::Stepwise => open_step(dir, path, flags, mode),
         }
     }
@@ -116,12 +134,17 @@ const THROUGH: OFlag = OFlag::O_PATH
     .union(OFlag::O_DIRECTORY)
     .union(OFlag::O_CLOEXEC);
 
-fn open_whole(dir: BorrowedFd<'_>, path: &Path, flags: OFlag, mode: Mode) -> nix::Result<OwnedFd> {
-    let mut how = OpenHow::new().flags(flags).resolve(
-        ResolveFlag::RESOLVE_BENEATH
-            | ResolveFlag::RESOLVE_NO_SYMLINKS
-            | ResolveFlag::RESOLVE_NO_MAGICLINKS,
-    );
+fn open_whole(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlag,
+    mode: Mode,
+    more: ResolveFlag,
+) -> nix::Result<OwnedFd> {
+    let beneath = ResolveFlag::RESOLVE_BENEATH
+        | ResolveFlag::RESOLVE_NO_SYMLINKS
+        | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let mut how = OpenHow::new().flags(flags).resolve(beneath | more);
     // Unlike openat(2), it refuses a mode that means nothing.
     if flags.intersects(OFlag::O_CREAT | (OFlag::O_TMPFILE & !OFlag::O_DIRECTORY)) {
         how = how.mode(mode);

@@ -34,10 +34,16 @@ impl Error {
         }
     }
 
-    /// An error of the operating system (`EIO` where it gave no errno), and what was being done.
+    /// An error of the operating system (`EIO` where it gave no errno), or one of npyfs that came as
+    /// one, and what was being done.
     pub fn io(source: io::Error, message: impl Into<String>) -> Self {
+        let inner = source.get_ref().and_then(|it| it.downcast_ref::<Self>());
+        let errno = match inner {
+            Some(error) => error.errno,
+            None => Errno::from_raw(source.raw_os_error().unwrap_or(libc::EIO)),
+        };
         Self {
-            errno: Errno::from_raw(source.raw_os_error().unwrap_or(libc::EIO)),
+            errno,
             message: message.into(),
             source: Some(Arc::new(source)),
         }
@@ -86,6 +92,14 @@ impl fmt::Display for Error {
 /// chain would print it twice.
 impl std::error::Error for Error {}
 
+/// For where errors of the operating system are expected. [`Error::io`] finds the errno again.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = io::Error::from(error.errno).kind();
+        io::Error::new(kind, error)
+    }
+}
+
 /// Adds what was being done to an error of the operating system.
 pub trait Context<T> {
     /// The value, or an [`Error`] whose errno is the operating system's (`EIO` where it gave none).
@@ -131,5 +145,14 @@ mod tests {
             error.to_string(),
             "x.npy refused: cannot append 3 rows: No space left on device (os error 28)"
         );
+    }
+
+    #[test]
+    fn an_error_that_passes_for_one_of_the_operating_system_keeps_its_errno_and_its_sentence() {
+        let io: io::Error = err!(ENOENT, "nothing is there").into();
+        assert_eq!(io.kind(), io::ErrorKind::NotFound);
+        let error = Error::io(io, "cannot open it");
+        assert_eq!(error.errno(), Errno::ENOENT);
+        assert_eq!(error.to_string(), "cannot open it: nothing is there");
     }
 }

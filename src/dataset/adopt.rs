@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::DATA;
-use super::disk::{Blob, Folder, Open, copy, read_exact_at};
+use super::disk::{Blob, Folder, Open, copy, copy_attributes, read_exact_at};
 use super::view::{Form, Layout};
 use crate::error::{Context, Result};
 use crate::npy::{Header, Prefix, Published};
@@ -46,6 +46,7 @@ pub(crate) fn give_room(
     blob.write_at(&published.bytes(rows), 0).context(failed)?;
     let body = rows.saturating_mul(published.row_bytes());
     copy(&**data, header.len(), &*blob, published.len(), body).context(failed)?;
+    copy_attributes(&**data, &*blob).context(failed)?;
     blob.sync().context(failed)?;
     folder
         .rename(Path::new(COPY), Path::new(DATA))

@@ -410,7 +410,8 @@ impl Dataset {
             return Ok(unborn.clone());
         }
         let published = Published::new(header.dtype(), header.row_shape())?;
-        let file = Staged::create(&self.folder).context(|| "cannot create data.npy".into())?;
+        let file =
+            Staged::create(&self.folder, None).context(|| "cannot create data.npy".into())?;
         let form = Form::Published(published);
         let layout = Arc::new(Layout::new(form, file.shared_blob()));
         let unborn = Arc::new(Unborn {
@@ -437,6 +438,9 @@ impl Dataset {
             .lock()
             .map_err(|_| err!(EIO, "a failure inside npyfs ended the array's birth"))?;
         if let Some(file) = file.take() {
+            self.folder
+                .hand_over(file.blob())
+                .context(|| "cannot give data.npy its owner and mode".into())?;
             file.keep_as(Path::new(NEWBORN))
                 .context(|| "cannot create data.npy".into())?;
         }

@@ -4,24 +4,20 @@
 //! open file in it). Each method is one small operation, so that a test can put a folder in its
 //! place that fails at the n-th of them, or that keeps only what was synced.
 
-use std::ffi::{OsStr, OsString};
+mod directory;
+
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 use std::sync::Arc;
 
-use nix::dir::Dir;
+pub use directory::Directory;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, FallocateFlags, FcntlArg, OFlag, fallocate, fcntl, openat, renameat};
-use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::{UnlinkatFlags, unlinkat};
-
-use crate::door::open_beneath;
 
 /// How [`Folder::open`] opens a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,10 +85,10 @@ pub trait Folder: Send + Sync + fmt::Debug {
     /// # Errors
     /// The operating system's.
     fn sync(&self, path: &Path) -> io::Result<()>;
-    /// Takes the exclusive lock on a file, made where it is missing. `None`: somebody has it.
+    /// Takes the exclusive lock on a file, made where it is missing. `None`: another daemon has it.
     ///
     /// # Errors
-    /// The operating system's.
+    /// `EBUSY` where what has it is no daemon; the operating system's.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
     /// Whether somebody has that lock. Where it can be seen without taking it, nobody who wants it
     /// meanwhile is turned away.
@@ -102,6 +98,13 @@ pub trait Folder: Send + Sync + fmt::Debug {
     fn is_locked(&self, path: &Path) -> io::Result<bool> {
         self.open(path, Open::Read)?;
         Ok(self.lock(path)?.is_none())
+    }
+    /// Gives a new array the owner and group of the directory, and the mode of new files.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn hand_over(&self, _array: &dyn Blob) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -214,149 +217,6 @@ pub fn copy(from: &dyn Blob, at: u64, to: &dyn Blob, offset: u64, len: u64) -> i
         Ok(())
     })
 }
-
-/// A directory of the operating system, held open: it may be renamed while it is in use.
-#[derive(Debug)]
-pub struct Directory(OwnedFd);
-
-impl Directory {
-    /// Opens the directory.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::options()
-            .read(true)
-            .custom_flags_directory()
-            .open(path)?;
-        Ok(Self(file.into()))
-    }
-
-    /// Wraps a descriptor of a directory.
-    pub fn from_fd(fd: OwnedFd) -> Self {
-        Self(fd)
-    }
-}
-
-/// `O_DIRECTORY` by name.
-trait CustomFlags {
-    fn custom_flags_directory(&mut self) -> &mut Self;
-}
-
-impl CustomFlags for std::fs::OpenOptions {
-    fn custom_flags_directory(&mut self) -> &mut Self {
-        std::os::unix::fs::OpenOptionsExt::custom_flags(self, libc::O_DIRECTORY)
-    }
-}
-
-/// New files are readable by all and writable by their owner, less the daemon's umask.
-const FILE_MODE: Mode = Mode::from_bits_truncate(0o666);
-
-impl Folder for Directory {
-    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn Blob>> {
-        let flags = OFlag::O_CLOEXEC
-            | OFlag::O_NOFOLLOW
-            | match how {
-                Open::Read => OFlag::O_RDONLY,
-                Open::Write => OFlag::O_RDWR,
-                Open::Create => OFlag::O_RDWR | OFlag::O_CREAT,
-                Open::CreateNew => OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL,
-                Open::Append => OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND,
-            };
-        let fd = open_beneath(self.0.as_fd(), path, flags, FILE_MODE)?;
-        Ok(Arc::new(DiskFile(File::from(fd))))
-    }
-
-    fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
-        let stat = fstatat(&self.0, path, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        Ok((stat.st_dev, stat.st_ino))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        Ok(renameat(&self.0, from, &self.0, to)?)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        Ok(unlinkat(&self.0, path, UnlinkatFlags::NoRemoveDir)?)
-    }
-
-    fn make_dir(&self, path: &Path) -> io::Result<()> {
-        match mkdirat(&self.0, path, Mode::from_bits_truncate(0o777)) {
-            Ok(()) | Err(Errno::EEXIST) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
-    fn list(&self, path: &Path) -> io::Result<Vec<Listed>> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let mut dir = Dir::from_fd(open_beneath(self.0.as_fd(), path, flags, Mode::empty())?)?;
-        let mut found = Vec::new();
-        for entry in dir.iter() {
-            let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
-            if name == "." || name == ".." {
-                continue;
-            }
-            match fstatat(&self.0, &path.join(&name), AtFlags::AT_SYMLINK_NOFOLLOW) {
-                Ok(stat) => {
-                    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
-                    if kind == SFlag::S_IFREG || kind == SFlag::S_IFDIR {
-                        found.push(Listed {
-                            name,
-                            len: stat.st_size as u64,
-                            is_dir: kind == SFlag::S_IFDIR,
-                        });
-                    }
-                }
-                Err(Errno::ENOENT) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(found)
-    }
-
-    fn sync(&self, path: &Path) -> io::Result<()> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        if path.starts_with("..") {
-            // What holds a directory has no name that could lead elsewhere.
-            return File::from(openat(&self.0, path, flags, Mode::empty())?).sync_all();
-        }
-        File::from(open_beneath(self.0.as_fd(), path, flags, Mode::empty())?).sync_all()
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
-        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC;
-        let fd = open_beneath(self.0.as_fd(), path, flags, FILE_MODE)?;
-        // An open-file-description lock: it is the daemon's as long as this description is open,
-        // whatever else the process opens and closes, and the kernel drops it with the process.
-        match fcntl(fd.as_fd(), FcntlArg::F_OFD_SETLK(&WHOLE_FILE)) {
-            Ok(_) => Ok(Some(Box::new(FileLock { _held: fd }))),
-            Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
-    fn is_locked(&self, path: &Path) -> io::Result<bool> {
-        let fd = open_beneath(self.0.as_fd(), path, OFlag::O_RDONLY, Mode::empty())?;
-        let mut found = WHOLE_FILE;
-        fcntl(fd.as_fd(), FcntlArg::F_OFD_GETLK(&mut found))?;
-        Ok(found.l_type != libc::F_UNLCK as libc::c_short)
-    }
-}
-
-const WHOLE_FILE: libc::flock = libc::flock {
-    l_type: libc::F_WRLCK as libc::c_short,
-    l_whence: libc::SEEK_SET as libc::c_short,
-    l_start: 0,
-    l_len: 0,
-    l_pid: 0,
-};
-
-#[derive(Debug)]
-struct FileLock {
-    _held: OwnedFd,
-}
-
-impl Lock for FileLock {}
 
 /// A file of the operating system as a [`Blob`].
 #[derive(Debug)]
@@ -474,16 +334,46 @@ pub fn set_attributes(blob: &dyn Blob, face: &super::Face) -> io::Result<()> {
     let Some(file) = blob.file() else {
         return Ok(());
     };
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(
-        face.mode & 0o7777,
-    ))?;
-    if nix::unistd::geteuid().is_root() {
-        std::os::unix::fs::fchown(file, Some(face.uid), Some(face.gid))?;
-    }
+    give(file, face.uid, face.gid, face.mode)?;
     if let Some(mtime) = face.mtime {
         file.set_modified(super::clock::to_system(mtime))?;
     }
     Ok(())
+}
+
+/// Gives the copy of a file its owner and mode.
+///
+/// # Errors
+/// The operating system's.
+pub(crate) fn copy_attributes(from: &dyn Blob, to: &dyn Blob) -> io::Result<()> {
+    let (Some(from), Some(to)) = (from.file(), to.file()) else {
+        return Ok(());
+    };
+    let from = from.metadata()?;
+    give(to, from.uid(), from.gid(), from.mode())
+}
+
+/// Gives a file away and sets its mode, as far as this process and this filesystem can. What could
+/// not be given away has no rights of its owner's to lend.
+fn give(file: &File, uid: u32, gid: u32, mode: u32) -> io::Result<()> {
+    let is_root = nix::unistd::geteuid().is_root();
+    // Before the mode, which a change of owner takes bits from.
+    let given = as_far_as_possible(fchown(file, is_root.then_some(uid), Some(gid)))?;
+    let mode = mode & if given && is_root { 0o7777 } else { 0o777 };
+    as_far_as_possible(file.set_permissions(PermissionsExt::from_mode(mode))).map(drop)
+}
+
+/// Whether it was done. Not a member of that group, a server that takes root for an ordinary user,
+/// an owner without a number in this namespace, a filesystem without owners: none is a failure.
+fn as_far_as_possible(done: io::Result<()>) -> io::Result<bool> {
+    match done {
+        Ok(()) => Ok(true),
+        Err(error) if is_unsupported(&error) => {
+            log::debug!("a file keeps its owner or mode: {error}");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// A file's time of last change, in nanoseconds since 1970; 0 for what is not a file.

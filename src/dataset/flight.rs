@@ -150,7 +150,8 @@ impl Dataset {
         }
     }
 
-    pub(super) fn stage(&self) -> Result<Staged> {
-        Staged::create(&self.folder).context(|| "cannot make a file in .npyfs/incoming".into())
+    pub(super) fn stage(&self, face: Option<&Face>) -> Result<Staged> {
+        Staged::create(&self.folder, face)
+            .context(|| "cannot make a file in .npyfs/incoming".into())
     }
 }

@@ -23,6 +23,7 @@ use super::Dataset;
 use super::bands::Bands;
 use super::convert::Conversion;
 use super::coverage::Coverage;
+use super::disk::set_attributes;
 use super::judge::too_long;
 use super::staged::{Permit, Staged};
 use super::tail::Stream;
@@ -179,12 +180,14 @@ impl Incoming {
             face.mtime = change.mtime.or(face.mtime);
         }
         let state = self.state()?;
-        match state.phase {
-            Phase::Committed(id) => {
+        match (&state.phase, &state.body) {
+            (&Phase::Committed(id), _) => {
                 let name = self.dataset.name_of(id)?;
                 self.dataset.set_attributes(&name, change)
             }
-            Phase::Open | Phase::Refused(_) => Ok(()),
+            (Phase::Open, Body::File(file)) => set_attributes(file.blob(), &self.face())
+                .context(|| "cannot set the attributes of the staged chunk".into()),
+            (Phase::Open | Phase::Refused(_), _) => Ok(()),
         }
     }
 
@@ -374,6 +377,7 @@ impl Incoming {
                 .dataset
                 .claim_tail(header, &state.head, bands, converted)?
         {
+            stream.belongs_to(self.face());
             state.body = Body::Stream(stream);
             return Ok(());
         }
@@ -394,7 +398,7 @@ impl Incoming {
             Body::File(_) => return Ok(()),
             Body::Stream(stream) => self.dataset.leave_tail(stream)?,
             Body::Head | Body::Memory { .. } => {
-                let file = self.dataset.stage()?;
+                let file = self.dataset.stage(Some(&self.face()))?;
                 let store = |bytes: &[u8], at: u64| {
                     file.blob()
                         .write_at(bytes, at)

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::clock;
-use super::disk::{Blob, Folder, Open};
+use super::disk::{Blob, Folder, Open, set_attributes};
 use super::staged::Staged;
+use super::{Face, clock};
 use crate::error::{Context, Result};
 
 /// The directory, within a dataset's.
@@ -33,22 +33,29 @@ impl Rejected {
         len <= self.limit
     }
 
-    /// Keeps what `fill` writes, `len` bytes, under a name made of `name`. Answers that name; `None`
-    /// where it is more than the limit.
+    /// Keeps what `fill` writes, `len` bytes, under a name made of `name`, with the owner and mode of
+    /// `face`. Answers that name; `None` where it is more than the limit.
     pub(crate) fn keep(
         &self,
         name: &OsStr,
+        face: &Face,
         len: u64,
         fill: impl FnOnce(&dyn Blob) -> io::Result<()>,
     ) -> Result<Option<String>> {
         match self.make_room(name, len)? {
-            Some(path) => self.write(&path, fill).map(Some),
+            Some(path) => {
+                let fill = |blob: &dyn Blob| {
+                    fill(blob)?;
+                    set_attributes(blob, face)
+                };
+                self.write(&path, fill).map(Some)
+            }
             None => Ok(None),
         }
     }
 
-    /// As [`Rejected::keep`], whatever the limit is.
-    pub(crate) fn keep_all(
+    /// Keeps rows of the array, with its owner and mode, whatever the limit is.
+    pub(crate) fn keep_rows(
         &self,
         name: &OsStr,
         fill: impl FnOnce(&dyn Blob) -> io::Result<()>,
@@ -57,7 +64,10 @@ impl Rejected {
         self.folder
             .make_dir(directory)
             .context(|| "cannot make .npyfs/rejected".into())?;
-        self.write(&directory.join(file_name(name)), fill)
+        self.write(&directory.join(file_name(name)), |blob| {
+            fill(blob)?;
+            self.folder.hand_over(blob)
+        })
     }
 
     fn write(&self, path: &Path, fill: impl FnOnce(&dyn Blob) -> io::Result<()>) -> Result<String> {
@@ -75,12 +85,19 @@ impl Rejected {
         Ok(path.display().to_string())
     }
 
-    /// Keeps a staged file.
-    pub(crate) fn keep_file(&self, name: &OsStr, len: u64, file: Staged) -> Result<Option<String>> {
+    /// Keeps a staged file, with the owner and mode of `face`.
+    pub(crate) fn keep_file(
+        &self,
+        name: &OsStr,
+        face: &Face,
+        len: u64,
+        file: Staged,
+    ) -> Result<Option<String>> {
         let Some(path) = self.make_room(name, len)? else {
             return Ok(None);
         };
-        file.keep_as(&path)
+        set_attributes(file.blob(), face)
+            .and_then(|()| file.keep_as(&path))
             .context(|| "cannot write to .npyfs/rejected".into())?;
         Ok(Some(path.display().to_string()))
     }

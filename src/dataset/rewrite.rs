@@ -233,7 +233,7 @@ impl Rewrite {
 
     fn stage<'a>(&self, state: &'a mut State) -> Result<&'a Staged> {
         if state.staged.is_none() {
-            let file = self.dataset.stage()?;
+            let file = self.dataset.stage(None)?;
             let mut piece = vec![0; state.len.min(1 << 20) as usize];
             let mut at = 0;
             while at < state.len {

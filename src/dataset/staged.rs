@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::disk::{Blob, Folder, Open};
+use super::Face;
+use super::disk::{Blob, Folder, Open, set_attributes};
 
 /// The directory of the staged files.
 pub(crate) const INCOMING: &str = ".npyfs/incoming";
@@ -30,8 +31,9 @@ pub(crate) struct Staged {
 }
 
 impl Staged {
-    /// An empty file under a name that no other has.
-    pub(crate) fn create(folder: &Arc<dyn Folder>) -> io::Result<Staged> {
+    /// An empty file under a name that no other has, with the owner and mode of `face`; with none it
+    /// is the daemon's, and private.
+    pub(crate) fn create(folder: &Arc<dyn Folder>, face: Option<&Face>) -> io::Result<Staged> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = Path::new(INCOMING).join(format!("{}-{n}", std::process::id()));
@@ -42,12 +44,17 @@ impl Staged {
             }
             other => other?,
         };
-        Ok(Staged {
+        // Removed with its value if it cannot be given away.
+        let staged = Staged {
             folder: folder.clone(),
             path,
             blob,
             kept: false,
-        })
+        };
+        if let Some(face) = face {
+            set_attributes(&*staged.blob, face)?;
+        }
+        Ok(staged)
     }
 
     pub(crate) fn blob(&self) -> &dyn Blob {

@@ -14,9 +14,10 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::Face;
 use super::bands::Bands;
 use super::disk::{Folder, copy, read_exact_at};
 use super::staged::Staged;
@@ -53,6 +54,8 @@ pub(crate) struct Stream {
     /// The rows are not these bytes: the commit converts them.
     converted: bool,
     began: Instant,
+    /// Whose file it becomes where it is displaced.
+    face: OnceLock<Face>,
     state: Mutex<State>,
 }
 
@@ -109,6 +112,7 @@ impl Stream {
             bands,
             converted,
             began: Instant::now(),
+            face: OnceLock::new(),
             state: Mutex::new(State {
                 base,
                 streamed: 0,
@@ -116,6 +120,11 @@ impl Stream {
                 home: Home::Tail,
             }),
         })
+    }
+
+    /// Says whose it is.
+    pub(crate) fn belongs_to(&self, face: Face) {
+        self.face.get_or_init(|| face);
     }
 
     pub(crate) fn layout(&self) -> &Arc<Layout> {
@@ -312,7 +321,7 @@ impl Stream {
     }
 
     fn new_home(&self, folder: &Arc<dyn Folder>) -> io::Result<Staged> {
-        let file = Staged::create(folder)?;
+        let file = Staged::create(folder, self.face.get())?;
         file.blob().write_at(&self.head, 0)?;
         // The space behind the tail was reserved for this chunk, which needs it here now.
         {
@@ -345,8 +354,8 @@ impl Stream {
                 .write_at(bytes, at)
                 .context(|| "cannot write to .npyfs/incoming".into())
         };
-        let file =
-            Staged::create(folder).context(|| "cannot make a file in .npyfs/incoming".into())?;
+        let file = Staged::create(folder, self.face.get())
+            .context(|| "cannot make a file in .npyfs/incoming".into())?;
         store(&file, &self.head, 0)?;
         let received = self.lock()?.received;
         let mut piece = vec![0; received.min(PIECE) as usize];

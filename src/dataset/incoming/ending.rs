@@ -166,18 +166,19 @@ impl Incoming {
     fn keep(&self, body: Body, state: &State) -> Result<Option<String>> {
         let header_len = state.head.len() as u64;
         let rejected = &self.dataset.rejected;
+        let face = &self.face();
         match body {
             Body::Head => Ok(None),
             Body::Memory { bytes, .. } if bytes.is_empty() => Ok(None),
-            Body::Memory { bytes, .. } => rejected.keep(&self.name, state.len, |blob| {
+            Body::Memory { bytes, .. } => rejected.keep(&self.name, face, state.len, |blob| {
                 blob.write_at(&state.head, 0)?;
                 blob.write_at(&bytes, header_len)
             }),
-            Body::File(file) => rejected.keep_file(&self.name, state.len, file),
+            Body::File(file) => rejected.keep_file(&self.name, face, state.len, file),
             Body::Stream(stream) if state.len > header_len => {
                 let kept = if rejected.fits(state.len) {
                     let file = self.dataset.leave_tail(&stream)?;
-                    rejected.keep_file(&self.name, state.len, file)
+                    rejected.keep_file(&self.name, face, state.len, file)
                 } else {
                     Ok(None)
                 };

@@ -137,7 +137,7 @@ fn set_rows_aside(array: &Array, rows: u64, rejected: &Rejected) -> Result<()> {
     let mut shape = vec![len.checked_div(layout.row_bytes()).unwrap_or(rows)];
     shape.extend_from_slice(layout.row_shape());
     let header = Header::encode(layout.dtype(), &shape)?;
-    rejected.keep_all("rows-without-record.npy".as_ref(), |blob| {
+    rejected.keep_rows("rows-without-record.npy".as_ref(), |blob| {
         blob.write_at(&header, 0)?;
         copy(&*layout.data, start, blob, header.len() as u64, len)
     })?;

@@ -76,6 +76,8 @@ pub use status::{CSV_HEAD, Status};
 pub use sync::Waiter;
 pub use view::View;
 
+pub(crate) use events::LOG;
+
 use commit::Writer;
 use disk::{Directory, Folder};
 use follow::Follow;

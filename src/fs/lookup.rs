@@ -119,10 +119,10 @@ impl Fs {
             Kind::Entry => self.entry_node_attr(&node)?,
             Kind::Array(view) => self.view_attr(node.parent, view)?,
             Kind::Control(control) => {
-                let stat = self.control_stat(node.parent, control)?;
-                let stat = stat.ok_or_else(|| gone(&node))?;
+                let stats = self.control_stat(node.parent, control)?;
+                let (stat, dir) = stats.ok_or_else(|| gone(&node))?;
                 self.nodes.see(ino, Seen::of(&stat));
-                control_attr(&stat, control)
+                control_attr(&stat, &dir, control)
             }
         };
         let mut attr = attr.numbered(ino);
@@ -183,15 +183,16 @@ impl Fs {
     }
 
     fn control_entry(&self, dir: u64, control: &Control) -> Result<Option<Attr>> {
-        let Some(stat) = self.control_stat(dir, control)? else {
+        let Some((stat, dir_stat)) = self.control_stat(dir, control)? else {
             return Ok(None);
         };
         let ino = self.nodes.control(dir, control, Seen::of(&stat));
-        Ok(Some(control_attr(&stat, control).numbered(ino)))
+        Ok(Some(control_attr(&stat, &dir_stat, control).numbered(ino)))
     }
 
-    /// The stored file or directory behind a control file; the directory's own for texts.
-    fn control_stat(&self, dir: u64, control: &Control) -> Result<Option<FileStat>> {
+    /// The stored file or directory behind a control file, the dataset's directory itself for texts;
+    /// and that directory.
+    fn control_stat(&self, dir: u64, control: &Control) -> Result<Option<(FileStat, FileStat)>> {
         let place = self.same_place(dir)?;
         let stored = match control.stored() {
             Some((within, name)) => match enter(&place, within)? {
@@ -200,11 +201,12 @@ impl Fs {
             },
             None => None,
         };
-        match stored {
+        let dir = *place.stat();
+        Ok(match stored {
             // What was never needed reads as empty.
-            None if !matches!(control, Control::RejectedFile(_)) => Ok(Some(*place.stat())),
-            stored => Ok(stored),
-        }
+            None if !matches!(control, Control::RejectedFile(_)) => Some((dir, dir)),
+            stored => stored.map(|stat| (stat, dir)),
+        })
     }
 
     /// The kernel forgets an inode.
@@ -279,17 +281,23 @@ pub(super) fn file_attr(stat: &FileStat) -> Attr {
     }
 }
 
-fn control_attr(stat: &FileStat, control: &Control) -> Attr {
+/// What was refused is its producer's; everything else is said to those who may read the dataset's
+/// directory, `dir`, whosever the file is in the store.
+fn control_attr(stat: &FileStat, dir: &FileStat, control: &Control) -> Attr {
     let is_dir = matches!(control, Control::Dir | Control::Rejected);
     let mut attr = file_attr(stat);
     if !store::is_file(stat) {
         attr.size = 0;
         attr.blocks = 0;
     }
-    attr.mode = readable_like(stat.st_mode) | if is_dir { 0o111 & stat.st_mode } else { 0 };
-    // What was rejected may be removed by whoever may remove a file from the dataset.
-    if *control == Control::Rejected {
-        attr.mode |= stat.st_mode & 0o222;
+    if !matches!(control, Control::RejectedFile(_)) {
+        (attr.uid, attr.gid) = (dir.st_uid, dir.st_gid);
+        attr.mode = match control {
+            // What was rejected may be removed by those who may remove such a file from the dataset.
+            Control::Rejected => dir.st_mode & 0o1777,
+            Control::Dir => dir.st_mode & 0o555,
+            _ => readable_like(dir.st_mode),
+        };
     }
     attr.is_dir = is_dir;
     attr.nlink = if is_dir { 2 } else { 1 };

@@ -23,7 +23,8 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, geteuid, unlinkat};
 
 use super::{Maker, Store, is_dir, is_file};
-use crate::dataset::{CONTROL, Change, DATA};
+use crate::dataset::disk::Directory;
+use crate::dataset::{CONTROL, Change, DATA, LOG};
 use crate::door::open_beneath;
 use crate::error::{Context, Error, Result};
 
@@ -504,6 +505,19 @@ impl<'a> Place<'a> {
         } else {
             Err(gone())
         }
+    }
+
+    /// Opens a dataset's log, if it is npyfs's, and tells its attributes.
+    ///
+    /// # Errors
+    /// Those of [`Directory`]'s files.
+    pub fn open_log(&self) -> Result<(File, FileStat)> {
+        let failed = || format!("cannot open {}/{LOG}", self.path.display());
+        let file = Directory::from_fd(self.readable()?)
+            .read(Path::new(LOG))
+            .context(failed)?;
+        let stat = fstat(&file).context(failed)?;
+        Ok((file, stat))
     }
 
     /// A directory or ordinary file, for its attributes.

@@ -30,8 +30,9 @@ struct Scene {
     store: PathBuf,
     /// Beside the store: a directory of root's that is closed to all others.
     outside: Victim,
-    /// Such a directory in the store, in one of the user's: there the user can move it.
-    inside: Victim,
+    /// Such directories in the store, in a directory of the user's and in one below: there the user
+    /// can move them.
+    inside: [Victim; 2],
 }
 
 /// A directory that is to stay as it is, wherever it is moved.
@@ -131,7 +132,10 @@ impl Scene {
         chown(&mine, Some(user.uid), Some(user.gid)).unwrap();
         open(&store, 0o1777);
         let outside = Victim::make(&root.path().join("victim"));
-        let inside = Victim::make(&mine.join("roots"));
+        let below = mine.join("below");
+        fs::create_dir(&below).unwrap();
+        chown(&below, Some(user.uid), Some(user.gid)).unwrap();
+        let inside = [&mine, &below].map(|above| Victim::make(&above.join("roots")));
         // Only root can have made these.
         let hard = fs::hard_link(root.path().join("victim/key"), mine.join("hard"));
         hard.unwrap();
@@ -180,7 +184,9 @@ impl Scene {
     fn nothing_was_done(&self, said: &str) {
         assert!(!said.contains(SECRET), "{said}");
         self.outside.is_unchanged(said);
-        self.inside.is_unchanged(said);
+        self.inside
+            .iter()
+            .for_each(|victim| victim.is_unchanged(said));
     }
 
     fn finish(self) {
@@ -312,7 +318,8 @@ fn files(has_openat2: bool) {
 fn control(has_openat2: bool) {
     for kind in ["link", "links", "links within", "directory"] {
         let scene = Scene::new(has_openat2);
-        scene.attack("control_planted", &[kind]);
+        let said = scene.attack("control_planted", &[kind]);
+        assert!(said.contains("rmdir "), "{said}");
         scene.finish();
     }
 }

@@ -206,7 +206,7 @@ def names_planted(kind):
 # What npyfs keeps, planted before a dataset is removed.
 def control_planted(kind):
     prepare()
-    inner = f"{OURS}/sub/inner"
+    inner, dataset = f"{OURS}/sub/inner", f"{MINE}/sub/inner"
     if kind == "link":
         os.symlink(V, f"{inner}/.npyfs")
     elif kind == "links":
@@ -218,10 +218,10 @@ def control_planted(kind):
         os.symlink(V, f"{inner}/.npyfs/incoming/1-0")
         os.symlink(f"{V}/key", f"{inner}/.npyfs/incoming/1-1")
     elif kind == "directory":
-        os.rename(f"{OURS}/roots", f"{OURS}/.npyfs")
-        os.chdir(MINE)
-    tell("rmdir", os.rmdir, f"{MINE}/sub/inner")
-    tell("rmdir of mine", os.rmdir, MINE)
+        dataset = f"{MINE}/below"
+        os.stat(dataset)
+        os.rename(f"{OURS}/below/roots", f"{OURS}/below/.npyfs")
+    tell("rmdir", os.rmdir, dataset)
 
 
 # Swaps in the user's own directory.

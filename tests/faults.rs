@@ -179,7 +179,7 @@ fn a_truncation_or_reservation_that_fails_loses_nothing() {
 #[test]
 fn a_file_that_cannot_be_opened_or_moved_loses_nothing() {
     require!(fuse, root, strace);
-    faults(&["openat", "renameat,renameat2", "unlinkat"]);
+    faults(&["openat,openat2", "renameat,renameat2", "unlinkat"]);
 }
 
 /// As a store that was remounted read-only or whose owner is over quota, and then is not any more:

@@ -12,8 +12,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{
-    Mount, Strace, User, bare_python, counted, csv_names, errno, eventually, kill, npyfs, parked,
-    put, refusal, row_numbers, rows_of,
+    Mount, Strace, User, bare_python, counted, csv_names, errno, eventually,
+    inside_a_private_namespace, kill, npyfs, parked, put, refusal, row_numbers, rows_of, run,
 };
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -487,6 +487,48 @@ fn what_a_user_exchanges_in_his_own_npyfs_is_not_followed() {
         picture(&arena.victim) == before,
         "what is outside has changed"
     );
+    arena.others_work();
+}
+
+#[test]
+fn another_filesystem_in_a_dataset_is_not_entered() {
+    require!(fuse, root, unshare);
+    if !inside_a_private_namespace("another_filesystem_in_a_dataset_is_not_entered") {
+        return;
+    }
+    let arena = Arena::new();
+    // As a user can where the system lets root into the filesystems that he mounts.
+    for (n, name) in [".npyfs", ".npyfs/incoming", ".npyfs/lock", "data.npy"]
+        .into_iter()
+        .enumerate()
+    {
+        arena.succeed(&format!("mkdir -p $S/mine/m{n}/.npyfs"));
+        let at = arena.store(format!("m{n}")).join(name);
+        let is_file = name.ends_with("lock") || name.ends_with("npy");
+        let mut mount = Command::new("mount");
+        if is_file {
+            fs::write(&at, counted(0, 4)).unwrap();
+            mount.arg("--bind").args([&at, &at]);
+        } else {
+            fs::create_dir_all(&at).unwrap();
+            mount.args(["-t", "tmpfs", "none"]).arg(&at);
+        }
+        run(&mut mount);
+        arena.fail(
+            &format!("cp $B/good.npy $M/mine/m{n}/x.npy"),
+            "Operation not permitted",
+        );
+        let said = format!("{name} is on another filesystem than the dataset's directory");
+        assert!(
+            arena.log().contains(&said),
+            "no '{said}' in\n{}",
+            arena.log()
+        );
+        if !is_file {
+            assert_eq!(fs::read_dir(&at).unwrap().count(), 0);
+        }
+        run(Command::new("umount").arg(&at));
+    }
     arena.others_work();
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use chunks::{chunk, framed, header, noise};
 use common::Mount;
 use nix::errno::Errno;
-use npyfs::dataset::{Face, Writing};
+use npyfs::dataset::{Face, NoOthers, Start};
 use npyfs::npy::{Header, Prefix};
 use npyfs::{Dataset, DatasetOptions};
 
@@ -211,10 +211,10 @@ impl Engine {
             gid: 0,
             mtime: None,
         };
-        let Writing::New(incoming) = self.dataset.begin(OsStr::new(name), face, true).unwrap()
-        else {
-            panic!("{name} is committed");
-        };
+        let name = OsStr::new(name);
+        let incoming = self.dataset.begin(name, face, Start::New).unwrap();
+        let name = name.display();
+        assert!(incoming.is_new(), "{name} is committed");
         let mut first = None;
         for (n, data) in bytes.chunks(piece).enumerate() {
             if let Err(error) = incoming.write(data, (n * piece) as u64, || ()) {
@@ -222,7 +222,7 @@ impl Engine {
                 break;
             }
         }
-        let closed = incoming.flush(|| true).map_err(|error| error.errno());
+        let closed = incoming.flush(&NoOthers).map_err(|error| error.errno());
         incoming.release();
         match first {
             Some(errno) => {

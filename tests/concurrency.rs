@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use chunks::{Dice, header, meaning, split};
-use npyfs::dataset::{Budget, Face, Incoming, View, Writing};
+use npyfs::dataset::{Budget, ChunkWriter, Face, Found, NoOthers, Start, View};
 use npyfs::{Dataset, DatasetOptions};
 
 const THREADS: u64 = 8;
@@ -69,7 +69,7 @@ fn dataset(directory: &tempfile::TempDir, memory: usize) -> Arc<Dataset> {
     Dataset::open(directory.path(), options).unwrap()
 }
 
-fn begin(dataset: &Arc<Dataset>, name: &str) -> Arc<Incoming> {
+fn begin(dataset: &Arc<Dataset>, name: &str) -> ChunkWriter {
     let face = Face {
         len: 0,
         mode: 0o644,
@@ -77,10 +77,9 @@ fn begin(dataset: &Arc<Dataset>, name: &str) -> Arc<Incoming> {
         gid: 0,
         mtime: None,
     };
-    match dataset.begin(OsStr::new(name), face, true).unwrap() {
-        Writing::New(incoming) => incoming,
-        Writing::Again(_) => panic!("{name} is committed"),
-    }
+    let chunk = dataset.begin(OsStr::new(name), face, Start::New).unwrap();
+    assert!(chunk.is_new(), "{name} is committed");
+    chunk
 }
 
 /// Writes a chunk in pieces, front to back or back to front.
@@ -93,7 +92,7 @@ fn write(dataset: &Arc<Dataset>, name: &str, bytes: &[u8], piece: usize, reverse
     for (n, data) in pieces {
         incoming.write(data, (n * piece) as u64, || ()).unwrap();
     }
-    incoming.flush(|| true).unwrap();
+    incoming.flush(&NoOthers).unwrap();
     incoming.release();
 }
 
@@ -256,7 +255,7 @@ fn a_slow_stream_is_displaced_by_small_chunks_and_comes_whole() {
                 // Some writers end with the header: no more front to back.
                 incoming.write(&bytes[..128], 0, || ()).unwrap();
             }
-            incoming.flush(|| true).unwrap();
+            incoming.flush(&NoOthers).unwrap();
             incoming.release();
             streaming.store(false, Ordering::Relaxed);
             small.join().unwrap()
@@ -337,9 +336,13 @@ fn chunks_that_stream_at_once_end_in_any_order_and_are_whole() {
             let (incoming, bytes, rows) = &streams[id as usize];
             if n == 1 && round % 4 == 3 {
                 // It is unlinked, and its place goes to nobody.
-                dataset.abort(incoming).unwrap();
+                let name = format!("{id}.npy");
+                let Some(Found::InFlight(chunk)) = dataset.find(OsStr::new(&name)).unwrap() else {
+                    panic!("{name} is in flight");
+                };
+                dataset.abort(&chunk).unwrap();
             } else {
-                incoming.flush(|| true).unwrap();
+                incoming.flush(&NoOthers).unwrap();
                 expected.insert(id, *rows);
                 let mut again = vec![0; 5000];
                 assert_eq!(incoming.read(&mut again, 70_000).unwrap(), again.len());

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use chunks::{chunk, meaning, split};
 use nix::errno::Errno;
 use npyfs::dataset::disk::{Folder, Open};
-use npyfs::dataset::{Attributes, Budget, Change, Face, Incoming, View, Writing};
+use npyfs::dataset::{Attributes, Budget, Change, ChunkWriter, Face, Found, NoOthers, Start, View};
 use npyfs::{Dataset, DatasetOptions, Result};
 use simulated::{Disk, Fault};
 
@@ -95,7 +95,7 @@ impl Told {
     }
 }
 
-fn begin(dataset: &Arc<Dataset>, name: &str) -> Result<Arc<Incoming>> {
+fn begin(dataset: &Arc<Dataset>, name: &str) -> Result<ChunkWriter> {
     let face = Face {
         len: 0,
         mode: 0o644,
@@ -103,10 +103,9 @@ fn begin(dataset: &Arc<Dataset>, name: &str) -> Result<Arc<Incoming>> {
         gid: 8,
         mtime: Some(9),
     };
-    match dataset.begin(OsStr::new(name), face, true)? {
-        Writing::New(incoming) => Ok(incoming),
-        Writing::Again(_) => panic!("{name} is committed"),
-    }
+    let chunk = dataset.begin(OsStr::new(name), face, Start::New)?;
+    assert!(chunk.is_new(), "{name} is committed");
+    Ok(chunk)
 }
 
 /// The pieces of a chunk as (offset, bytes), front to back.
@@ -118,7 +117,7 @@ fn pieces(bytes: &[u8]) -> Vec<(u64, &[u8])> {
         .collect()
 }
 
-fn write_all(incoming: &Incoming, pieces: &[(u64, &[u8])]) -> Result<()> {
+fn write_all(incoming: &ChunkWriter, pieces: &[(u64, &[u8])]) -> Result<()> {
     pieces
         .iter()
         .try_for_each(|(at, piece)| incoming.write(piece, *at, || ()))
@@ -150,7 +149,7 @@ fn streamed(
     between(told);
     let done = written
         .and_then(|()| write_all(&incoming, rest))
-        .and_then(|()| incoming.flush(|| true));
+        .and_then(|()| incoming.flush(&NoOthers));
     incoming.release();
     told.close(name, bytes, done);
 }
@@ -198,7 +197,7 @@ fn history(disk: &Disk, told: &mut Told) -> Option<Arc<Dataset>> {
         let bytes = chunk(4, 8);
         let done = incoming
             .write(&bytes, 0, || ())
-            .and_then(|()| incoming.commit_if_whole());
+            .and_then(|()| incoming.commit_if_complete());
         let committed = done.is_ok();
         told.close("fsynced.npy", bytes, done);
         if committed {
@@ -212,7 +211,7 @@ fn history(disk: &Disk, told: &mut Told) -> Option<Arc<Dataset>> {
         if let Some(incoming) = told.note(begin(&dataset, name)) {
             let bytes = chunk(rows, 9);
             let written = incoming.write(&bytes[..bytes.len() - 30], 0, || ());
-            assert!(written.and_then(|()| incoming.flush(|| true)).is_err());
+            assert!(written.and_then(|()| incoming.flush(&NoOthers)).is_err());
             incoming.release();
         }
         told.refused.push(name);
@@ -221,7 +220,11 @@ fn history(disk: &Disk, told: &mut Told) -> Option<Arc<Dataset>> {
         let bytes = chunk(50, 10);
         let written = incoming.write(&bytes[..2000], 0, || ());
         if told.note(written).is_some() {
-            told.note(dataset.abort(&incoming));
+            let Some(Found::InFlight(chunk)) = dataset.find(OsStr::new("unlinked.npy")).unwrap()
+            else {
+                panic!("it is in flight");
+            };
+            told.note(dataset.abort(&chunk));
         }
         incoming.release();
         told.refused.push("unlinked.npy");

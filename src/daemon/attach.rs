@@ -74,6 +74,11 @@ impl Attached {
         }
     }
 
+    /// Its device number as `major:minor`, if it is known.
+    pub(crate) fn device(&self) -> Option<String> {
+        self.device.clone()
+    }
+
     /// Takes the mount out of sight; what is open on it goes on until it is closed. False where
     /// there was nothing of ours to take.
     ///

@@ -42,7 +42,7 @@ pub(crate) struct Served<F> {
     pub(crate) attach: Attach,
 }
 
-pub(crate) type Attach = Box<dyn FnOnce(Notifier, File)>;
+pub(crate) type Attach = Box<dyn FnOnce(Notifier, File, Option<String>)>;
 
 pub(crate) type Close = Box<dyn FnOnce() -> npyfs::Result<()> + Send>;
 
@@ -110,7 +110,7 @@ fn mount_and_run<F: Filesystem>(
             "the kernel and the daemon cannot agree".into()
         })
         .and_then(|session| {
-            attach(session.notifier(), File::from(second));
+            attach(session.notifier(), File::from(second), attached.device());
             signals::watch(Arc::clone(&attached), closer.clone())
                 .or_exit(Exit::Failed, || "cannot start the signal thread".into())?;
             log::info!(

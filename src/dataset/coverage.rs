@@ -48,6 +48,17 @@ impl Coverage {
         }
     }
 
+    /// Whether some of `start..end` was written before.
+    pub(crate) fn overlaps(&self, start: u64, end: u64) -> bool {
+        start < end
+            && (self.given_up
+                || self
+                    .ranges
+                    .range(..end)
+                    .next_back()
+                    .is_some_and(|(_, &high)| high > start))
+    }
+
     /// The file was cut to `len` bytes.
     pub(crate) fn cut(&mut self, len: u64) {
         self.ranges.split_off(&len);
@@ -84,8 +95,13 @@ mod tests {
                     coverage.cut(start);
                     flags[start as usize..].fill(false);
                 } else {
+                    let range = start as usize..(start + len) as usize;
+                    prop_assert_eq!(
+                        coverage.overlaps(start, start + len),
+                        flags[range.clone()].contains(&true)
+                    );
                     coverage.add(start, start + len);
-                    flags[start as usize..(start + len) as usize].fill(true);
+                    flags[range].fill(true);
                 }
                 for len in 0..64 {
                     let whole = flags[..len as usize].iter().all(|&flag| flag);

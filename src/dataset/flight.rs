@@ -5,47 +5,97 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::chunk_writer::ChunkWriter;
 use super::commit::{Candidate, Rows};
 use super::disk::Blob;
-use super::incoming::Abort;
+use super::incoming::{Abort, Reopened};
 use super::journal::Attributes;
 use super::judge::{check_len, read_header};
 use super::staged::Staged;
-use super::{Closer, Dataset, Face, Incoming, Rewrite, Writing};
+use super::{Dataset, Face, Incoming, NoOthers, Rewrite, Start};
 use crate::error::{Context, Result};
 
 impl Dataset {
-    /// Opens the chunk `name` for writing: a new one, or a committed one once more. `truncate` says
-    /// that the writer expects an empty file: where names may be reused, that begins a new chunk.
+    /// Opens the chunk `name` for writing: a new one, one in flight that no handle is writing, or a
+    /// committed one once more. A `start` that is empty begins a new chunk where names may be reused.
     ///
     /// # Errors
-    /// `EBUSY` where somebody else is writing that name, or another daemon this dataset; `EPERM`
+    /// `EBUSY` where another handle is writing that name, or another daemon this dataset; `EPERM`
     /// where the name is not a chunk's; `EROFS`.
-    pub fn begin(self: &Arc<Self>, name: &OsStr, face: Face, truncate: bool) -> Result<Writing> {
+    pub fn begin(self: &Arc<Self>, name: &OsStr, face: Face, start: Start) -> Result<ChunkWriter> {
+        self.begin_as(name, face, start, true)
+    }
+
+    /// As [`Dataset::begin`]; `writes` says whether the handle can write at all.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn begin_as(
+        self: &Arc<Self>,
+        name: &OsStr,
+        face: Face,
+        start: Start,
+        writes: bool,
+    ) -> Result<ChunkWriter> {
         self.check_chunk_name(name)?;
         self.own()?;
         self.mend_if_failed();
+        let id = ChunkWriter::next_id();
         // Held while the catalog is asked: a chunk is in the catalog before it leaves this table, so
         // a name that is in neither is free.
         let mut in_flight = crate::lock(&self.in_flight);
-        if let Some(committed) = self.chunk(name)?
-            && !(truncate && self.options.reuse_names)
-        {
-            let again = Rewrite::new(self.clone(), name.to_owned(), committed, truncate);
-            return Ok(Writing::Again(Arc::new(again)));
+        let committed = self.chunk(name)?;
+        let other = in_flight.get(name).filter(|_| match committed {
+            Some(_) => self.options.reuse_names,
+            None => true,
+        });
+        if let Some(other) = other {
+            match other.reopen(id, start, writes) {
+                Reopened::Joined => return Ok(ChunkWriter::new(id, other.clone())),
+                Reopened::Replaced => {}
+                // What the name stood for before can be compared with.
+                Reopened::Busy if committed.is_some() && start == Start::Keep => {}
+                Reopened::Busy => {
+                    return Err(err!(
+                        EBUSY,
+                        "{} is being written by another handle",
+                        name.display()
+                    ));
+                }
+            }
         }
-        if let Some(other) = in_flight.get(name)
-            && !other.give_way()
+        if let Some(committed) = committed
+            && !(start != Start::Keep && self.options.reuse_names)
         {
-            return Err(err!(
-                EBUSY,
-                "{} is being written by somebody else",
-                name.display()
-            ));
+            let truncated = start != Start::Keep;
+            let again = Rewrite::new(self.clone(), name.to_owned(), committed, truncated);
+            return Ok(ChunkWriter::again(again));
         }
         let incoming = Incoming::new(self.clone(), name.to_owned(), face);
+        incoming.opened();
         in_flight.insert(name.to_owned(), incoming.clone());
-        Ok(Writing::New(incoming))
+        Ok(ChunkWriter::new(id, incoming))
+    }
+
+    /// A chunk of no bytes becomes an empty file under its name, as it does when its last handle is
+    /// gone; a handle that is still open has lost it. `false`: some bytes were written.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn place_as_empty_file(&self, incoming: &Incoming) -> Result<bool> {
+        // Under the table's lock: between the chunk and the file no lookup misses both.
+        let mut in_flight = crate::lock(&self.in_flight);
+        let Some(face) = incoming.lose_name_if_empty() else {
+            return Ok(false);
+        };
+        self.place_empty(incoming.name(), &face)?;
+        if in_flight
+            .get(incoming.name())
+            .is_some_and(|holder| std::ptr::eq(&**holder, incoming))
+        {
+            in_flight.remove(incoming.name());
+        }
+        Ok(true)
     }
 
     /// The chunk is no longer in flight under its name, if it still had it.
@@ -85,14 +135,14 @@ impl Dataset {
             return Err(err!(EBUSY, "{name} is being committed"));
         }
         self.leave(incoming);
-        if aborted == Abort::Withdrawn {
+        if aborted == Abort::Withdrawn(true) {
             self.note(&format!("{name} unlinked while it was in flight"));
         }
         Ok(())
     }
 
-    /// A file was committed under the name of a chunk that was closed incomplete: its writer has
-    /// lost the name. One that has gone on meanwhile hears of that when it would commit.
+    /// A file was committed under the name of a chunk that may be replaced: its handles have lost the
+    /// name. One that has gone on meanwhile hears of that when it would commit.
     pub fn supersede(&self, incoming: &Incoming) {
         if incoming.give_way() {
             self.leave(incoming);
@@ -135,19 +185,12 @@ impl Dataset {
             gid: nix::unistd::getegid().as_raw(),
             mtime: None,
         };
-        match self.begin(name.as_ref(), face, true)? {
-            Writing::New(incoming) => {
-                let done = incoming
-                    .write(bytes, 0, || ())
-                    .and_then(|()| incoming.flush(|| Closer::Opener));
-                incoming.release();
-                done
-            }
-            Writing::Again(rewrite) => {
-                rewrite.write(bytes, 0)?;
-                rewrite.flush(|| Closer::Opener)
-            }
-        }
+        let chunk = self.begin(name.as_ref(), face, Start::Truncate)?;
+        let done = chunk
+            .write(bytes, 0, || ())
+            .and_then(|()| chunk.flush(&NoOthers));
+        chunk.release();
+        done
     }
 
     pub(super) fn stage(&self, face: Option<&Face>) -> Result<Staged> {

@@ -5,16 +5,20 @@
 //! memory if it is small, else straight into the array's tail, behind the others that are there, if
 //! they are not too many. Everything else is a staged file, and is judged only at close.
 //!
-//! Two things are kept apart. The *claim* on the name is atomic and says whether this chunk may
-//! still commit: a takeover, an unlink and a commit race for it, and one wins. The *state* is what
-//! was received; its lock is held for as long as a write stores its bytes, so nothing that must
-//! answer at once (`stat`, a takeover) asks for it.
+//! Two things are kept apart. What is *shared* (`status`) says whose the name is and what `stat`
+//! shows: a takeover, an unlink and a commit race for it, and one wins. The *state* is what was
+//! received; its lock is held for as long as a write stores its bytes, so nothing that must answer
+//! at once (`stat`, a takeover) asks for it.
+//!
+//! A chunk is *plain* as long as its bytes came front to back, each once, with no truncation or
+//! preallocation ahead of them. A plain chunk that is complete is what its producer means it to be;
+//! any other that looks complete may have bytes that are still to come (`ending`).
 //!
 //! Lock order: state, then the dataset's writer, then a stream's state, then its array's end of
-//! file. `face` is a leaf.
+//! file. What is shared is a leaf.
 
-mod claim;
 mod ending;
+mod status;
 
 use std::ffi::{OsStr, OsString};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -29,8 +33,10 @@ use super::staged::{Permit, Staged};
 use super::tail::Stream;
 use crate::error::{Context, Error, Result};
 use crate::npy::{Header, HeaderError, Prefix};
-pub(crate) use claim::Abort;
-use claim::Claim;
+pub use ending::{Descriptors, NoOthers};
+pub use status::Start;
+pub(crate) use status::{Abort, HandleId, Reopened};
+use status::{Lost, Shared};
 
 /// A body up to this size, in bytes, may collect in memory.
 pub(crate) const SMALL_BODY: u64 = 1 << 20;
@@ -66,34 +72,12 @@ pub struct Change {
     pub mtime: Option<i64>,
 }
 
-/// Who closes a descriptor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Closer {
-    /// The process that opened the chunk: it is done.
-    Opener,
-    /// That process is ending, by itself or killed, and had not closed.
-    Ending,
-    /// Another process that had the descriptor from it: more may come.
-    Other,
-}
-
-impl From<bool> for Closer {
-    fn from(by_opener: bool) -> Self {
-        if by_opener {
-            Closer::Opener
-        } else {
-            Closer::Other
-        }
-    }
-}
-
 /// A chunk in flight.
 #[derive(Debug)]
 pub struct Incoming {
     dataset: Arc<Dataset>,
     name: OsString,
-    claim: Claim,
-    face: Mutex<Face>,
+    shared: Shared,
     state: Mutex<State>,
 }
 
@@ -111,8 +95,22 @@ struct State {
     crc: u32,
     /// Of a staged body: what was written of it.
     written: Coverage,
-    /// Another process has closed it as it is now, and was told that all is well.
-    promised: bool,
+    /// The bytes came front to back, each once.
+    plain: bool,
+    /// Some bytes were written more than once, or cut off: what looks complete may be changed yet.
+    rewritten: bool,
+    /// A close of it as it is now was answered with 0, though it was complete and not committed.
+    acknowledged: bool,
+    /// Its bytes as they are now were synced: so will its rows be, once it is committed.
+    synced: bool,
+}
+
+impl State {
+    /// The chunk is about to change.
+    fn touch(&mut self) {
+        self.acknowledged = false;
+        self.synced = false;
+    }
 }
 
 #[derive(Debug)]
@@ -142,8 +140,7 @@ impl Incoming {
         Arc::new(Incoming {
             dataset,
             name,
-            claim: Claim::new(),
-            face: Mutex::new(face),
+            shared: Shared::new(face),
             state: Mutex::new(State {
                 phase: Phase::Open,
                 body: Body::Head,
@@ -152,7 +149,10 @@ impl Incoming {
                 header: None,
                 crc: 0,
                 written: Coverage::default(),
-                promised: false,
+                plain: true,
+                rewritten: false,
+                acknowledged: false,
+                synced: false,
             }),
         })
     }
@@ -164,7 +164,7 @@ impl Incoming {
 
     /// What `stat` shows.
     pub fn face(&self) -> Face {
-        *crate::lock(&self.face)
+        self.shared.face()
     }
 
     /// Changes what its receipt will say, or says, of mode, owner and time.
@@ -172,13 +172,12 @@ impl Incoming {
     /// # Errors
     /// Those of the journal, where the chunk is committed already.
     pub fn set_attributes(&self, change: &Change) -> Result<()> {
-        {
-            let mut face = crate::lock(&self.face);
+        self.shared.change_face(|face| {
             face.mode = change.mode.unwrap_or(face.mode);
             face.uid = change.uid.unwrap_or(face.uid);
             face.gid = change.gid.unwrap_or(face.gid);
             face.mtime = change.mtime.or(face.mtime);
-        }
+        });
         let state = self.state()?;
         match (&state.phase, &state.body) {
             (&Phase::Committed(id), _) => {
@@ -198,31 +197,70 @@ impl Incoming {
     }
 
     fn withdrawn(&self) -> Error {
-        err!(ECANCELED, "unlinked, or taken over by another writer")
+        err!(
+            ECANCELED,
+            "the name was unlinked, renamed, or taken over by another writer"
+        )
     }
 
-    /// Takes the name away for a new writer, if it was closed incomplete.
+    /// The first handle opens it.
+    pub(crate) fn opened(&self) {
+        self.shared.opened();
+    }
+
+    /// One more handle, `id`, opens it. `writes`: it can write.
+    pub(crate) fn reopen(&self, id: HandleId, start: Start, writes: bool) -> Reopened {
+        self.shared.reopen(id, start, writes)
+    }
+
+    /// Takes the name away for a file that is renamed onto it, if that may have it.
     pub(crate) fn give_way(&self) -> bool {
-        self.claim.give_way()
+        self.shared.give_way()
     }
 
-    /// Whether it was closed incomplete, and nobody has written to it since.
-    pub fn is_paused(&self) -> bool {
-        self.claim.is_paused()
+    /// Whether a file that is renamed onto the name may have it: no byte was written, or the handle
+    /// that wrote has closed it incomplete.
+    pub fn may_be_replaced(&self) -> bool {
+        self.shared.may_be_replaced()
     }
 
-    /// Takes the name away from whoever writes.
+    /// Takes the name away from every handle.
     pub(crate) fn abort(&self) -> Abort {
-        self.claim.take_away()
+        self.shared.take_away()
     }
 
-    /// Writes at `offset`. `ack` is called as soon as nothing that the bytes say can refuse them,
-    /// which may be before they are stored; a failure to store them is the answer to the next call.
+    /// Takes the name of a chunk of no bytes away, and answers the attributes of the file that it
+    /// becomes.
+    pub(crate) fn lose_name_if_empty(&self) -> Option<Face> {
+        self.shared.lose_name_if_empty()
+    }
+
+    /// Whether `id`, which may have `written` before, may write now.
+    fn claim(&self, id: HandleId, written: bool) -> Result<()> {
+        self.shared.go_on(id).map_err(|lost| match lost {
+            Lost::Busy if !written => {
+                err!(EBUSY, "another handle of this chunk has begun to write it")
+            }
+            Lost::Busy | Lost::TakenAway => self.withdrawn(),
+        })
+    }
+
+    /// Handle `id`, which may have `written` before, writes at `offset`. `ack` is called as soon as
+    /// nothing that the bytes say can refuse them, which may be before they are stored; a failure to
+    /// store them is the answer to the next call.
     ///
     /// # Errors
-    /// `EINVAL` for what the header shows to be wrong, `ECANCELED` when the name is lost, `EEXIST`
-    /// for other bytes in a chunk that is committed already, and what the store answers.
-    pub fn write(&self, data: &[u8], offset: u64, ack: impl FnOnce()) -> Result<()> {
+    /// `EINVAL` for what the header shows to be wrong, `EBUSY` where another handle writes,
+    /// `ECANCELED` when the name is lost, `EEXIST` for other bytes in a chunk that is committed
+    /// already, and what the store answers.
+    pub(crate) fn write(
+        &self,
+        id: HandleId,
+        written: bool,
+        data: &[u8],
+        offset: u64,
+        ack: impl FnOnce(),
+    ) -> Result<()> {
         let mut state = self.state()?;
         match &state.phase {
             Phase::Refused(error) => return Err(error.clone()),
@@ -235,19 +273,15 @@ impl Incoming {
             }
             Phase::Open => {}
         }
-        if !self.claim.go_on() {
-            return Err(self.withdrawn());
-        }
-        state.promised = false;
+        self.claim(id, written)?;
+        state.touch();
         let end = offset.saturating_add(data.len() as u64);
         let taken = self.take_in(&mut state, data, offset, || {
             // Whoever asks for the size once the write has returned must see it in there.
-            let mut face = crate::lock(&self.face);
-            face.len = face.len.max(end);
-            drop(face);
+            self.shared.change_face(|face| face.len = face.len.max(end));
             ack();
         });
-        crate::lock(&self.face).len = state.len;
+        self.shared.change_face(|face| face.len = state.len);
         taken.map_err(|error| self.refuse(&mut state, error))
     }
 
@@ -267,6 +301,9 @@ impl Incoming {
             .filter(|&end| i64::try_from(end).is_ok())
             .ok_or_else(|| err!(EFBIG, "a file cannot be that long"))?;
         if offset != state.len || self.overshoots(state, end)? {
+            if offset != state.len {
+                state.plain = false;
+            }
             self.stage(state)?;
             // In any order of writing the header may change: it is judged at close.
             state.header = None;
@@ -293,6 +330,7 @@ impl Incoming {
                 file.blob()
                     .write_at(data, offset)
                     .context(|| "cannot write to .npyfs/incoming".into())?;
+                state.rewritten |= state.written.overlaps(offset, end);
                 state.written.add(offset, end);
             }
         }
@@ -417,6 +455,14 @@ impl Incoming {
         Ok(())
     }
 
+    /// The dataset and the name of the chunk, once it is committed.
+    pub(crate) fn committed(&self) -> Result<Option<(Arc<Dataset>, OsString)>> {
+        match self.state()?.phase {
+            Phase::Committed(id) => Ok(Some((self.dataset.clone(), self.dataset.name_of(id)?))),
+            Phase::Open | Phase::Refused(_) => Ok(None),
+        }
+    }
+
     /// Reads back what was written, from `offset`.
     ///
     /// # Errors
@@ -461,7 +507,7 @@ impl Incoming {
     ///
     /// # Errors
     /// As [`Incoming::write`]; `EPERM` once it is committed, except to the length that it has.
-    pub fn set_len(&self, len: u64) -> Result<()> {
+    pub(crate) fn set_len(&self, id: HandleId, written: bool, len: u64) -> Result<()> {
         let mut state = self.state()?;
         match &state.phase {
             Phase::Refused(error) => return Err(error.clone()),
@@ -472,15 +518,15 @@ impl Incoming {
             }
             Phase::Open => {}
         }
-        if !self.claim.go_on() {
-            return Err(self.withdrawn());
-        }
         if len == state.len {
             return Ok(());
         }
-        state.promised = false;
+        self.claim(id, written)?;
+        state.touch();
+        state.plain = false;
+        state.rewritten |= len < state.len;
         let resized = self.resize(&mut state, len);
-        crate::lock(&self.face).len = state.len;
+        self.shared.change_face(|face| face.len = state.len);
         resized.map_err(|error| self.refuse(&mut state, error))
     }
 
@@ -488,6 +534,7 @@ impl Incoming {
         if len == 0 {
             self.drop_body(state);
             state.len = 0;
+            state.written = Coverage::default();
             return Ok(());
         }
         self.stage(state)?;
@@ -524,7 +571,7 @@ impl Incoming {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::{Options, Writing};
+    use crate::dataset::Options;
     use crate::npy::{Dtype, literal::Literal};
 
     #[test]
@@ -542,13 +589,11 @@ mod tests {
         };
         let magic_only = [&header[..10], &[b' '; 118]].concat();
         for (name, blank) in [("a.npy", vec![0; 128]), ("b.npy", magic_only)] {
-            let Writing::New(chunk) = dataset.begin(name.as_ref(), face, true).unwrap() else {
-                panic!("{name} is new");
-            };
+            let chunk = dataset.begin(name.as_ref(), face, Start::New).unwrap();
             let provisional = [&blank[..], &[1, 0, 2, 0, 3, 0]].concat();
             chunk.write(&provisional, 0, || ()).unwrap();
             chunk.write(&header, 0, || ()).unwrap();
-            chunk.flush(|| true).unwrap();
+            chunk.flush(&NoOthers).unwrap();
             chunk.release();
         }
         assert_eq!(dataset.snapshot().unwrap().unwrap().rows(), 6);

@@ -8,6 +8,7 @@
 //! | `disk` | nothing else touches the store |
 //! | `names` | what a name stands for |
 //! | `judge` | what is a whole chunk |
+//! | `chunk_writer` | what one handle of a chunk answers for |
 //! | `flight`, `incoming`, `staged`, `tail`, `turns` | a chunk in flight, wherever its bytes lie |
 //! | `coverage` | bytes that nobody wrote are not taken for data |
 //! | `rewrite` | a name is appended once (P3) |
@@ -31,6 +32,7 @@ mod amend;
 mod bands;
 mod catalog;
 mod check;
+mod chunk_writer;
 pub mod clock;
 mod commit;
 mod convert;
@@ -67,10 +69,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLock
 
 pub use catalog::Receipt;
 pub use check::{Report, lost_chunks};
-pub use incoming::{Change, Closer, Face, Incoming};
+pub use chunk_writer::ChunkWriter;
+pub use incoming::{Change, Descriptors, Face, Incoming, NoOthers, Start};
 pub use journal::Attributes;
 pub use names::{CONTROL, DATA, Kind};
-pub use rewrite::{Committed, Rewrite};
+pub use rewrite::Committed;
+use rewrite::Rewrite;
 pub use staged::Budget;
 pub use status::{CSV_HEAD, Status};
 pub use sync::Waiter;
@@ -181,15 +185,6 @@ pub enum Found {
     InFlight(Arc<Incoming>),
     /// A committed chunk.
     Committed(Box<Committed>),
-}
-
-/// A chunk opened for writing.
-#[derive(Clone, Debug)]
-pub enum Writing {
-    /// A new name.
-    New(Arc<Incoming>),
-    /// A committed one: the bytes are compared.
-    Again(Arc<Rewrite>),
 }
 
 /// How many long copies hold the writer or are about to.

@@ -16,7 +16,7 @@ use super::disk::{Blob, read_exact_at, read_pieces};
 use super::judge::stopped_early;
 use super::staged::Staged;
 use super::view::View;
-use super::{Closer, Dataset};
+use super::{Dataset, Descriptors, Face};
 use crate::error::{Context, Error, Result};
 use crate::npy::{Header, Prefix};
 
@@ -25,7 +25,7 @@ const PIECE: usize = 1 << 20;
 
 /// A committed chunk as a writer sees it who has opened it once more.
 #[derive(Debug)]
-pub struct Rewrite {
+pub(crate) struct Rewrite {
     dataset: Arc<Dataset>,
     name: OsString,
     committed: Committed,
@@ -41,6 +41,10 @@ struct State {
     staged: Option<Staged>,
     /// Of the staged copy: what was written of it.
     written: Coverage,
+    /// Bytes came out of order or more than once, or the length was set.
+    disordered: bool,
+    /// What was written is not compared as a whole yet.
+    unjudged: bool,
     refused: Option<Error>,
 }
 
@@ -173,11 +177,6 @@ impl Rewrite {
         }
     }
 
-    /// What is committed.
-    pub fn committed(&self) -> &Committed {
-        &self.committed
-    }
-
     fn state(&self) -> Result<MutexGuard<'_, State>> {
         let state = self
             .state
@@ -199,7 +198,7 @@ impl Rewrite {
     ///
     /// # Errors
     /// `EEXIST` for other bytes than the committed ones, and what the store answers.
-    pub fn write(&self, data: &[u8], offset: u64) -> Result<()> {
+    pub(crate) fn write(&self, data: &[u8], offset: u64) -> Result<()> {
         let mut state = self.state()?;
         self.take_in(&mut state, data, offset)
             .map_err(|error| self.refuse(&mut state, error))
@@ -213,6 +212,8 @@ impl Rewrite {
                 Ok(())
             };
         }
+        state.unjudged = true;
+        state.disordered |= offset != state.len;
         let in_order = offset == state.len && !self.committed.receipt.converted;
         if state.staged.is_none() && in_order {
             if self.committed.differs_at(data, offset)? {
@@ -257,7 +258,7 @@ impl Rewrite {
     ///
     /// # Errors
     /// The refusal, or what the store answers.
-    pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let state = self.state()?;
         match &state.staged {
             Some(file) => file
@@ -278,7 +279,7 @@ impl Rewrite {
     ///
     /// # Errors
     /// `EPERM` where that would be the committed chunk.
-    pub fn set_len(&self, len: u64) -> Result<()> {
+    pub(crate) fn set_len(&self, len: u64) -> Result<()> {
         let mut state = self.state()?;
         let committed = self.committed.view.len();
         if !self.truncated {
@@ -291,6 +292,7 @@ impl Rewrite {
         if len == state.len {
             return Ok(());
         }
+        (state.unjudged, state.disordered) = (true, true);
         let file = self.stage(&mut state)?;
         file.blob()
             .set_len(len)
@@ -300,17 +302,33 @@ impl Rewrite {
         Ok(())
     }
 
-    /// A descriptor is being closed: as [`Incoming::flush`](super::Incoming::flush), but what is
-    /// complete is compared.
+    /// A descriptor is being closed: as for a chunk in flight, but what is complete is compared, and
+    /// what is not the same is refused once no other descriptor can go on with it.
     ///
     /// # Errors
     /// `EEXIST` for other bytes, `EINVAL` for some of them only, and the refusal again.
-    pub fn flush<C: Into<Closer>>(&self, closer: impl FnOnce() -> C) -> Result<()> {
+    pub(crate) fn flush(&self, left: &dyn Descriptors) -> Result<()> {
         let mut state = self.state()?;
+        let Err(error) = self.compare(&mut state) else {
+            return Ok(());
+        };
+        let final_word = !state.disordered && state.len >= self.committed.original_len();
+        if !final_word {
+            drop(state);
+            if left.others_can_write() {
+                return Ok(());
+            }
+            state = self.state()?;
+        }
+        Err(self.refuse(&mut state, error))
+    }
+
+    /// Whether what was written since the truncation is the committed chunk.
+    fn compare(&self, state: &mut State) -> Result<()> {
         if !self.truncated || state.len == 0 {
             return Ok(());
         }
-        let judged = match &state.staged {
+        match &state.staged {
             Some(file) => match self.committed.same_as(file.blob(), state.len) {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(other_bytes()),
@@ -318,25 +336,49 @@ impl Rewrite {
             },
             None if state.len == self.committed.view.len() => Ok(()),
             None => Err(stopped_early(state.len, self.committed.view.len())),
-        };
-        match judged {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let all = state.len >= self.committed.original_len()
-                    && (state.staged.is_none() || state.written.is_whole(state.len));
-                if all || closer().into() != Closer::Other {
-                    return Err(self.refuse(&mut state, error));
-                }
-                Ok(())
-            }
+        }?;
+        state.unjudged = false;
+        Ok(())
+    }
+
+    /// The handle is gone: what no close has judged is, for the log.
+    pub(crate) fn release(&self) {
+        if let Ok(mut state) = self.state()
+            && state.unjudged
+            && let Err(error) = self.compare(&mut state)
+        {
+            self.refuse(&mut state, error);
         }
     }
 
-    /// Whether the next `flush` has much to compare.
-    pub fn flush_is_slow(&self) -> bool {
-        self.state
-            .try_lock()
-            .map_or(true, |state| state.staged.is_some())
+    /// Mode, owner and size as the writer sees them.
+    pub(crate) fn face(&self) -> Face {
+        let attributes = self.committed.receipt.attributes;
+        let len = match self.state.lock() {
+            Ok(state) if self.truncated => state.len,
+            _ => self.committed.view.len(),
+        };
+        Face {
+            len,
+            mode: attributes.mode,
+            uid: attributes.uid,
+            gid: attributes.gid,
+            mtime: Some(attributes.mtime),
+        }
+    }
+
+    /// The dataset and the name.
+    pub(crate) fn place(&self) -> (Arc<Dataset>, OsString) {
+        (self.dataset.clone(), self.name.clone())
+    }
+
+    /// Whether the next `flush` has much to compare, or has to look at processes.
+    pub(crate) fn flush_is_slow(&self) -> bool {
+        self.state.try_lock().map_or(true, |state| {
+            self.truncated
+                && state.len > 0
+                && (state.staged.is_some() || state.len != self.committed.view.len())
+        })
     }
 }
 
@@ -365,13 +407,15 @@ impl Dataset {
         self.committed_chunk(name)?.view.read_at(buffer, offset)
     }
 
-    /// Truncation of a committed chunk: allowed to the length that it has.
+    /// Truncation of a committed chunk: allowed to the length that it has, and to 0, which is how a
+    /// producer begins that writes the same bytes again. Neither changes anything.
     ///
     /// # Errors
     /// `EPERM` to any other.
     pub fn truncate_committed(&self, name: &OsStr, len: u64) -> Result<()> {
         let has = self.committed_chunk(name)?.view.len();
-        if has == len {
+        // To nothing is how a producer begins that writes the same again: by name it changes nothing.
+        if len == has || len == 0 {
             Ok(())
         } else {
             Err(not_truncated(has, len))

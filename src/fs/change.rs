@@ -7,13 +7,13 @@ use std::sync::atomic::Ordering;
 
 use nix::sys::stat::FileStat;
 
-use super::handle::{Chunk, Handle};
+use super::handle::Handle;
 use super::lookup::{REJECTED, enter, file_attr};
 use super::node::{Control, Kind, Node, ROOT};
 use super::open::{attributes_of, own_name};
 use super::{Attr, Caller, Fs, SetAttr};
 use crate::dataset::disk::{Blob, DiskFile};
-use crate::dataset::{self, Change, Dataset, Found, Writing, clock};
+use crate::dataset::{self, Change, Dataset, Found, clock};
 use crate::error::{Context, Errno, Result};
 use crate::store::{self, Maker, Place, Seen};
 
@@ -54,8 +54,8 @@ impl Fs {
                 self.change_entry(&node, &change)?;
             }
         }
-        // It is no array: who is told does not matter.
-        self.getattr(ino, 0)
+        // It is no array: which thread is told does not matter.
+        self.getattr(ino, set.fh, 0)
     }
 
     fn change_entry(&self, node: &Node, change: &Change) -> Result<()> {
@@ -76,10 +76,7 @@ impl Fs {
 
     fn set_len(&self, fh: u64, len: u64) -> Result<()> {
         match &*self.handles.get(fh)? {
-            Handle::Chunk(Chunk { writing, .. }) => match writing {
-                Writing::New(incoming) => incoming.set_len(len),
-                Writing::Again(rewrite) => rewrite.set_len(len),
-            },
+            Handle::Chunk(chunk) => chunk.writer.set_len(len),
             Handle::File(open) => open
                 .file
                 .set_len(len)
@@ -94,10 +91,13 @@ impl Fs {
         if dataset::Kind::of(name) == dataset::Kind::Chunk && dir != ROOT {
             let dataset = self.dataset(dir)?;
             match dataset.find(name)? {
+                Some(Found::InFlight(incoming)) if len == 0 && incoming.face().len == 0 => {
+                    return Ok(());
+                }
                 Some(Found::InFlight(_)) => {
                     return Err(err!(
                         EBUSY,
-                        "{} is being written by somebody else",
+                        "{} is being written by another handle",
                         name.display()
                     ));
                 }
@@ -286,12 +286,15 @@ impl Fs {
         ) {
             return Err(own_name(name));
         }
+        let mut was_in_flight = false;
         if is_chunk(name) && from_dir != ROOT {
             let dataset = self.dataset(from_dir)?;
             match dataset.find(name)? {
-                Some(Found::InFlight(_)) => {
+                // One of no bytes is a file of no bytes, as it is once its last handle is gone.
+                Some(Found::InFlight(incoming)) if !dataset.place_as_empty_file(&incoming)? => {
                     return Err(err!(EBUSY, "{} is still being written", name.display()));
                 }
+                Some(Found::InFlight(_)) => was_in_flight = true,
                 Some(Found::Committed(_)) => {
                     let renamed = self.rename_chunk(&dataset, from_dir, name, to_dir, newname);
                     self.reported(&dataset, name, renamed)?;
@@ -303,6 +306,9 @@ impl Fs {
         }
         let from = self.place(from_dir)?;
         let stat = self.found(&from, name)?;
+        if was_in_flight {
+            self.nodes.became_file(from_dir, name, Seen::of(&stat));
+        }
         let ino = self.check_name(from_dir, name, &stat)?;
         if store::is_file(&stat) && is_chunk(newname) {
             let placeholder = stat.st_size == 0 && is_chunk(name);
@@ -418,15 +424,20 @@ impl Fs {
         let to = self.place(to_dir)?;
         let mut paused = None;
         let committed = match dataset.find(newname)? {
+            Some(Found::InFlight(incoming))
+                if placeholder && dataset.place_as_empty_file(&incoming)? =>
+            {
+                false
+            }
             // Taken over only by what is a chunk: a rename that fails changes nothing.
-            Some(Found::InFlight(incoming)) if incoming.is_paused() && !placeholder => {
+            Some(Found::InFlight(incoming)) if incoming.may_be_replaced() && !placeholder => {
                 paused = Some(incoming);
                 false
             }
             Some(Found::InFlight(_)) => {
                 return Err(err!(
                     EBUSY,
-                    "{} is being written by somebody else",
+                    "{} is being written by another handle",
                     newname.display()
                 ));
             }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::control::Text;
-use crate::dataset::{View, Writing};
+use crate::dataset::{ChunkWriter, View};
 use crate::error::Result;
 
 /// Something open.
@@ -29,7 +29,10 @@ pub(crate) enum Handle {
 
 #[derive(Debug)]
 pub(crate) struct Chunk {
-    pub(crate) writing: Writing,
+    pub(crate) writer: ChunkWriter,
+    pub(crate) ino: u64,
+    /// The flags that it was opened with.
+    pub(crate) flags: i32,
     /// The thread that opened it, by the kernel's word; 0 where it is in another namespace.
     pub(crate) opener: u32,
 }
@@ -108,11 +111,16 @@ impl Handles {
             .ok_or_else(|| err!(EBADF, "handle {fh} is not open"))
     }
 
-    /// The open files of a node.
+    /// The open files of a node, and the chunks that are open for writing by it.
     pub(crate) fn files_of(&self, ino: u64) -> Vec<Arc<Handle>> {
+        let is_it = |handle: &&Arc<Handle>| match &***handle {
+            Handle::File(open) => open.ino == ino,
+            Handle::Chunk(chunk) => chunk.ino == ino,
+            _ => false,
+        };
         crate::lock(&self.table)
             .values()
-            .filter(|handle| matches!(&***handle, Handle::File(open) if open.ino == ino))
+            .filter(is_it)
             .cloned()
             .collect()
     }

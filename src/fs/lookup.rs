@@ -104,12 +104,20 @@ impl Fs {
         Ok(found.map(|stat| (file_attr(&stat), Some(Seen::of(&stat)))))
     }
 
-    /// The attributes of an inode, for `thread`.
+    /// The attributes of an inode, for `thread`; as the handle `fh` sees them, where one is given.
     ///
     /// # Errors
-    /// `ESTALE` where its name is gone, and those of the store.
-    pub fn getattr(&self, ino: u64, thread: u32) -> Result<Attr> {
+    /// `ESTALE` where its name is gone and it is not open, and those of the store.
+    pub fn getattr(&self, ino: u64, fh: Option<u64>, thread: u32) -> Result<Attr> {
         let node = self.nodes.get(ino)?;
+        // A committed chunk that is written again has the length of what is there again.
+        if let Some(fh) = fh
+            && let Ok(handle) = self.handles.get(fh)
+            && let Handle::Chunk(chunk) = &*handle
+            && !chunk.writer.is_new()
+        {
+            return Ok(in_flight_attr(&chunk.writer.face()).numbered(ino));
+        }
         let attr = match &node.kind {
             Kind::Dir => {
                 let place = self.same_place(ino)?;
@@ -139,7 +147,7 @@ impl Fs {
         {
             return Ok(attr);
         }
-        // Unlinked, or no longer where it was, and still open.
+        // Unlinked, refused, or no longer where it was, and still open.
         match self.handles.files_of(node.ino).first().map(|open| &**open) {
             Some(Handle::File(open)) => {
                 let stat = nix::sys::stat::fstat(&open.file);
@@ -147,6 +155,7 @@ impl Fs {
                     &stat.context(|| "cannot look at the file".into())?,
                 ))
             }
+            Some(Handle::Chunk(chunk)) => Ok(in_flight_attr(&chunk.writer.face())),
             _ => Err(gone(node)),
         }
     }

@@ -12,15 +12,15 @@
 //! | `open` | opening, reading, writing and closing |
 //! | `change` | renaming, removing, setting attributes |
 //! | `list` | directories |
-//! | `closer` | who closes |
+//! | `descriptors` | which descriptors are left after a close |
 //! | `control` | `.npyfs` |
 //! | `workers` | threads for what takes long |
 //!
 //! No lock of this layer is held while the engine is called.
 
 mod change;
-mod closer;
 mod control;
+mod descriptors;
 mod handle;
 mod list;
 mod lookup;
@@ -74,6 +74,8 @@ pub struct Fs {
     handles: Handles,
     workers: Arc<Workers>,
     kernel: OnceLock<Arc<dyn Kernel>>,
+    /// `major:minor` of the mount.
+    device: OnceLock<String>,
     /// Ends the thread that syncs from time to time when it is dropped.
     ticker: Mutex<Option<Sender<()>>>,
 }
@@ -228,6 +230,7 @@ impl Fs {
             handles: Handles::new(),
             workers: Arc::default(),
             kernel: OnceLock::new(),
+            device: OnceLock::new(),
             ticker: Mutex::new(Some(ticker)),
         }))
     }
@@ -236,6 +239,13 @@ impl Fs {
     pub fn set_kernel(&self, kernel: Arc<dyn Kernel>) {
         if self.kernel.set(kernel).is_err() {
             log::debug!("the way to the kernel is known already");
+        }
+    }
+
+    /// Gives the device number of the mount as `major:minor`, once it is known.
+    pub fn set_device(&self, device: String) {
+        if self.device.set(device).is_err() {
+            log::debug!("the mount's device number is known already");
         }
     }
 

@@ -386,6 +386,14 @@ impl Nodes {
         crate::lock(&self.table).see(ino, None);
     }
 
+    /// The chunk of this name, which had no bytes, has become a file.
+    pub(crate) fn became_file(&self, parent: u64, name: &OsStr, seen: Seen) {
+        let mut table = crate::lock(&self.table);
+        if let Some(ino) = table.number(&Key::Name(parent, name)) {
+            table.see(ino, Some(seen));
+        }
+    }
+
     /// The oldest of the files that the kernel remembers, where they are too many: it is to be asked
     /// to forget those of them that are not in use.
     pub(crate) fn surplus(&self) -> Option<Vec<u64>> {

@@ -5,18 +5,26 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::closer::closer;
 use super::control::Text;
+use super::descriptors::Closing;
 use super::handle::{Chunk, Handle, OpenFile};
 use super::lookup::{enter, file_attr, in_flight_attr, is_array};
 use super::node::{Control, Kind, Node, ROOT};
 use super::{Attr, Caller, Fs, Mode, Opened, TTL, read_file};
-use crate::dataset::{self, Face, Found, View, Waiter, Writing};
-use crate::error::{Context, Result};
+use crate::dataset::{self, ChunkWriter, Face, Found, Start, View, Waiter};
+use crate::error::{Context, Errno, Result};
 use crate::store::{self, Maker, Seen};
 
 fn wants_write(flags: i32) -> bool {
     flags & libc::O_ACCMODE != libc::O_RDONLY
+}
+
+fn start_of(flags: i32) -> Start {
+    if flags & libc::O_TRUNC != 0 {
+        Start::Truncate
+    } else {
+        Start::Keep
+    }
 }
 
 impl Fs {
@@ -44,12 +52,20 @@ impl Fs {
                     gid: caller.gid,
                     mtime: None,
                 };
-                let truncate = flags & libc::O_TRUNC != 0 || flags & libc::O_EXCL != 0;
-                let opened = self.open_chunk(dir, name, face, truncate, caller)?;
-                let mut attr = in_flight_attr(&face);
-                // Until the first write, which the kernel takes as the end of what it knows.
-                attr.attr_ttl = TTL;
+                let start = if flags & libc::O_EXCL != 0 {
+                    Start::New
+                } else {
+                    start_of(flags)
+                };
+                let dataset = self.dataset(dir)?;
+                let writer = dataset.begin_as(name, face, start, wants_write(flags))?;
+                let mut attr = in_flight_attr(&writer.face());
+                if attr.size == 0 {
+                    // Until the first write, which the kernel takes as the end of what it knows.
+                    attr.attr_ttl = TTL;
+                }
                 let node = self.name_node(dir, name, false, None);
+                let opened = self.opened_chunk_for_writing(writer, node, flags, caller);
                 Ok((attr.numbered(node), opened))
             }
             dataset::Kind::Ordinary => {
@@ -67,23 +83,29 @@ impl Fs {
         }
     }
 
-    fn open_chunk(
+    fn opened_chunk_for_writing(
         &self,
-        dir: u64,
-        name: &OsStr,
-        face: Face,
-        truncate: bool,
+        writer: ChunkWriter,
+        ino: u64,
+        flags: i32,
         caller: &Caller,
-    ) -> Result<Opened> {
-        let writing = self.dataset(dir)?.begin(name, face, truncate)?;
+    ) -> Opened {
         let fh = self.handles.insert(Handle::Chunk(Chunk {
-            writing,
+            writer,
+            ino,
+            flags,
             opener: caller.pid,
         }));
-        Ok(Opened {
+        Opened {
             fh,
             mode: Mode::Direct,
-        })
+        }
+    }
+
+    fn open_chunk(&self, node: &Node, face: Face, flags: i32, caller: &Caller) -> Result<Opened> {
+        let dataset = self.dataset(node.parent)?;
+        let writer = dataset.begin_as(&node.name, face, start_of(flags), wants_write(flags))?;
+        Ok(self.opened_chunk_for_writing(writer, node.ino, flags, caller))
     }
 
     fn opened_chunk(&self, dataset: &dataset::Dataset, view: View) -> Opened {
@@ -161,10 +183,18 @@ impl Fs {
                 Some(Found::Committed(chunk)) if !write => {
                     return Ok(self.opened_chunk(&dataset, chunk.view));
                 }
-                Some(Found::InFlight(_)) if !write => {
+                Some(Found::InFlight(incoming)) if !write => {
                     // Where a name is reused, it shows what it stood for until the next is whole.
                     if let Some(chunk) = dataset.chunk(name)? {
                         return Ok(self.opened_chunk(&dataset, chunk.view));
+                    }
+                    // What was created and closed reads as the empty file that it is.
+                    if incoming.face().len == 0 {
+                        let fh = self.handles.insert(Handle::Text(Text::Whole(Vec::new())));
+                        return Ok(Opened {
+                            fh,
+                            mode: Mode::Direct,
+                        });
                     }
                     return Err(err!(EBUSY, "{} is still being written", name.display()));
                 }
@@ -177,7 +207,7 @@ impl Fs {
                         gid: attributes.gid,
                         mtime: None,
                     };
-                    return self.open_chunk(node.parent, name, face, truncate, caller);
+                    return self.open_chunk(node, face, flags, caller);
                 }
                 Some(Found::InFlight(incoming)) => {
                     let face = Face {
@@ -185,10 +215,10 @@ impl Fs {
                         mtime: None,
                         ..incoming.face()
                     };
-                    return self.open_chunk(node.parent, name, face, truncate, caller);
+                    return self.open_chunk(node, face, flags, caller);
                 }
                 None if write => {
-                    return self.open_placeholder(node, truncate, caller);
+                    return self.open_placeholder(node, flags, caller);
                 }
                 None => {}
             }
@@ -203,7 +233,7 @@ impl Fs {
     }
 
     /// Writing to a file of the store that has a chunk's name: an empty one becomes a chunk.
-    fn open_placeholder(&self, node: &Node, truncate: bool, caller: &Caller) -> Result<Opened> {
+    fn open_placeholder(&self, node: &Node, flags: i32, caller: &Caller) -> Result<Opened> {
         let place = self.place(node.parent)?;
         let stat = place
             .find(&node.name)?
@@ -224,10 +254,19 @@ impl Fs {
             gid: stat.st_gid,
             mtime: None,
         };
-        let opened = self.open_chunk(node.parent, &node.name, face, truncate, caller)?;
-        place.remove(&node.name)?;
-        self.nodes.became_chunk(node.ino);
-        Ok(opened)
+        let dataset = self.dataset(node.parent)?;
+        let writer = dataset.begin_as(&node.name, face, start_of(flags), wants_write(flags))?;
+        match place.remove(&node.name) {
+            // Another handle of the same chunk was faster.
+            Err(error) if error.errno() != Errno::ENOENT => {
+                writer.release();
+                Err(error)
+            }
+            _ => {
+                self.nodes.became_chunk(node.ino);
+                Ok(self.opened_chunk_for_writing(writer, node.ino, flags, caller))
+            }
+        }
     }
 
     fn open_control(&self, node: &Node, control: &Control) -> Result<Opened> {
@@ -296,10 +335,7 @@ impl Fs {
                 Ok(text.len())
             }
             Handle::Dir(_) => Err(err!(EISDIR, "handle {fh} is a directory")),
-            Handle::Chunk(chunk) => match &chunk.writing {
-                Writing::New(incoming) => incoming.read(buffer, offset),
-                Writing::Again(rewrite) => rewrite.read(buffer, offset),
-            },
+            Handle::Chunk(chunk) => chunk.writer.read(buffer, offset),
         }
     }
 
@@ -328,14 +364,7 @@ impl Fs {
                 ack();
                 Ok(())
             }
-            Handle::Chunk(chunk) => match &chunk.writing {
-                Writing::New(incoming) => incoming.write(data, offset, ack),
-                Writing::Again(rewrite) => {
-                    rewrite.write(data, offset)?;
-                    ack();
-                    Ok(())
-                }
-            },
+            Handle::Chunk(chunk) => chunk.writer.write(data, offset, ack),
             Handle::View(_) | Handle::Version(..) | Handle::Text(_) | Handle::Dir(_) => {
                 Err(err!(EBADF, "handle {fh} is not open for writing"))
             }
@@ -345,10 +374,7 @@ impl Fs {
     /// Whether a write has much to move first.
     pub fn write_is_slow(&self, fh: u64, offset: u64) -> bool {
         self.handles.get(fh).is_ok_and(|handle| match &*handle {
-            Handle::Chunk(Chunk {
-                writing: Writing::New(incoming),
-                ..
-            }) => incoming.write_is_slow(offset),
+            Handle::Chunk(chunk) => chunk.writer.write_is_slow(offset),
             _ => false,
         })
     }
@@ -367,10 +393,7 @@ impl Fs {
                 nix::fcntl::fallocate(&open.file, flags, offset as i64, len as i64)
                     .context(|| "cannot reserve space for the file".into())
             }
-            Handle::Chunk(chunk) if mode == 0 => match &chunk.writing {
-                Writing::New(incoming) if end > incoming.face().len => incoming.set_len(end),
-                _ => Ok(()),
-            },
+            Handle::Chunk(chunk) if mode == 0 => chunk.writer.reserve(end),
             Handle::Chunk(_) if mode == libc::FALLOC_FL_KEEP_SIZE => Ok(()),
             _ => Err(err!(EOPNOTSUPP, "only plain reservation is supported here")),
         }
@@ -383,11 +406,15 @@ impl Fs {
     pub fn flush(&self, fh: u64, caller: &Caller) -> Result<()> {
         match &*self.handles.get(fh)? {
             Handle::Chunk(chunk) => {
-                let closer = || closer(chunk.opener, caller.pid);
-                match &chunk.writing {
-                    Writing::New(incoming) => incoming.flush(closer),
-                    Writing::Again(rewrite) => rewrite.flush(closer),
-                }
+                let node = self.nodes.get(chunk.ino);
+                chunk.writer.flush(&Closing {
+                    device: self.device.get().map(String::as_str),
+                    ino: chunk.ino,
+                    name: node.as_ref().map_or(OsStr::new(""), |node| &node.name),
+                    flags: chunk.flags,
+                    opener: chunk.opener,
+                    closer: caller.pid,
+                })
             }
             _ => Ok(()),
         }
@@ -396,10 +423,7 @@ impl Fs {
     /// Whether a flush has much to copy or compare.
     pub fn flush_is_slow(&self, fh: u64) -> bool {
         self.handles.get(fh).is_ok_and(|handle| match &*handle {
-            Handle::Chunk(chunk) => match &chunk.writing {
-                Writing::New(incoming) => incoming.flush_is_slow(),
-                Writing::Again(rewrite) => rewrite.flush_is_slow(),
-            },
+            Handle::Chunk(chunk) => chunk.writer.flush_is_slow(),
             _ => false,
         })
     }
@@ -407,10 +431,7 @@ impl Fs {
     /// Whether lining up for a sync may take long: all but a chunk that has little to copy.
     pub fn fsync_is_slow(&self, fh: u64) -> bool {
         self.handles.get(fh).map_or(true, |handle| match &*handle {
-            Handle::Chunk(Chunk {
-                writing: Writing::New(incoming),
-                ..
-            }) => incoming.flush_is_slow(),
+            Handle::Chunk(chunk) if chunk.writer.is_new() => chunk.writer.flush_is_slow(),
             _ => true,
         })
     }
@@ -429,10 +450,7 @@ impl Fs {
     fn before_sync(&self, ino: u64, fh: u64) -> Result<Option<Arc<dataset::Dataset>>> {
         let handle = self.handles.get(fh)?;
         match &*handle {
-            Handle::Chunk(Chunk {
-                writing: Writing::New(incoming),
-                ..
-            }) => incoming.commit_if_whole()?,
+            Handle::Chunk(chunk) => chunk.writer.commit_if_complete()?,
             Handle::File(open) => {
                 open.file
                     .sync_all()
@@ -440,7 +458,7 @@ impl Fs {
                 return Ok(None);
             }
             Handle::Text(_) => return Ok(None),
-            Handle::Chunk(_) | Handle::View(_) | Handle::Version(..) | Handle::Dir(_) => {}
+            Handle::View(_) | Handle::Version(..) | Handle::Dir(_) => {}
         }
         let node = self.nodes.get(ino)?;
         Ok(Some(self.dataset(node.parent)?))
@@ -487,12 +505,8 @@ impl Fs {
     }
 
     pub(super) fn end(handle: &Handle) {
-        if let Handle::Chunk(Chunk {
-            writing: Writing::New(incoming),
-            ..
-        }) = handle
-        {
-            incoming.release();
+        if let Handle::Chunk(chunk) = handle {
+            chunk.writer.release();
         }
     }
 

@@ -49,10 +49,14 @@ impl Adapter {
     }
 
     /// Takes a notifier and a device of its session, for the answers and questions that fuser cannot
-    /// give. Without it the kernel asks once more for each of those answers.
-    pub fn connect(&self) -> impl FnOnce(Notifier, File) + use<> {
+    /// give, and the device number of the mount as `major:minor`. Without the first two the kernel asks
+    /// once more for each of those answers.
+    pub fn connect(&self) -> impl FnOnce(Notifier, File, Option<String>) + use<> {
         let (fs, device, backing) = (self.fs.clone(), self.device.clone(), self.backing.clone());
-        move |notifier, file| {
+        move |notifier, file, number| {
+            if let Some(number) = number {
+                fs.set_device(number);
+            }
             device.set(file);
             fs.set_kernel(Arc::new(Asking { notifier, device }));
             fs.set_uncached(backing.is_possible());

@@ -55,10 +55,15 @@ impl Filesystem for Adapter {
         self.serve("forget", || self.fs.forget(ino.0, count));
     }
 
-    fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.serve("getattr", || match self.fs.getattr(ino.0, request.pid()) {
-            Ok(attr) => reply.attr(&attr.attr_ttl, &attributes(&attr)),
-            Err(error) => reply.error(failed(&self.fs, "getattr", &Subject::Inode(ino.0), &error)),
+    fn getattr(&self, request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let fh = fh.map(|fh| fh.0);
+        self.serve("getattr", || {
+            match self.fs.getattr(ino.0, fh, request.pid()) {
+                Ok(attr) => reply.attr(&attr.attr_ttl, &attributes(&attr)),
+                Err(error) => {
+                    reply.error(failed(&self.fs, "getattr", &Subject::Inode(ino.0), &error));
+                }
+            }
         });
     }
 

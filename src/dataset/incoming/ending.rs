@@ -8,79 +8,163 @@ use super::super::disk::{Open, set_attributes};
 use super::super::journal::Attributes;
 use super::super::judge::{check_len, no_header, read_header};
 use super::super::{Dataset, clock};
-use super::{Body, Closer, Face, Incoming, Phase, State};
+use super::{Body, Face, HandleId, Incoming, Phase, State};
 use crate::error::{Context, Errno, Error, Result};
 use crate::npy::Header;
 
+/// What a close has to know of the descriptors that are left. It is asked only where the answer
+/// decides, as it may have to look at every process.
+pub trait Descriptors {
+    /// Whether another descriptor can still write the chunk, or one may that cannot be seen.
+    fn others_can_write(&self) -> bool;
+    /// Whether the process that closes has called `close`, and is not known to be ending, by itself
+    /// or killed, and closed by the kernel.
+    fn is_meant(&self) -> bool;
+}
+
+/// The one descriptor that there was is closed by its process.
+#[derive(Clone, Copy, Debug)]
+pub struct NoOthers;
+
+impl Descriptors for NoOthers {
+    fn others_can_write(&self) -> bool {
+        false
+    }
+
+    fn is_meant(&self) -> bool {
+        true
+    }
+}
+
+/// What is known of the descriptors that are left when a close is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// Not looked up yet.
+    Unknown,
+    /// Another one can write. `meant`: this one's process has called `close`.
+    Others { meant: bool },
+    /// None.
+    None { meant: bool },
+}
+
+/// What a close comes to.
+enum Judged {
+    /// This is the answer.
+    Answer(Result<()>),
+    /// The descriptors that are left decide.
+    Ask,
+}
+
 impl Incoming {
-    /// A descriptor of this chunk is being closed. A complete chunk is committed; an incomplete one
-    /// is refused if it is the process that opened it which closes it, and waits for the next close
-    /// otherwise. One that is complete only by its length, with bytes that nobody wrote or with no
-    /// rows yet, takes the word of the process that opened it: that it is done, and has not merely
-    /// ended. The answer is `close`'s.
+    /// A descriptor of handle `id`, which has written, is being closed, which need not be the last
+    /// close of it:
+    ///
+    /// | the chunk | answer |
+    /// | --- | --- |
+    /// | was refused | that error |
+    /// | is committed, or another handle has taken it over | ok |
+    /// | is complete and plain | it is committed |
+    /// | is complete, not plain | committed by the last descriptor that can write it, else ok |
+    /// | is incomplete | refused by the last descriptor that can write it, else ok |
+    ///
+    /// The descriptors that are left are looked up with no lock of the chunk held.
     ///
     /// # Errors
     /// Why the chunk was refused, now or before.
-    pub fn flush<C: Into<Closer>>(&self, closer: impl FnOnce() -> C) -> Result<()> {
+    pub(crate) fn flush(&self, id: HandleId, left: &dyn Descriptors) -> Result<()> {
+        if let Judged::Answer(answer) = self.judge(id, Left::Unknown)? {
+            return answer;
+        }
+        let meant = left.is_meant();
+        let left = if left.others_can_write() {
+            Left::Others { meant }
+        } else {
+            Left::None { meant }
+        };
+        match self.judge(id, left)? {
+            Judged::Answer(answer) => answer,
+            Judged::Ask => Err(err!(EIO, "the close of this chunk was not judged")),
+        }
+    }
+
+    fn judge(&self, id: HandleId, left: Left) -> Result<Judged> {
         let mut state = self.state()?;
         match &state.phase {
             Phase::Refused(error) => {
                 self.dataset.leave(self);
-                return Err(error.clone());
+                return Ok(Judged::Answer(Err(error.clone())));
             }
-            Phase::Committed(_) => return Ok(()),
+            Phase::Committed(_) => return Ok(Judged::Answer(Ok(()))),
             Phase::Open => {}
         }
-        if self.claim.is_withdrawn() {
-            return Err(self.withdrawn());
+        if self.shared.is_taken_away() {
+            return Ok(Judged::Answer(Err(self.withdrawn())));
+        }
+        if !self.shared.is_writer(id) {
+            return Ok(Judged::Answer(Ok(())));
         }
         if state.len == 0 {
-            self.claim.pause();
-            return Ok(());
+            self.shared.rest();
+            return Ok(Judged::Answer(Ok(())));
         }
-        let reason = match self.whole(&state) {
-            Ok(header) if header.is_certain(&state) => return self.commit(&mut state, &header),
-            Ok(header) => match closer().into() {
-                Closer::Opener => return self.commit(&mut state, &header),
-                Closer::Ending => err!(ECANCELED, "its writer ended before it had written all"),
-                Closer::Other => {
-                    state.promised = true;
-                    self.claim.pause();
-                    return Ok(());
-                }
-            },
-            Err(reason) => {
-                if closer().into() == Closer::Other {
-                    self.claim.pause();
-                    return Ok(());
-                }
-                reason
+        let complete = self.complete(&state);
+        if let Ok(header) = &complete
+            && header.is_plain(&state)
+        {
+            return Ok(Judged::Answer(self.commit(&mut state, header)));
+        }
+        let error = match (complete, left) {
+            (_, Left::Unknown) => return Ok(Judged::Ask),
+            (complete, Left::Others { meant }) => {
+                state.acknowledged = meant && complete.is_ok();
+                self.shared.rest();
+                return Ok(Judged::Answer(Ok(())));
             }
+            // Bytes that were never written are zeros only if the producer says that it is done.
+            (Ok(header), Left::None { meant: false }) if !header.is_written(&state) => {
+                never_closed()
+            }
+            (Ok(header), Left::None { .. }) => {
+                return Ok(Judged::Answer(self.commit(&mut state, &header)));
+            }
+            (Err(reason), Left::None { .. }) => reason,
         };
-        let error = self.refuse(&mut state, reason);
+        let error = self.refuse(&mut state, error);
         self.dataset.leave(self);
-        Err(error)
+        Ok(Judged::Answer(Err(error)))
     }
 
-    /// `fsync`: a complete chunk is committed, so that a sync of the dataset covers it.
+    /// `fsync`: a complete chunk is committed, so that a sync of the dataset covers it. One that is
+    /// complete by its length only, or whose bytes are written more than once, may not be what its
+    /// producer means yet: its own bytes are synced, and with its commit its rows will be.
     ///
     /// # Errors
     /// Why the chunk was refused, now or before.
-    pub fn commit_if_whole(&self) -> Result<()> {
+    pub(crate) fn commit_if_complete(&self) -> Result<()> {
         let mut state = self.state()?;
         match &state.phase {
-            Phase::Refused(error) => Err(error.clone()),
-            Phase::Committed(_) => Ok(()),
-            Phase::Open if self.claim.is_withdrawn() => Err(self.withdrawn()),
-            Phase::Open => match self.whole(&state) {
-                Ok(header) if header.is_certain(&state) => self.commit(&mut state, &header),
-                _ => Ok(()),
-            },
+            Phase::Refused(error) => return Err(error.clone()),
+            Phase::Committed(_) => return Ok(()),
+            Phase::Open if self.shared.is_taken_away() => return Err(self.withdrawn()),
+            Phase::Open => {}
         }
+        if let Ok(header) = self.complete(&state)
+            && header.is_written(&state)
+            && !state.rewritten
+        {
+            return self.commit(&mut state, &header);
+        }
+        if let Body::File(file) = &state.body {
+            file.blob()
+                .sync()
+                .context(|| "cannot sync the chunk in .npyfs/incoming".into())?;
+            state.synced = true;
+        }
+        Ok(())
     }
 
     fn commit(&self, state: &mut State, header: &FinalHeader) -> Result<()> {
-        if !self.claim.seal() {
+        if !self.shared.seal() {
             return Err(self.withdrawn());
         }
         let face = self.face();
@@ -104,6 +188,12 @@ impl Incoming {
         match self.dataset.commit(&candidate, rows) {
             Ok(id) => {
                 state.phase = Phase::Committed(id);
+                if state.synced
+                    && let Err(error) = self.dataset.sync()
+                {
+                    // The rows are in the array, whatever the disk says: this is no refusal.
+                    log::error!("{}: {error}", self.dataset.label());
+                }
                 // The rows have their place now; a stream that was displaced gave up its file.
                 state.body = Body::Head;
                 state.head = Vec::new();
@@ -120,7 +210,7 @@ impl Incoming {
 
     /// The header of a complete chunk, or why it is not one. Whether it fits is the commit's to say,
     /// of every chunk alike: the dataset may have got its dtype since the header came.
-    fn whole(&self, state: &State) -> Result<FinalHeader> {
+    fn complete(&self, state: &State) -> Result<FinalHeader> {
         match (&state.body, &state.header) {
             (Body::File(file), _) => {
                 let (header, bytes) = read_header(file.blob(), state.len)?;
@@ -137,7 +227,7 @@ impl Incoming {
 
     /// Ends the chunk with `error`. What `write` had accepted of its rows is kept.
     pub(super) fn refuse(&self, state: &mut State, error: Error) -> Error {
-        self.claim.refuse();
+        self.shared.refuse();
         state.phase = Phase::Refused(error.clone());
         let body = std::mem::replace(&mut state.body, Body::Head);
         let kept = if matches!(error.errno(), Errno::ENOSPC | Errno::EDQUOT) {
@@ -192,67 +282,89 @@ impl Incoming {
         }
     }
 
-    /// The last descriptor is gone: what was not committed is over. An empty chunk stays as an
-    /// empty file.
-    pub fn release(&self) {
+    /// Handle `id` is gone, and no process hears of what becomes of its bytes. A complete chunk is
+    /// committed: no close may have come before, or none that could be judged. An incomplete one is
+    /// refused. Where no handle is left, a chunk of no bytes becomes an empty file.
+    pub(crate) fn release(&self, id: HandleId) {
+        let ended = self.shared.release(id);
+        if !ended.judges {
+            return;
+        }
         let Ok(mut state) = self.state() else {
             self.dataset.leave(self);
             return;
         };
         if matches!(state.phase, Phase::Open) {
-            if self.claim.is_withdrawn() {
+            if self.shared.is_taken_away() {
                 self.drop_body(&mut state);
-            } else if state.len == 0 {
-                if let Err(error) = self.dataset.place_empty(&self.name, &self.face()) {
+            } else if state.len > 0 {
+                self.judge_unheard(&mut state);
+            } else if ended.last {
+                if let Some(face) = self.shared.lose_name_if_empty()
+                    && let Err(error) = self.dataset.place_empty(&self.name, &face)
+                {
                     log::warn!("{}: {error}", self.dataset.label());
                 }
             } else {
-                match self.whole(&state) {
-                    // Its last close was answered with success.
-                    Ok(header) if state.promised => {
-                        if let Err(error) = self.commit(&mut state, &header) {
-                            log::warn!(
-                                "{}: {}: {error}",
-                                self.dataset.label(),
-                                self.name.display()
-                            );
-                        }
-                    }
-                    Ok(_) => {
-                        let reason = err!(ECANCELED, "its writer went away before closing it");
-                        self.refuse(&mut state, reason);
-                    }
-                    Err(reason) => {
-                        self.refuse(&mut state, reason);
-                    }
-                }
+                return;
             }
         }
         drop(state);
         self.dataset.leave(self);
     }
 
-    /// Whether the next `flush` has much to copy: then it belongs on a thread that may wait.
-    pub fn flush_is_slow(&self) -> bool {
+    fn judge_unheard(&self, state: &mut State) {
+        let reason = match self.complete(state) {
+            Ok(header) if header.is_written(state) || state.acknowledged => {
+                // Its reason is in the log of the dataset.
+                if let Err(error) = self.commit(state, &header) {
+                    let name = self.name.display();
+                    log::warn!("{}: {name}: {error}", self.dataset.label());
+                }
+                return;
+            }
+            Ok(_) => never_closed(),
+            Err(reason) => reason,
+        };
+        self.refuse(state, reason);
+    }
+
+    /// Whether the next `flush` of a handle that has written may wait or look at processes: then it
+    /// belongs on a thread that may wait.
+    pub(crate) fn flush_is_slow(&self) -> bool {
         if self.dataset.is_busy() {
             return true;
         }
         match self.state.try_lock() {
             Ok(state) => match (&state.phase, &state.body) {
-                (Phase::Open, Body::File(_)) => true,
-                // An incomplete one may be refused, and moved to where its bytes are kept.
                 (Phase::Open, Body::Stream(stream)) => {
-                    let whole = state.header.as_ref().map(Header::file_bytes);
-                    stream.is_converted()
-                        || whole != Some(state.len)
+                    !state.is_plainly_complete()
+                        || stream.is_converted()
                         || self.dataset.is_out_of_turn(stream)
                 }
-                (Phase::Open, Body::Memory { .. }) => false,
+                (Phase::Open, Body::Memory { .. }) => !state.is_plainly_complete(),
+                (Phase::Open, Body::Head) => state.len > 0,
+                (Phase::Open, Body::File(_)) => true,
                 _ => false,
             },
             // A write is being stored, or a commit is under way.
             Err(_) => true,
         }
+    }
+}
+
+fn never_closed() -> Error {
+    err!(
+        ECANCELED,
+        "its writer ended without a close, and bytes or rows of it were never written"
+    )
+}
+
+impl State {
+    /// Whether it is complete and plain, as far as that can be told without reading a file.
+    fn is_plainly_complete(&self) -> bool {
+        let says_so = |header: &Header| header.rows() > 0 && header.file_bytes() == self.len;
+        self.plain && self.header.as_ref().is_some_and(says_so)
     }
 }
 
@@ -265,18 +377,26 @@ enum FinalHeader {
 }
 
 impl FinalHeader {
-    /// Whether the chunk is what its writer means it to be, whoever closes it: all of it was
-    /// written, and its count is not one that may be filled in later.
-    fn is_certain(&self, state: &State) -> bool {
+    /// A count of 0 may be one that is filled in at the end.
+    fn rows(&self, state: &State) -> u64 {
         match self {
-            FinalHeader::Fast => state
-                .header
-                .as_ref()
-                .is_some_and(|header| header.rows() > 0),
-            FinalHeader::Staged(header, _) => {
-                header.rows() > 0 && state.written.is_whole(state.len)
-            }
+            FinalHeader::Fast => state.header.as_ref().map_or(0, Header::rows),
+            FinalHeader::Staged(header, _) => header.rows(),
         }
+    }
+
+    /// Whether the chunk is what its producer means it to be, whichever descriptor is closed.
+    fn is_plain(&self, state: &State) -> bool {
+        state.plain && self.rows(state) > 0
+    }
+
+    /// Whether every byte of it was written, and its count is not one that may be filled in later.
+    fn is_written(&self, state: &State) -> bool {
+        self.rows(state) > 0
+            && match self {
+                FinalHeader::Fast => true,
+                FinalHeader::Staged(..) => state.written.is_whole(state.len),
+            }
     }
 
     fn bytes<'a>(&'a self, state: &'a State) -> &'a [u8] {
@@ -299,7 +419,7 @@ impl FinalHeader {
 
 impl Dataset {
     /// An empty file that waits for its bytes, under a chunk's name.
-    fn place_empty(&self, name: &OsStr, face: &Face) -> Result<()> {
+    pub(in crate::dataset) fn place_empty(&self, name: &OsStr, face: &Face) -> Result<()> {
         let path = Path::new(name);
         let blob = match self.folder.open(path, Open::CreateNew) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),

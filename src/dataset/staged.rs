@@ -31,8 +31,8 @@ pub(crate) struct Staged {
 }
 
 impl Staged {
-    /// An empty file under a name that no other has, with the owner and mode of `face`; with none it
-    /// is the daemon's, and private.
+    /// An empty file under a name that no other has, with the owner and mode of `face`; with none
+    /// it is the daemon's, and private.
     pub(crate) fn create(folder: &Arc<dyn Folder>, face: Option<&Face>) -> io::Result<Staged> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -199,8 +199,8 @@ impl Fs {
         Ok(Some(control_attr(&stat, &dir_stat, control).numbered(ino)))
     }
 
-    /// The stored file or directory behind a control file, the dataset's directory itself for texts;
-    /// and that directory.
+    /// What a control file is in the store, or for texts the dataset's directory itself; and that
+    /// directory.
     fn control_stat(&self, dir: u64, control: &Control) -> Result<Option<(FileStat, FileStat)>> {
         let place = self.same_place(dir)?;
         let stored = match control.stored() {
@@ -302,7 +302,7 @@ fn control_attr(stat: &FileStat, dir: &FileStat, control: &Control) -> Attr {
     if !matches!(control, Control::RejectedFile(_)) {
         (attr.uid, attr.gid) = (dir.st_uid, dir.st_gid);
         attr.mode = match control {
-            // What was rejected may be removed by those who may remove such a file from the dataset.
+            // What was refused is removed by those who may remove such a file from the dataset.
             Control::Rejected => dir.st_mode & 0o1777,
             Control::Dir => dir.st_mode & 0o555,
             _ => readable_like(dir.st_mode),

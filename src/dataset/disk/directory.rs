@@ -1,21 +1,21 @@
 //! A dataset's directory as a [`Folder`], in the operating system.
 //!
-//! Its owner may be any user, and this process may be root's: whatever lies in the directory may have
-//! been put there, or may be exchanged at any moment, to have this process touch what that user
+//! Its owner may be any user, and this process may be root's: whatever lies in the directory may
+//! have been put there, or may be exchanged at any moment, to have this process touch what that user
 //! cannot. So no path is resolved twice: `.npyfs` is opened once and held, and what is in it is
 //! reached from there, by the [door](crate::door). What is opened is looked at by its descriptor
 //! before it is used:
 //!
-//! | what | must be |
-//! | --- | --- |
-//! | `.npyfs` and directories in it | directories of the same filesystem, not mount points; owned as below |
-//! | a file in `.npyfs` | regular; owned as below; with one name, where others than the owners of this process and of the system could have given it another |
-//! | `data.npy`, to be written | regular; with one name, or the directory's owner's |
-//! | `data.npy`, to be read | the same, or readable by all |
+//! - `.npyfs` and directories in it are directories of the same filesystem, no mount points, and
+//!   *owned*;
+//! - a file in `.npyfs` is regular and owned, and *single* unless only root and this process's user
+//!   can put anything into that `.npyfs`;
+//! - `data.npy` is regular and single; to be read, it may instead be readable by all.
 //!
-//! *Owned* is by the user of this process, by root, or by the owner of the dataset's directory. None
-//! of them gets anything by it: the first two could do it themselves, and the third's are his own
-//! rows.
+//! *Owned*: by the user of this process, by root, or by the owner of the dataset's directory. None of
+//! them gains by it: the first two could do it themselves, and the third's are his own rows.
+//! *Single*: it has one name, or belongs to the owner of the dataset's directory. Else it may be a
+//! hard link to what that user cannot open.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -108,7 +108,7 @@ const UNKNOWN: OFlag = OFlag::O_NONBLOCK
     .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_NOCTTY);
 
-/// What is in `.npyfs`, and what is to be given its owner and mode, is nobody else's until then.
+/// What is in `.npyfs`, and what is to be given its owner and mode, is closed to others until then.
 const PRIVATE_DIR: Mode = Mode::S_IRWXU;
 const PRIVATE_FILE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
@@ -481,13 +481,14 @@ fn no_daemons_lock(fd: &OwnedFd, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The longest that an opening waits for the holder of a lease to give it back, as a server of files
-/// does within milliseconds.
+/// The longest that an opening waits for the holder of a lease to give it back, as a server of
+/// files does within milliseconds.
 const LEASE: Duration = Duration::from_millis(100);
 
-/// Opens a file that another process may hold a lease on (F_SETLEASE). The kernel asks the holder to
-/// give it back, and takes it away in the end; whoever cannot wait for that gets `EAGAIN`. Only one
-/// thread of this process waits, and not for long: holders may be hostile, and threads serve others.
+/// Opens a file that another process may hold a lease on (F_SETLEASE). The kernel asks the holder
+/// to give it back, and takes it away in the end; an opening that does not wait for that gets
+/// `EAGAIN`. Only one thread of this process waits, and not for long: holders may be hostile, and
+/// threads serve others.
 fn past_leases(path: &Path, open: impl Fn() -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
     static WAITER: Mutex<()> = Mutex::new(());
     let leased = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;

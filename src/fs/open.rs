@@ -223,7 +223,7 @@ impl Fs {
                 None => {}
             }
         }
-        let (file, stat) = self.place(node.parent)?.open_file(name, write)?;
+        let (file, stat) = self.same_place(node.parent)?.open_file(name, write)?;
         self.check(node.ino, &stat)?;
         if truncate {
             file.set_len(0)
@@ -234,7 +234,7 @@ impl Fs {
 
     /// Writing to a file of the store that has a chunk's name: an empty one becomes a chunk.
     fn open_placeholder(&self, node: &Node, flags: i32, caller: &Caller) -> Result<Opened> {
-        let place = self.place(node.parent)?;
+        let place = self.same_place(node.parent)?;
         let stat = place
             .find(&node.name)?
             .filter(store::is_file)

@@ -22,7 +22,7 @@ use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, geteuid, unlinkat};
 
-use super::{Maker, Store, is_dir, is_file};
+use super::{Maker, Seen, Store, is_dir, is_file};
 use crate::dataset::disk::Directory;
 use crate::dataset::{CONTROL, Change, DATA, LOG};
 use crate::door::open_beneath;
@@ -459,13 +459,32 @@ impl<'a> Place<'a> {
             Err(Errno::EEXIST) if flags & libc::O_EXCL == 0 => return Err(self.taken(name)?),
             made => made.context(failed)?,
         };
+        match self.hand_over(&fd, maker) {
+            Ok(stat) => Ok((File::from(fd), stat)),
+            // The quota of its owner, say.
+            Err(errno) => {
+                if self.has_still(name, &fd)? {
+                    self.remove(name)?;
+                }
+                Err(errno).context(failed)
+            }
+        }
+    }
+
+    fn hand_over(&self, fd: &OwnedFd, maker: &Maker) -> nix::Result<FileStat> {
         if geteuid().is_root() {
             let (uid, gid) = self.owner(maker);
-            fchown(&fd, Some(uid), Some(gid)).context(failed)?;
+            fchown(fd, Some(uid), Some(gid))?;
         }
-        fchmod(&fd, Mode::from_bits_truncate(maker.mode & 0o7777)).context(failed)?;
-        let stat = fstat(&fd).context(failed)?;
-        Ok((File::from(fd), stat))
+        fchmod(fd, Mode::from_bits_truncate(maker.mode & 0o7777))?;
+        fstat(fd)
+    }
+
+    /// Whether a name is that of an open file.
+    fn has_still(&self, name: &OsStr, fd: &OwnedFd) -> Result<bool> {
+        let open = fstat(fd).context(|| self.failed("look at", name))?;
+        let found = self.find(name)?;
+        Ok(found.is_some_and(|found| Seen::of(&found).is_inode_of(&Seen::of(&open))))
     }
 
     /// Opens a regular file, and tells its attributes.

@@ -1,0 +1,500 @@
+//! Stores that earlier versions left open in this one, with every row, name and attribute, after a
+//! clean end and after each kind of an unclean one. `stores/README.md` says what they are.
+
+mod chunks;
+mod common;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use common::Mount;
+use npyfs::dataset::{Attributes, Kind};
+use npyfs::{Dataset, DatasetOptions};
+use serde_json::Value;
+
+const SETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stores");
+const ROW: usize = 12;
+
+/// A boot in which no store was made.
+const ANOTHER_BOOT: [u8; 16] = [0xb0; 16];
+
+/// What is written down of a dataset.
+struct Expected {
+    /// The directory in the set.
+    from: PathBuf,
+    name: String,
+    all: Value,
+}
+
+/// What one of a dataset's chunks was.
+struct Chunk {
+    name: String,
+    first_row: u64,
+    rows: u64,
+    descr: String,
+    fortran: bool,
+    attributes: Attributes,
+}
+
+/// A boot in which a store is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Boot {
+    /// The one that the journal tells of.
+    Same,
+    Another,
+}
+
+fn u64_of(value: &Value) -> u64 {
+    value.as_u64().unwrap()
+}
+
+fn str_of(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+impl Expected {
+    /// What is found in such a boot.
+    fn found(&self, boot: Boot) -> &Value {
+        match boot {
+            Boot::Same => &self.all["died"],
+            Boot::Another => &self.all["restarted"],
+        }
+    }
+
+    fn is_clean(&self) -> bool {
+        self.all["clean"].as_bool().unwrap()
+    }
+
+    fn refusal(&self, boot: Boot) -> Option<&str> {
+        self.found(boot).get("refused").map(str_of)
+    }
+
+    fn rows(&self, boot: Boot) -> u64 {
+        u64_of(&self.found(boot)["rows"])
+    }
+
+    fn names(&self, boot: Boot) -> Vec<&str> {
+        let names = self.found(boot)["chunks"].as_array().unwrap();
+        names.iter().map(str_of).collect()
+    }
+
+    fn chunk(&self, name: &str) -> Chunk {
+        let chunks = self.all["chunks"].as_array().unwrap();
+        let of = chunks
+            .iter()
+            .find(|chunk| str_of(&chunk["name"]) == name)
+            .unwrap();
+        Chunk {
+            name: name.into(),
+            first_row: u64_of(&of["first_row"]),
+            rows: u64_of(&of["rows"]),
+            descr: str_of(&of["descr"]).into(),
+            fortran: of["fortran"].as_bool().unwrap(),
+            attributes: Attributes {
+                mode: u64_of(&of["mode"]) as u32,
+                uid: u64_of(&of["uid"]) as u32,
+                gid: u64_of(&of["gid"]) as u32,
+                mtime: of["mtime"].as_i64().unwrap(),
+            },
+        }
+    }
+
+    fn chunks(&self, boot: Boot) -> Vec<Chunk> {
+        let names = self.names(boot);
+        names.into_iter().map(|name| self.chunk(name)).collect()
+    }
+
+    /// The boot that is the same as the one in which it was made: a boot without a name where the
+    /// journal tells of none.
+    fn id(&self, boot: Boot) -> [u8; 16] {
+        match boot {
+            Boot::Same => boot_in(&self.from).unwrap_or([0; 16]),
+            Boot::Another => ANOTHER_BOOT,
+        }
+    }
+
+    /// Which of both the boot of this machine is.
+    fn real_boot(&self) -> Boot {
+        match boot_in(&self.from) {
+            Some(boot) if boot == npyfs::dataset::disk::boot_id() => Boot::Same,
+            _ => Boot::Another,
+        }
+    }
+
+    fn open(&self, at: &Path, boot: Boot, read_only: bool) -> npyfs::Result<Arc<Dataset>> {
+        let options = DatasetOptions {
+            read_only,
+            boot: Some(self.id(boot)),
+            ..Default::default()
+        };
+        Dataset::open(at, options)
+    }
+}
+
+impl Chunk {
+    /// The file that was written.
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = chunks::header(&format!("'{}'", self.descr), self.fortran, &[self.rows, 3]);
+        let big = self.descr.starts_with('>');
+        let spelled = |number: u64| {
+            let number = number as i32;
+            if big {
+                number.to_be_bytes()
+            } else {
+                number.to_le_bytes()
+            }
+        };
+        let rows = self.first_row..self.first_row + self.rows;
+        if self.fortran {
+            for column in 0..3 {
+                bytes.extend(rows.clone().flat_map(|row| spelled(3 * row + column)));
+            }
+        } else {
+            bytes.extend((3 * rows.start..3 * rows.end).flat_map(spelled));
+        }
+        bytes
+    }
+
+    /// The file that is shown.
+    fn view(&self) -> Vec<u8> {
+        if self.descr == "<i4" && !self.fortran {
+            return self.bytes();
+        }
+        let mut bytes = chunks::header("'<i4'", false, &[self.rows, 3]);
+        bytes.extend(body(self.first_row, self.rows));
+        bytes
+    }
+}
+
+/// Rows of three numbers that count on from row 0.
+fn body(first: u64, rows: u64) -> Vec<u8> {
+    (3 * first..3 * (first + rows))
+        .flat_map(|number| (number as i32).to_le_bytes())
+        .collect()
+}
+
+/// The records of a journal: what each is, and its fields.
+fn records(journal: &[u8]) -> Vec<(u8, &[u8])> {
+    let mut rest = journal.get(16..).unwrap_or_default();
+    let mut found = Vec::new();
+    while let Some(len) = rest.first_chunk::<4>() {
+        let end = 8 + u32::from_le_bytes(*len) as usize;
+        let Some(payload) = rest.get(8..end) else {
+            break;
+        };
+        found.push((payload[0], &payload[1..]));
+        rest = &rest[end..];
+    }
+    found
+}
+
+/// The boot that the last opened record names.
+fn boot_in(dataset: &Path) -> Option<[u8; 16]> {
+    let journal = fs::read(dataset.join(".npyfs/chunks.log")).ok()?;
+    let opened = records(&journal)
+        .into_iter()
+        .rfind(|(kind, _)| *kind == 8)?;
+    opened.1.first_chunk().copied()
+}
+
+/// Every dataset of every set.
+fn all() -> Vec<Expected> {
+    let mut found = Vec::new();
+    for set in fs::read_dir(SETS).unwrap() {
+        let set = set.unwrap().path();
+        if !set.is_dir() {
+            continue;
+        }
+        for file in fs::read_dir(&set).unwrap() {
+            let file = file.unwrap().path();
+            if file.extension() != Some(OsStr::new("json")) {
+                continue;
+            }
+            let name = file.file_stem().unwrap().to_str().unwrap().to_owned();
+            found.push(Expected {
+                from: set.join(&name),
+                name,
+                all: serde_json::from_slice(&fs::read(&file).unwrap()).unwrap(),
+            });
+        }
+    }
+    assert!(found.len() > 25, "{} stores", found.len());
+    found.sort_by(|a, b| a.from.cmp(&b.from));
+    found
+}
+
+/// What git keeps of a dataset, and the directory that it does not keep.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+    if from.ends_with(".npyfs") {
+        fs::create_dir_all(to.join("incoming")).unwrap();
+    }
+}
+
+/// Every file below a directory, and its bytes.
+fn files(at: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(at).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    found
+}
+
+/// A copy of a store, to be opened.
+struct Copied {
+    scratch: tempfile::TempDir,
+}
+
+impl Copied {
+    fn of(expected: &Expected) -> Self {
+        let scratch =
+            tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap());
+        copy(&expected.from, &scratch.path().join("ds"));
+        Self { scratch }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.scratch.path().join("ds")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path().join(".npyfs/log")).unwrap_or_default()
+    }
+}
+
+fn names(dataset: &Dataset) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut id = 0;
+    while let Some((name, next)) = dataset.next_name(id) {
+        found.push(name.into_string().unwrap());
+        id = next;
+    }
+    found
+}
+
+fn read(view: &npyfs::dataset::View) -> Vec<u8> {
+    let mut bytes = vec![0; view.len() as usize];
+    assert_eq!(view.read_at(&mut bytes, 0).unwrap(), bytes.len());
+    bytes
+}
+
+/// Rows, names and attributes are what is written down; `more` rows of one chunk came since.
+fn compare(dataset: &Dataset, expected: &Expected, boot: Boot, more: u64) {
+    let at = format!("{} ({boot:?} boot)", expected.from.display());
+    let rows = expected.rows(boot) + more;
+    match dataset.snapshot().unwrap() {
+        None => assert_eq!(rows, 0, "{at}: no array"),
+        Some(view) => {
+            assert_eq!(view.rows(), rows, "{at}: rows");
+            let bytes = read(&view);
+            let found = &bytes[bytes.len() - rows as usize * ROW..];
+            assert!(found == body(0, rows), "{at}: other rows");
+        }
+    }
+    let mut found = names(dataset);
+    if more > 0 {
+        assert_eq!(found.pop().unwrap(), "since.npy", "{at}");
+    }
+    assert_eq!(found, expected.names(boot), "{at}: names");
+    let mut named = more;
+    let made = &expected.all["made"];
+    let made = made[0].as_i64().unwrap()..made[1].as_i64().unwrap();
+    for chunk in expected.chunks(boot) {
+        let found = dataset.chunk(OsStr::new(&chunk.name)).unwrap().unwrap();
+        let receipt = &found.receipt;
+        let place = (receipt.first_row, receipt.rows, receipt.attributes);
+        let expected = (chunk.first_row, chunk.rows, chunk.attributes);
+        assert_eq!(place, expected, "{at}: {}", chunk.name);
+        assert!(made.contains(&receipt.committed), "{at}: {}", chunk.name);
+        assert!(read(&found.view) == chunk.view(), "{at}: {}", chunk.name);
+        named += chunk.rows;
+    }
+    let report = dataset.check(&mut |_, _| ()).unwrap();
+    assert_eq!(report.unnamed_rows, rows - named, "{at}");
+    if dataset.is_owned() {
+        assert!(report.damage.is_empty(), "{at}: {:?}", report.damage);
+    }
+}
+
+/// Opens a dataset of a copy; `None` where that is to be refused, and is.
+fn opened(
+    expected: &Expected,
+    copied: &Copied,
+    boot: Boot,
+    read_only: bool,
+) -> Option<Arc<Dataset>> {
+    let at = format!("{} ({boot:?} boot)", expected.from.display());
+    let dataset = expected.open(&copied.path(), boot, read_only);
+    match (dataset, expected.refusal(boot)) {
+        (Ok(dataset), None) => Some(dataset),
+        (Err(error), Some(phrase)) => {
+            let said = error.to_string();
+            assert!(said.contains(phrase), "{at}: {said}");
+            None
+        }
+        (Ok(_), Some(phrase)) => panic!("{at}: not refused: {phrase}"),
+        (Err(error), None) => panic!("{at}: {error}"),
+    }
+}
+
+fn each_store(what: impl Fn(&Expected, &Copied, Boot)) {
+    for expected in all() {
+        for boot in [Boot::Same, Boot::Another] {
+            what(&expected, &Copied::of(&expected), boot);
+        }
+    }
+}
+
+#[test]
+fn every_store_opens_with_all_its_rows_names_and_attributes() {
+    each_store(|expected, copied, boot| {
+        let before = files(&copied.path());
+        let log = copied.log();
+        let Some(dataset) = opened(expected, copied, boot, false) else {
+            assert!(files(&copied.path()) == before, "{}", expected.name);
+            return;
+        };
+        compare(&dataset, expected, boot, 0);
+        let said = copied.log()[log.len()..].to_owned();
+        for phrase in expected.found(boot)["says"].as_array().unwrap() {
+            assert!(said.contains(str_of(phrase)), "{}: {said}", expected.name);
+        }
+        drop(dataset);
+        if expected.is_clean() {
+            assert!(files(&copied.path()) == before, "{}", expected.name);
+        }
+    });
+}
+
+#[test]
+fn a_reader_of_a_store_finds_the_same_and_changes_nothing() {
+    each_store(|expected, copied, boot| {
+        let before = files(&copied.path());
+        if let Some(dataset) = opened(expected, copied, boot, true) {
+            compare(&dataset, expected, boot, 0);
+        }
+        assert!(files(&copied.path()) == before, "{}", expected.name);
+    });
+}
+
+#[test]
+fn every_store_goes_on_and_takes_each_chunk_again_as_the_one_that_it_has() {
+    each_store(|expected, copied, boot| {
+        let Some(dataset) = opened(expected, copied, boot, false) else {
+            return;
+        };
+        let since = Chunk {
+            name: "since.npy".into(),
+            first_row: expected.rows(boot),
+            rows: 3,
+            descr: "<i4".into(),
+            fortran: false,
+            attributes: Attributes {
+                mode: 0,
+                uid: 0,
+                gid: 0,
+                mtime: 0,
+            },
+        };
+        dataset.append(&since.name, &since.bytes()).unwrap();
+        for chunk in expected.chunks(boot) {
+            dataset.append(&chunk.name, &chunk.bytes()).unwrap();
+        }
+        compare(&dataset, expected, boot, 3);
+        drop(dataset);
+        let dataset = expected.open(&copied.path(), Boot::Another, false).unwrap();
+        compare(&dataset, expected, boot, 3);
+        assert!(!dataset.is_owned(), "{}: not closed cleanly", expected.name);
+    });
+}
+
+#[test]
+fn a_check_calls_those_stores_damaged_that_are() {
+    for expected in all() {
+        let copied = Copied::of(&expected);
+        let before = files(&copied.path());
+        let boot = expected.real_boot();
+        let damaged =
+            expected.refusal(boot).is_some() || expected.found(boot)["lost"].as_bool().unwrap();
+        let output = Command::new(common::npyfs())
+            .arg("check")
+            .arg(copied.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        let name = &expected.name;
+        assert_eq!(output.status.success(), !damaged, "{name}: {said}");
+        assert_eq!(said.contains("DAMAGED"), damaged, "{name}: {said}");
+        assert!(files(&copied.path()) == before, "{name} was changed");
+    }
+}
+
+/// All of a set in one store.
+#[test]
+fn a_mount_shows_every_store() {
+    require!(fuse, root);
+    let mut mount = Mount::new();
+    // Of those that are refused, and of what recovery drops.
+    mount.tolerate_warnings();
+    for expected in all() {
+        let set = expected.from.parent().unwrap().file_name().unwrap();
+        let relative = Path::new(set).join(&expected.name);
+        copy(&expected.from, &mount.store(&relative));
+        let at = mount.path(&relative);
+        let boot = expected.real_boot();
+        let name = &expected.name;
+        if expected.refusal(boot).is_some() {
+            fs::read(at.join("data.npy")).unwrap_err();
+            continue;
+        }
+        let rows = expected.rows(boot);
+        match fs::read(at.join("data.npy")) {
+            Ok(bytes) => {
+                let (_, found) = chunks::split(&bytes);
+                assert!(found == body(0, rows), "{name}: other rows");
+            }
+            Err(error) => assert_eq!(rows, 0, "{name}: {error}"),
+        }
+        let listed = fs::read_dir(&at).unwrap();
+        let listed = listed.map(|entry| entry.unwrap().file_name());
+        let listed: Vec<_> = listed
+            .filter(|name| Kind::of(name) == Kind::Chunk)
+            .collect();
+        assert_eq!(listed, expected.names(boot), "{name}");
+        for chunk in expected.chunks(boot) {
+            let path = at.join(&chunk.name);
+            let stat = fs::metadata(&path).unwrap();
+            let found = Attributes {
+                mode: stat.mode() & 0o7777,
+                uid: stat.uid(),
+                gid: stat.gid(),
+                mtime: stat.mtime() * 1_000_000_000 + stat.mtime_nsec(),
+            };
+            assert_eq!(found, chunk.attributes, "{}", path.display());
+            assert!(
+                fs::read(&path).unwrap() == chunk.view(),
+                "{}",
+                path.display()
+            );
+        }
+    }
+}

@@ -220,13 +220,32 @@ impl Disk {
     /// What the next boot finds after a power cut.
     pub fn power_cut(&self, seed: u64) -> Disk {
         let mut dice = Dice::new(seed);
-        let state = self.state();
-        let mut names = state.durable.clone();
+        let pending = self.state().pending.len();
         let kept = match dice.up_to(2) {
             0 => 0,
-            1 => state.pending.len(),
-            _ => dice.up_to(state.pending.len()),
+            1 => pending,
+            _ => dice.up_to(pending),
         };
+        self.cut(kept, |file| file.survive(&mut dice))
+    }
+
+    /// The same, where all has reached the disk but what was written to the first sector of each file
+    /// since its last sync.
+    pub fn power_cut_before_first_sectors(&self) -> Disk {
+        let pending = self.state().pending.len();
+        self.cut(pending, |file| {
+            let mut bytes = file.live.clone();
+            let old = file.synced.len().min(SECTOR);
+            let end = bytes.len().min(SECTOR);
+            bytes[..end].fill(0);
+            bytes[..end.min(old)].copy_from_slice(&file.synced[..end.min(old)]);
+            bytes
+        })
+    }
+
+    fn cut(&self, kept: usize, mut survive: impl FnMut(&FileState) -> Vec<u8>) -> Disk {
+        let state = self.state();
+        let mut names = state.durable.clone();
         for naming in &state.pending[..kept] {
             naming.apply(&mut names);
         }
@@ -234,7 +253,7 @@ impl Disk {
             .files
             .iter()
             .map(|file| {
-                let bytes = file.survive(&mut dice);
+                let bytes = survive(file);
                 FileState {
                     synced: bytes.clone(),
                     changes: Vec::new(),
@@ -462,6 +481,20 @@ struct OpenFile {
 }
 
 impl OpenFile {
+    /// A sync. One that fails loses what it was to write; one that a kill or a power cut comes before
+    /// does nothing.
+    fn synced(&self, done: impl FnOnce(&mut FileState)) -> io::Result<()> {
+        let mut state = self.disk.state();
+        let called = state.call();
+        let file = &mut state.files[self.id];
+        match called {
+            Ok(()) => done(file),
+            Err(fault) if fault.for_good => {}
+            Err(_) => file.fail_to_sync(),
+        }
+        called.map_err(struck)
+    }
+
     fn change(&self, change: Change) -> io::Result<()> {
         let mut state = self.disk.state();
         assert!(self.writable, "a change of a file that is open for reading");
@@ -530,22 +563,11 @@ impl Blob for OpenFile {
     }
 
     fn begin_sync(&self) -> io::Result<()> {
-        let mut state = self.disk.state();
-        let called = state.call().map_err(struck);
-        if called.is_err() {
-            state.files[self.id].fail_to_sync();
-        }
-        called
+        self.synced(|_| ())
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut state = self.disk.state();
-        let called = state.call().map_err(struck);
-        match called {
-            Ok(()) => state.files[self.id].sync(),
-            Err(_) => state.files[self.id].fail_to_sync(),
-        }
-        called
+        self.synced(FileState::sync)
     }
 
     fn file(&self) -> Option<&File> {

@@ -65,6 +65,37 @@ pub fn begin_writing(file: &fs::File) -> io::Result<()> {
     }
 }
 
+/// The number of the mount that a file was opened in, which no other mount of this boot ever has;
+/// `None` where the kernel does not say (before Linux 6.8, or where system calls are filtered).
+///
+/// # Errors
+/// As statx(2).
+pub fn unique_mount_id(file: &fs::File) -> io::Result<Option<u64>> {
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the path is an empty C string, which with AT_EMPTY_PATH stands for the descriptor, and
+    // the kernel writes no more than a statx to where there is room for one.
+    let done = unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_MNT_ID_UNIQUE,
+            found.as_mut_ptr(),
+        )
+    };
+    if done != 0 {
+        let error = io::Error::last_os_error();
+        return match error.raw_os_error() {
+            Some(libc::ENOSYS | libc::EPERM) => Ok(None),
+            _ => Err(error),
+        };
+    }
+    // SAFETY: all its fields are integers, for which zeros are values too.
+    let found = unsafe { found.assume_init() };
+    let says = found.stx_mask & libc::STATX_MNT_ID_UNIQUE != 0;
+    Ok(says.then_some(found.stx_mnt_id))
+}
+
 /// Waits for a message that carries a descriptor; `None` where the sender closed without one.
 ///
 /// # Errors

@@ -28,9 +28,10 @@ fn try_statements(mount: Mount) {
             .arg("-r")
             .args([store.as_path(), copy.path()]),
     );
-    mount.finish();
     let dataset = copy.path().join("ds");
-    let said = script("docs/format.py", &[dataset.to_str().unwrap(), "38"]);
+    let [dataset, store] = [&dataset, &store].map(|path| path.to_str().unwrap());
+    let said = script("docs/format.py", &[dataset, "38", store]);
+    mount.finish();
     assert_eq!(said, "10\n");
 }
 

@@ -206,7 +206,7 @@ fn chunk(n: u8, rows: u64, order: &str) -> Vec<u8> {
 /// The two files of a dataset, left by a daemon that was killed, in several states.
 fn datasets() -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut found = Vec::new();
-    for state in 0..4 {
+    for state in 0..5 {
         let directory = tempfile::tempdir().unwrap();
         let dataset = open(directory.path(), BOOT).unwrap();
         for n in 0..12 {
@@ -225,17 +225,70 @@ fn datasets() -> Vec<(Vec<u8>, Vec<u8>)> {
             dataset.append("late.npy", &chunk(99, 3, "<")).unwrap();
         }
         if state == 3 {
+            dataset.forget("chunk5.npy".as_ref()).unwrap();
             dataset.close().unwrap();
         }
-        found.push((
-            fs::read(directory.path().join("data.npy")).unwrap(),
-            fs::read(directory.path().join(".npyfs/chunks.log")).unwrap(),
-        ));
+        let (mut data, mut journal) = files(directory.path());
+        if state == 4 {
+            let rows = dataset.snapshot().unwrap().unwrap().rows();
+            streams(&mut data, &mut journal, rows);
+        }
+        found.push((data, journal));
+    }
+    // What the first version left.
+    let stores = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stores/v1");
+    for name in [
+        "killed",
+        "renamed",
+        "forgotten",
+        "converted",
+        "adopted-rows",
+    ] {
+        found.push(files(&stores.join(name)));
     }
     found
 }
 
-/// The frames of a journal, magic line first.
+fn files(dataset: &Path) -> (Vec<u8>, Vec<u8>) {
+    (
+        fs::read(dataset.join("data.npy")).unwrap(),
+        fs::read(dataset.join(".npyfs/chunks.log")).unwrap(),
+    )
+}
+
+/// Rows of streams after row `end`, with attributes of the array and a hand-over between.
+fn streams(data: &mut Vec<u8>, journal: &mut Vec<u8>, mut end: u64) {
+    for (stream, commits) in [(1u64, 3), (2, 2), (1, 1)] {
+        let (first, mut crc) = (end, 0);
+        for n in 0..commits {
+            let rows = [stream as u8 ^ n; 24];
+            crc = crc32c::crc32c_append(crc, &rows);
+            data.extend(rows);
+            end += 2;
+            let numbers = [stream, first, end - first].map(u64::to_le_bytes).concat();
+            let rest = [0; 13];
+            journal.extend(framed(
+                &[&[16], &numbers[..], &crc.to_le_bytes(), &rest].concat(),
+            ));
+        }
+        if stream == 2 {
+            let hand_over = [&[17; 17], &end.to_le_bytes()[..], &[8; 8]].concat();
+            let opened = records(journal).into_iter().find(|it| it[8] == 11);
+            for record in [framed(&[15; 29]), framed(&hand_over), opened.unwrap()] {
+                journal.extend(record);
+            }
+        }
+    }
+}
+
+/// A payload with its length and a good checksum.
+fn framed(payload: &[u8]) -> Vec<u8> {
+    let len = (payload.len() as u32).to_le_bytes();
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&len), payload);
+    [&len[..], &crc.to_le_bytes(), payload].concat()
+}
+
+/// The records of a journal, its first line before them.
 fn records(journal: &[u8]) -> Vec<Vec<u8>> {
     let (line, mut rest) = journal.split_at(16);
     let mut found = vec![line.to_vec()];
@@ -263,9 +316,7 @@ fn mutate_records(random: &mut Random, journal: &[u8]) -> Vec<u8> {
             _ => {
                 let mut payload = records[at][8..].to_vec();
                 random.mutate(&mut payload);
-                let len = (payload.len() as u32).to_le_bytes();
-                let crc = crc32c::crc32c_append(crc32c::crc32c(&len), &payload);
-                records[at] = [&len[..], &crc.to_le_bytes(), &payload].concat();
+                records[at] = framed(&payload);
             }
         }
     }
@@ -275,10 +326,17 @@ fn mutate_records(random: &mut Random, journal: &[u8]) -> Vec<u8> {
 /// Opens what was damaged, and asks it everything.
 fn examine(directory: &Path, random: &mut Random) {
     let boot = [1 + random.below(2) as u8; 16];
+    let before = fs::read(directory.join(".npyfs/chunks.log")).ok();
     let dataset = match open(directory, boot) {
         Ok(dataset) => dataset,
         Err(error) => {
-            assert!(!error.to_string().is_empty());
+            let said = error.to_string();
+            assert!(!said.is_empty());
+            // What this version cannot read is another's, and no damage.
+            if said.contains("newer npyfs") {
+                let after = fs::read(directory.join(".npyfs/chunks.log")).ok();
+                assert!(before == after, "{said}, and the journal was changed");
+            }
             return;
         }
     };

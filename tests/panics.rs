@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{Chunk, Mount, Parked, Style, chunks_in, eventually, is_mounted, put_chunk};
-use npyfs::dataset::disk::{Blob, Directory, Folder, Listed, Lock, Open};
+use npyfs::dataset::disk::{Blob, Directory, Folder, Listed, Lock, Open, Whereabouts};
 use npyfs::fs::{Fs, Options};
 use npyfs::fuse::Adapter;
 use npyfs::store::{self, Door, Store};
@@ -101,6 +101,9 @@ impl Blob for PanickingBlob {
     }
     fn file(&self) -> Option<&File> {
         self.0.file()
+    }
+    fn whereabouts(&self) -> io::Result<Whereabouts> {
+        self.0.whereabouts()
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod chunks;
 mod common;
+mod simulated;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -13,12 +14,15 @@ use std::process::Command;
 use std::sync::Arc;
 
 use common::Mount;
+use npyfs::dataset::disk::{Folder, Open};
 use npyfs::dataset::{Attributes, Kind};
 use npyfs::{Dataset, DatasetOptions};
 use serde_json::Value;
+use simulated::{Disk, Fault};
 
 const SETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stores");
 const ROW: usize = 12;
+const JOURNAL: &str = ".npyfs/chunks.log";
 
 /// A boot in which no store was made.
 const ANOTHER_BOOT: [u8; 16] = [0xb0; 16];
@@ -171,6 +175,13 @@ impl Chunk {
     }
 }
 
+/// A chunk of three rows that comes after these.
+fn since(first: u64) -> Vec<u8> {
+    let mut bytes = chunks::header("'<i4'", false, &[3, 3]);
+    bytes.extend(body(first, 3));
+    bytes
+}
+
 /// Rows of three numbers that count on from row 0.
 fn body(first: u64, rows: u64) -> Vec<u8> {
     (3 * first..3 * (first + rows))
@@ -195,7 +206,7 @@ fn records(journal: &[u8]) -> Vec<(u8, &[u8])> {
 
 /// The boot that the last opened record names.
 fn boot_in(dataset: &Path) -> Option<[u8; 16]> {
-    let journal = fs::read(dataset.join(".npyfs/chunks.log")).ok()?;
+    let journal = fs::read(dataset.join(JOURNAL)).ok()?;
     let opened = records(&journal)
         .into_iter()
         .rfind(|(kind, _)| *kind == 8)?;
@@ -396,31 +407,30 @@ fn a_reader_of_a_store_finds_the_same_and_changes_nothing() {
     });
 }
 
+/// The journal is of the newest version, and whatever was in it is in it still.
+fn is_raised(expected: &Expected, journal: &[u8]) {
+    let name = &expected.name;
+    assert_eq!(&journal[..16], b"npyfs journal 2\n", "{name}");
+    let old = fs::read(expected.from.join(JOURNAL)).unwrap_or_default();
+    if expected.is_clean() && !old.is_empty() {
+        assert!(journal[16..].starts_with(&old[16..]), "{name}");
+    }
+}
+
 #[test]
 fn every_store_goes_on_and_takes_each_chunk_again_as_the_one_that_it_has() {
     each_store(|expected, copied, boot| {
         let Some(dataset) = opened(expected, copied, boot, false) else {
             return;
         };
-        let since = Chunk {
-            name: "since.npy".into(),
-            first_row: expected.rows(boot),
-            rows: 3,
-            descr: "<i4".into(),
-            fortran: false,
-            attributes: Attributes {
-                mode: 0,
-                uid: 0,
-                gid: 0,
-                mtime: 0,
-            },
-        };
-        dataset.append(&since.name, &since.bytes()).unwrap();
+        let since = since(expected.rows(boot));
+        dataset.append("since.npy", &since).unwrap();
         for chunk in expected.chunks(boot) {
             dataset.append(&chunk.name, &chunk.bytes()).unwrap();
         }
         compare(&dataset, expected, boot, 3);
         drop(dataset);
+        is_raised(expected, &fs::read(copied.path().join(JOURNAL)).unwrap());
         let dataset = expected.open(&copied.path(), Boot::Another, false).unwrap();
         compare(&dataset, expected, boot, 3);
         assert!(!dataset.is_owned(), "{}: not closed cleanly", expected.name);
@@ -495,6 +505,195 @@ fn a_mount_shows_every_store() {
                 "{}",
                 path.display()
             );
+        }
+    }
+}
+
+/// A payload with its length and a good checksum.
+fn framed(payload: &[u8]) -> Vec<u8> {
+    let len = (payload.len() as u32).to_le_bytes();
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&len), payload);
+    [&len[..], &crc.to_le_bytes(), payload].concat()
+}
+
+/// Changes of a journal that a newer npyfs may have made, and what is said of each.
+fn newer(journal: &[u8]) -> Vec<(Vec<u8>, String)> {
+    let end = journal.len();
+    let closed = framed(&[&[9][..], &[0; 8]].concat());
+    let version = |digit: &[u8]| [&journal[..14], digit, &journal[15..]].concat();
+    let with = |record: Vec<u8>| [journal, &record, &closed].concat();
+    vec![
+        (
+            version(b"3"),
+            "of version 3, this npyfs knows versions 1 to 2".into(),
+        ),
+        (
+            with(framed(&[10 + 90, 1, 2, 3])),
+            format!("a record of kind 100 at byte {end}, this npyfs knows kinds 1 to"),
+        ),
+        // A durable record with another field.
+        (
+            with(framed(&[7; 17])),
+            format!("at byte {end} has 17 bytes that are not the fields of its kind 7"),
+        ),
+        // Also where a daemon died since.
+        (
+            [journal, &framed(&[200]), &[1, 2, 3]].concat(),
+            format!("a record of kind 200 at byte {end}"),
+        ),
+    ]
+}
+
+#[test]
+fn what_a_newer_version_wrote_is_refused_and_not_changed() {
+    for expected in all() {
+        let journal = fs::read(expected.from.join(JOURNAL)).unwrap_or_default();
+        if !expected.is_clean() || journal.is_empty() {
+            continue;
+        }
+        for (bytes, phrase) in newer(&journal) {
+            let copied = Copied::of(&expected);
+            fs::write(copied.path().join(JOURNAL), bytes).unwrap();
+            let before = files(&copied.path());
+            for boot in [Boot::Same, Boot::Another] {
+                for read_only in [false, true] {
+                    let opened = expected.open(&copied.path(), boot, read_only);
+                    let said = opened.unwrap_err().to_string();
+                    assert!(said.contains(&phrase), "no word of '{phrase}': {said}");
+                }
+            }
+            let output = Command::new(common::npyfs())
+                .arg("check")
+                .arg(copied.path())
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(!output.status.success() && said.contains(&phrase), "{said}");
+            assert!(files(&copied.path()) == before, "{}", expected.name);
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_meets_what_a_newer_version_writes_says_so() {
+    let expected = named("plain");
+    for (bytes, phrase) in newer(&fs::read(expected.from.join(JOURNAL)).unwrap()) {
+        let copied = Copied::of(&expected);
+        let dataset = expected.open(&copied.path(), Boot::Another, true).unwrap();
+        compare(&dataset, &expected, Boot::Another, 0);
+        let grows = bytes.len() > fs::metadata(copied.path().join(JOURNAL)).unwrap().len() as usize;
+        fs::write(copied.path().join(JOURNAL), &bytes).unwrap();
+        match dataset.snapshot() {
+            Err(error) => assert!(error.to_string().contains(&phrase), "{error}"),
+            // The first line is read once.
+            Ok(view) => assert!(!grows && view.unwrap().rows() == expected.rows(Boot::Another)),
+        }
+        assert!(fs::read(copied.path().join(JOURNAL)).unwrap() == bytes);
+    }
+}
+
+fn named(name: &str) -> Expected {
+    let first = all().into_iter().find(|expected| expected.name == name);
+    first.unwrap()
+}
+
+/// A store on a simulated disk, all of it synced.
+fn on_disk(expected: &Expected) -> Disk {
+    let disk = Disk::default();
+    for (path, bytes) in files(&expected.from) {
+        let path = path.strip_prefix(&expected.from).unwrap();
+        let parents: Vec<&Path> = path.ancestors().skip(1).collect();
+        for parent in parents.iter().rev().filter(|it| **it != Path::new("")) {
+            disk.make_dir(parent).unwrap();
+        }
+        disk.put(path.to_str().unwrap(), &bytes);
+        disk.open(path, Open::Write).unwrap().sync().unwrap();
+        for parent in parents {
+            disk.sync(parent).unwrap();
+        }
+    }
+    disk
+}
+
+/// The first write to a store of an old version, and the end of it. What was answered to either.
+fn write_to(disk: &Disk, expected: &Expected, boot: Boot) -> [npyfs::Result<()>; 2] {
+    let options = DatasetOptions {
+        boot: Some(expected.id(boot)),
+        ..Default::default()
+    };
+    let dataset = match Dataset::open_in(Arc::new(disk.clone()), "simulated", options) {
+        Ok(dataset) => dataset,
+        Err(error) => return [Err(error.clone()), Err(error)],
+    };
+    let rows = expected.rows(boot);
+    let appended = dataset.append("since.npy", &since(rows));
+    let closed = dataset.close();
+    [appended, closed]
+}
+
+/// What a store has in which the first write may be, once for certain.
+fn look(disk: &Disk, expected: &Expected, boot: Boot, since: Option<bool>, at: &str) {
+    let options = DatasetOptions {
+        boot: Some(expected.id(boot)),
+        ..Default::default()
+    };
+    let dataset = Dataset::open_in(Arc::new(disk.clone()), "simulated", options);
+    let dataset = dataset.unwrap_or_else(|error| panic!("{at}: {error}"));
+    let there = dataset.chunk(OsStr::new("since.npy")).unwrap().is_some();
+    assert!(since.is_none_or(|since| since == there), "{at}: {there}");
+    compare(&dataset, expected, boot, if there { 3 } else { 0 });
+}
+
+fn power_cuts(disk: &Disk) -> Vec<(String, Disk)> {
+    let mut found: Vec<(String, Disk)> = (0..6)
+        .map(|seed| (format!("power cut {seed}"), disk.power_cut(seed)))
+        .collect();
+    let worst = disk.power_cut_before_first_sectors();
+    found.push(("power cut before the first sectors".into(), worst));
+    found
+}
+
+/// Whatever call of the disk fails while a store of an old version is written to first, and
+/// whatever a kill or a power cut then leaves of it, it opens with all that it had.
+#[test]
+fn a_version_is_raised_with_nothing_lost_whatever_fails() {
+    for name in ["plain", "killed"] {
+        let expected = named(name);
+        let whole = on_disk(&expected);
+        whole.break_at(None);
+        let [appended, closed] = write_to(&whole, &expected, Boot::Same);
+        appended.and(closed).unwrap();
+        let calls = whole.calls();
+        assert!(calls > 20, "{calls} calls");
+        for at in 0..calls {
+            for (for_good, half) in [(false, false), (false, true), (true, false), (true, true)] {
+                let disk = on_disk(&expected);
+                disk.break_at(Some(Fault {
+                    at,
+                    errno: libc::EIO,
+                    for_good,
+                    half,
+                }));
+                let [appended, closed] = write_to(&disk, &expected, Boot::Same);
+                let at = format!("{name}, call {at} of {calls}, for good {for_good}, half {half}");
+                // A kill may come between a commit and its answer.
+                let since = (!for_good || appended.is_ok()).then_some(appended.is_ok());
+                look(&disk.killed(), &expected, Boot::Same, since, &at);
+                let since = closed.is_ok().then_some(appended.is_ok());
+                for (cut, disk) in power_cuts(&disk) {
+                    let at = format!("{at}, {cut}");
+                    look(&disk, &expected, Boot::Another, since, &at);
+                }
+                // The disk works again, and what failed before is not taken for done.
+                disk.break_at(None);
+                let disk = if for_good { disk.killed() } else { disk };
+                let [appended, closed] = write_to(&disk, &expected, Boot::Same);
+                appended.and(closed).unwrap();
+                for (cut, disk) in power_cuts(&disk) {
+                    let at = format!("{at}, a second time, {cut}");
+                    look(&disk, &expected, Boot::Another, Some(true), &at);
+                }
+            }
         }
     }
 }

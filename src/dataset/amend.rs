@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 
 use super::journal::{AppendError, Attributes, Record};
-use super::{Change, Dataset};
+use super::{Change, Dataset, clock};
 use crate::error::{Error, Result};
 
 impl Dataset {
@@ -34,6 +34,7 @@ impl Dataset {
         self.amend(&Record::Rename {
             from: from.as_bytes(),
             to: to.as_bytes(),
+            at: Some(clock::now()),
         })
     }
 
@@ -62,6 +63,7 @@ impl Dataset {
         self.amend(&Record::Attributes {
             name: name.as_bytes(),
             set,
+            at: Some(clock::now()),
         })
     }
 

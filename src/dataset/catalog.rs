@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::journal::{Attributes, ChunkRecord, Record};
+use super::journal::{Attributes, ChunkRecord, Record, RunRecord};
 
 /// A committed chunk, as the journal has it. Rows are counted from the array's first.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,7 +57,11 @@ pub(crate) struct Catalog {
     hasher: DefaultHashBuilder,
     headers: Vec<Arc<[u8]>>,
     header_numbers: HashMap<Arc<[u8]>, u32>,
-    /// Rows that have a receipt or are known to be another program's.
+    /// What streams have committed, in the order of their rows.
+    runs: Vec<RunRecord>,
+    /// What was set of `data.npy` itself.
+    of_array: Option<Attributes>,
+    /// Rows that have a receipt, are of a run, or are known to be another program's.
     rows: u64,
 }
 
@@ -86,19 +90,48 @@ impl Catalog {
                 Ok(())
             }
             Record::Chunk(chunk) => self.insert(chunk),
-            Record::Rename { from, to } => self.rename(from, to),
-            Record::Attributes { name, set } => {
+            Record::Rename { from, to, .. } => self.rename(from, to),
+            Record::Attributes { name, set, .. } => {
                 let id = self.id(name).ok_or(OutOfPlace("attributes of no chunk"))?;
                 self.receipts[id as usize].attributes = *set;
                 Ok(())
             }
             Record::Foreign { first_row, rows } => self.grow(*first_row, *rows),
-            Record::Forgotten { name } => self.forget(name),
+            Record::Forgotten { name, .. } => self.forget(name),
+            Record::Run(run) => self.go_on(run),
+            Record::ArrayAttributes { set, .. } => {
+                self.of_array = Some(*set);
+                Ok(())
+            }
             Record::Array { .. }
             | Record::Durable { .. }
-            | Record::Opened { .. }
-            | Record::Closed { .. } => Ok(()),
+            | Record::Opened(_)
+            | Record::Closed { .. }
+            | Record::HandOver { .. } => Ok(()),
         }
+    }
+
+    /// A run that is new, or the last one with more rows.
+    fn go_on(&mut self, run: &RunRecord) -> Result<(), OutOfPlace> {
+        if let Some(last) = self.extended_by(run).copied() {
+            let more = run.rows.checked_sub(last.rows);
+            let more = more.ok_or(OutOfPlace("a run that became shorter"))?;
+            self.grow(last.end(), more)?;
+            self.runs.pop();
+        } else {
+            self.grow(run.first_row, run.rows)?;
+            // Announced, and then nothing came of it.
+            self.runs.pop_if(|last| last.rows == 0);
+        }
+        self.runs.push(*run);
+        Ok(())
+    }
+
+    /// The run that this is, as it was before, if that is what the array ends with.
+    pub(crate) fn extended_by(&self, run: &RunRecord) -> Option<&RunRecord> {
+        self.runs
+            .last()
+            .filter(|last| last.goes_on_as(run) && last.end() == self.rows)
     }
 
     fn grow(&mut self, first_row: u64, rows: u64) -> Result<(), OutOfPlace> {
@@ -256,6 +289,11 @@ impl Catalog {
         self.receipts.len() as u32
     }
 
+    /// Whether anything was ever committed.
+    pub(crate) fn has_commits(&self) -> bool {
+        !self.receipts.is_empty() || !self.runs.is_empty()
+    }
+
     /// How many chunks have a name.
     pub(crate) fn len(&self) -> usize {
         self.index.len()
@@ -266,8 +304,25 @@ impl Catalog {
         self.rows
     }
 
-    pub(crate) fn last(&self) -> Option<&Receipt> {
-        self.receipts.last()
+    /// When the last rows came, other programs' excepted, in nanoseconds since 1970.
+    pub(crate) fn last_commit(&self) -> Option<i64> {
+        let run = self.runs.last().filter(|run| run.rows > 0);
+        let chunk = self.receipts.last();
+        match (chunk, run) {
+            (Some(chunk), Some(run)) if run.first_row >= chunk.end() => Some(run.committed),
+            (Some(chunk), _) => Some(chunk.committed),
+            (None, run) => run.map(|run| run.committed),
+        }
+    }
+
+    /// What streams have committed, in the order of their rows.
+    pub(crate) fn runs(&self) -> &[RunRecord] {
+        &self.runs
+    }
+
+    /// What was set of `data.npy` itself.
+    pub(crate) fn of_array(&self) -> Option<Attributes> {
+        self.of_array
     }
 }
 
@@ -298,6 +353,22 @@ mod tests {
             attributes: OWNER,
             committed: 9,
         })
+    }
+
+    fn forgotten(name: &[u8]) -> Record<'_> {
+        Record::Forgotten { name, at: Some(10) }
+    }
+
+    fn run(stream: u64, first_row: u64, rows: u64) -> RunRecord {
+        RunRecord {
+            stream,
+            first_row,
+            rows,
+            crc: 0,
+            ahead: false,
+            uid: 1,
+            committed: 10 + rows as i64,
+        }
     }
 
     fn with_header() -> Catalog {
@@ -340,6 +411,7 @@ mod tests {
         let rename = Record::Rename {
             from: b"a.npy",
             to: b"b.npy",
+            at: Some(10),
         };
         catalog.apply(&rename).unwrap();
         assert!(catalog.find(OsStr::new("a.npy")).is_none());
@@ -352,9 +424,7 @@ mod tests {
     fn a_forgotten_name_keeps_its_rows_and_its_id() {
         let mut catalog = with_header();
         catalog.apply(&chunk("a.npy", 0, 2)).unwrap();
-        catalog
-            .apply(&Record::Forgotten { name: b"a.npy" })
-            .unwrap();
+        catalog.apply(&forgotten(b"a.npy")).unwrap();
         assert_eq!((catalog.rows(), catalog.len()), (2, 0));
         assert!(catalog.get(0).is_none());
         catalog.apply(&chunk("a.npy", 2, 1)).unwrap();
@@ -367,12 +437,71 @@ mod tests {
         catalog.apply(&chunk("a.npy", 0, 2)).unwrap();
         assert!(catalog.apply(&chunk("a.npy", 2, 1)).is_err());
         assert!(catalog.apply(&chunk("b.npy", 3, 1)).is_err());
-        assert!(catalog.apply(&Record::Forgotten { name: b"c" }).is_err());
+        assert!(catalog.apply(&forgotten(b"c")).is_err());
         let foreign = Record::Foreign {
             first_row: 2,
             rows: u64::MAX,
         };
         assert!(catalog.apply(&foreign).is_err());
         assert_eq!((catalog.rows(), catalog.len()), (2, 1));
+    }
+
+    #[test]
+    fn commits_of_one_stream_are_one_run_until_other_rows_come() {
+        let mut catalog = with_header();
+        catalog.apply(&chunk("a.npy", 0, 2)).unwrap();
+        for rows in [0, 1, 1, 5] {
+            catalog.apply(&Record::Run(run(1, 2, rows))).unwrap();
+            assert_eq!(catalog.rows(), 2 + rows);
+        }
+        assert_eq!(catalog.runs(), [run(1, 2, 5)]);
+        catalog.apply(&Record::Run(run(2, 7, 1))).unwrap();
+        catalog.apply(&Record::Run(run(1, 8, 3))).unwrap();
+        catalog.apply(&chunk("b.npy", 11, 1)).unwrap();
+        catalog.apply(&Record::Run(run(1, 12, 1))).unwrap();
+        let runs = [run(1, 2, 5), run(2, 7, 1), run(1, 8, 3), run(1, 12, 1)];
+        assert_eq!(catalog.runs(), runs);
+        assert_eq!((catalog.rows(), catalog.len()), (13, 2));
+    }
+
+    #[test]
+    fn a_run_that_nothing_came_of_leaves_no_trace() {
+        let mut catalog = with_header();
+        catalog.apply(&Record::Run(run(1, 0, 0))).unwrap();
+        catalog.apply(&Record::Run(run(2, 0, 0))).unwrap();
+        catalog.apply(&Record::Run(run(1, 0, 4))).unwrap();
+        assert_eq!(catalog.runs(), [run(1, 0, 4)]);
+    }
+
+    #[test]
+    fn a_run_that_does_not_follow_is_refused() {
+        let mut catalog = with_header();
+        catalog.apply(&Record::Run(run(1, 0, 4))).unwrap();
+        for wrong in [
+            run(1, 0, 3),
+            run(2, 0, 5),
+            run(1, 3, 2),
+            run(1, 5, 1),
+            run(1, 4, u64::MAX),
+        ] {
+            assert!(catalog.apply(&Record::Run(wrong)).is_err(), "{wrong:?}");
+        }
+        catalog.apply(&chunk("a.npy", 4, 2)).unwrap();
+        assert!(catalog.apply(&Record::Run(run(1, 0, 5))).is_err());
+        assert_eq!((catalog.rows(), catalog.runs()), (6, &[run(1, 0, 4)][..]));
+    }
+
+    #[test]
+    fn the_last_commit_is_the_one_of_the_last_rows() {
+        let mut catalog = with_header();
+        assert_eq!(catalog.last_commit(), None);
+        catalog.apply(&Record::Run(run(1, 0, 0))).unwrap();
+        assert_eq!(catalog.last_commit(), None);
+        catalog.apply(&Record::Run(run(1, 0, 4))).unwrap();
+        assert_eq!(catalog.last_commit(), Some(14));
+        catalog.apply(&chunk("a.npy", 4, 2)).unwrap();
+        assert_eq!(catalog.last_commit(), Some(9));
+        catalog.apply(&Record::Run(run(1, 6, 1))).unwrap();
+        assert_eq!(catalog.last_commit(), Some(11));
     }
 }

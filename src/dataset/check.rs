@@ -5,9 +5,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Dataset;
 use super::disk::{Directory, Folder, read_pieces};
-use super::recovery;
+use super::{Dataset, View, recovery};
 use crate::error::{Context, Result};
 
 /// What a check found.
@@ -15,7 +14,8 @@ use crate::error::{Context, Result};
 pub struct Report {
     /// Chunks whose checksum was compared.
     pub chunks: u64,
-    /// Rows that no chunk of the journal accounts for: another program's, which have no checksum.
+    /// Rows that no chunk and no stream of the journal accounts for: another program's, which have
+    /// no checksum.
     pub unnamed_rows: u64,
     /// One sentence for each damage, with the name of the chunk.
     pub damage: Vec<String>,
@@ -32,6 +32,22 @@ pub fn lost_chunks(directory: &Path) -> Result<Vec<String>> {
         Directory::open(directory).context(|| format!("cannot open {}", directory.display()))?;
     let folder: Arc<dyn Folder> = Arc::new(folder);
     recovery::lost_chunks(&folder)
+}
+
+/// Of the rows of a view; `tell` is told of each piece how many bytes it has.
+fn checksum(view: &View, tell: &mut dyn FnMut(u64)) -> Result<u32> {
+    let (blob, start) = view.body();
+    let mut crc = 0;
+    read_pieces(&**blob, start, view.body_len(), |piece| {
+        crc = crc32c::crc32c_append(crc, piece);
+        tell(piece.len() as u64);
+        Ok(())
+    })
+    .context(|| {
+        let (first, end) = (view.first_row(), view.first_row() + view.rows());
+        format!("cannot read rows {first} to {end} of data.npy")
+    })?;
+    Ok(crc)
 }
 
 impl Dataset {
@@ -60,16 +76,10 @@ impl Dataset {
                 // Committed by another daemon since the snapshot.
                 break;
             }
-            let len = chunk.view.body_len();
-            let mut crc = 0;
-            let (blob, start) = chunk.view.body();
-            read_pieces(&**blob, start, len, |piece| {
-                crc = crc32c::crc32c_append(crc, piece);
-                done += piece.len() as u64;
+            let crc = checksum(&chunk.view, &mut |bytes| {
+                done += bytes;
                 progress(done, total);
-                Ok(())
-            })
-            .context(|| format!("cannot read the rows of {}", name.display()))?;
+            })?;
             report.chunks += 1;
             named += chunk.receipt.rows;
             if crc != chunk.receipt.crc {
@@ -79,6 +89,22 @@ impl Dataset {
                     chunk.receipt.first_row,
                     chunk.receipt.end(),
                     chunk.receipt.crc
+                ));
+            }
+        }
+        let runs = self.catalog().runs().to_vec();
+        for run in runs.iter().take_while(|run| run.end() <= array.rows()) {
+            let crc = checksum(&array.part(run.first_row, run.rows), &mut |bytes| {
+                done += bytes;
+                progress(done, total);
+            })?;
+            named += run.rows;
+            if crc != run.crc {
+                report.damage.push(format!(
+                    "rows {} to {}, which a stream appended, differ from their checksum ({crc:08x}, the journal has {:08x})",
+                    run.first_row,
+                    run.end(),
+                    run.crc
                 ));
             }
         }

@@ -302,7 +302,8 @@ impl Dataset {
             // In the same append as the chunk that has the name from now on.
             if catalog.find(chunk.name).is_some() {
                 let name = chunk.name.as_bytes();
-                Record::Forgotten { name }.encode(&mut records);
+                let at = Some(now);
+                Record::Forgotten { name, at }.encode(&mut records);
             }
             match catalog.known_header(chunk.head) {
                 Some(number) => number,
@@ -365,8 +366,9 @@ impl Dataset {
             |out: OutOfPlace| err!(EIO, "the catalog refused a committed chunk: {}", out.0);
         if catalog.find(chunk.name).is_some() {
             let name = chunk.name.as_bytes();
+            let at = Some(now);
             catalog
-                .apply(&Record::Forgotten { name })
+                .apply(&Record::Forgotten { name, at })
                 .map_err(refused)?;
         }
         let id = catalog.next_id();

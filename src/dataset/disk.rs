@@ -169,6 +169,43 @@ pub trait Blob: Send + Sync + fmt::Debug {
     fn sync(&self) -> io::Result<()>;
     /// The file itself, where the blob is one: for passthrough and `stat`.
     fn file(&self) -> Option<&File>;
+    /// Where the file lies.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn whereabouts(&self) -> io::Result<Whereabouts>;
+}
+
+/// Where a file lies, and in which mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// In its filesystem.
+    pub place: Place,
+    /// Of that filesystem.
+    pub mount: MountId,
+}
+
+/// What tells a file from every other one of its filesystem, a copy of it included. The default is
+/// no file's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Its inode number.
+    pub inode: u64,
+    /// When it was made, in nanoseconds since 1970; 0 where the filesystem does not say.
+    pub born: i64,
+}
+
+/// What tells a mount of a filesystem from others of the same boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MountId {
+    /// The system does not say.
+    #[default]
+    Unknown,
+    /// A number that is never given twice in a boot.
+    Unique(u64),
+    /// The number of the device, on systems that have no better: another filesystem may have it
+    /// after this one was unmounted.
+    Device(u64),
 }
 
 /// Reads exactly `buffer.len()` bytes.
@@ -315,6 +352,20 @@ impl Blob for DiskFile {
 
     fn file(&self) -> Option<&File> {
         Some(&self.0)
+    }
+
+    fn whereabouts(&self) -> io::Result<Whereabouts> {
+        let metadata = self.0.metadata()?;
+        Ok(Whereabouts {
+            place: Place {
+                inode: metadata.ino(),
+                born: metadata.created().map_or(0, super::clock::from_system),
+            },
+            mount: match crate::sys::unique_mount_id(&self.0)? {
+                Some(id) => MountId::Unique(id),
+                None => MountId::Device(metadata.dev()),
+            },
+        })
     }
 }
 

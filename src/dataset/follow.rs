@@ -139,7 +139,7 @@ impl Dataset {
         let mut catalog = self.catalog_mut();
         loop {
             let at = reader.offset();
-            let Some(record) = reader.next().context(failed)? else {
+            let Some(record) = reader.next()? else {
                 break;
             };
             if record.end().is_some_and(|end| end > count) {
@@ -155,10 +155,7 @@ impl Dataset {
             follow.journal_len = reader.offset();
         }
         drop(catalog);
-        let modified = self
-            .catalog()
-            .last()
-            .map_or(array.modified, |last| last.committed);
+        let modified = self.catalog().last_commit().unwrap_or(array.modified);
         let mut published = crate::write(&self.array);
         if published
             .as_ref()

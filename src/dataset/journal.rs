@@ -1,268 +1,51 @@
 //! The journal: what the rows of the array are called, and how far they are safe.
 //!
-//! Append-only and binary; `FORMAT.md` beside this file gives the layout byte by byte. A record
-//! either passes its length and checksum or ends the journal: nothing behind the first bad record
-//! is ever believed. This module only spells and reads records; what they mean together is
-//! `catalog` and `recovery`.
+//! Append-only and binary; `FORMAT.md` beside this file gives the layout byte by byte. What a
+//! crash leaves of a record, too short or with a wrong checksum, ends the journal: nothing after
+//! the first such record is ever believed. A record with a good checksum that this npyfs does not
+//! know is no crash's work but a newer npyfs's, and an error: it must not be cut off. This module
+//! only spells and reads records; what they mean together is `catalog` and `recovery`.
+
+mod record;
+#[cfg(test)]
+mod tests;
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::disk::Blob;
+use crate::error::{Context, Result};
+pub use record::Attributes;
+pub(crate) use record::{ChunkRecord, Opened, Record, RunRecord, VERSION, Whence};
+use record::{FRAME, decode, is_known, known_kinds};
 
-/// The first bytes of every journal; the digit is the layout's version.
-pub(crate) const MAGIC: &[u8; 16] = b"npyfs journal 1\n";
+/// The first line of every journal, but for the digit that is the version of its layout.
+const LINE: &[u8; LINE_LEN] = b"npyfs journal ?\n";
+const LINE_LEN: usize = 16;
+/// Where the digit is.
+const DIGIT: usize = 14;
+/// Where the first record begins.
+pub(crate) const FIRST: u64 = LINE_LEN as u64;
 /// A record longer than this is damage, not data: the longest holds a header of 1 MiB.
 const LONGEST: usize = (1 << 20) + 4096;
 /// The same but for records that hold a header: two names and some numbers.
 const LONGEST_WITHOUT_HEADER: usize = 1024;
-const FRAME: usize = 8;
 
-/// Mode, owner and time of last change of a chunk, as the producer set them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attributes {
-    /// Permission bits, `0o7777` at the most.
-    pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Time of last change, in nanoseconds since 1970.
-    pub mtime: i64,
-}
-
-/// One record. Names are bytes: any file name but `/` and NUL.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Record<'a> {
-    /// The header of `data.npy`, with a count of 0, when the array was born or adopted.
-    Array { header: &'a [u8] },
-    /// A header that chunks came with; the first is number 0.
-    Header { bytes: &'a [u8] },
-    /// A committed chunk.
-    Chunk(ChunkRecord<'a>),
-    /// A chunk has another name.
-    Rename { from: &'a [u8], to: &'a [u8] },
-    /// A chunk has other attributes.
-    Attributes { name: &'a [u8], set: Attributes },
-    /// Rows that another program appended.
-    Foreign { first_row: u64, rows: u64 },
-    /// All rows before this one, and the journal up to here, have reached the disk.
-    Durable { rows: u64 },
-    /// A daemon has taken the dataset, in the boot of this id.
-    Opened { boot: [u8; 16], at: i64 },
-    /// The daemon has let it go with everything on the disk.
-    Closed { rows: u64 },
-    /// A name was forgotten; its rows stay.
-    Forgotten { name: &'a [u8] },
-}
-
-/// What is known of a committed chunk.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct ChunkRecord<'a> {
-    pub(crate) name: &'a [u8],
-    pub(crate) first_row: u64,
-    pub(crate) rows: u64,
-    /// The number of the header that it came with.
-    pub(crate) header: u32,
-    /// CRC-32C of its rows as they are stored.
-    pub(crate) crc: u32,
-    /// Its rows are not stored as they were written (other byte order, Fortran order).
-    pub(crate) converted: bool,
-    pub(crate) attributes: Attributes,
-    /// When it was committed, in nanoseconds since 1970.
-    pub(crate) committed: i64,
-}
-
-impl Record<'_> {
-    /// The row behind the ones that it adds, if it adds any.
-    pub(crate) fn end(&self) -> Option<u64> {
-        match self {
-            Record::Chunk(chunk) => Some(chunk.first_row.saturating_add(chunk.rows)),
-            Record::Foreign { first_row, rows } => Some(first_row.saturating_add(*rows)),
-            _ => None,
-        }
-    }
-
-    /// Appends the framed record to `out`.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        let start = out.len();
-        out.extend_from_slice(&[0; FRAME]);
-        match self {
-            Record::Array { header } => {
-                out.push(1);
-                out.extend_from_slice(header);
-            }
-            Record::Header { bytes } => {
-                out.push(2);
-                out.extend_from_slice(bytes);
-            }
-            Record::Chunk(chunk) => {
-                out.push(3);
-                out.extend_from_slice(&chunk.first_row.to_le_bytes());
-                out.extend_from_slice(&chunk.rows.to_le_bytes());
-                out.extend_from_slice(&chunk.header.to_le_bytes());
-                out.extend_from_slice(&chunk.crc.to_le_bytes());
-                out.push(u8::from(chunk.converted));
-                encode_attributes(&chunk.attributes, out);
-                out.extend_from_slice(&chunk.committed.to_le_bytes());
-                out.extend_from_slice(chunk.name);
-            }
-            Record::Rename { from, to } => {
-                out.push(4);
-                out.extend_from_slice(&(from.len() as u16).to_le_bytes());
-                out.extend_from_slice(from);
-                out.extend_from_slice(to);
-            }
-            Record::Attributes { name, set } => {
-                out.push(5);
-                encode_attributes(set, out);
-                out.extend_from_slice(name);
-            }
-            Record::Foreign { first_row, rows } => {
-                out.push(6);
-                out.extend_from_slice(&first_row.to_le_bytes());
-                out.extend_from_slice(&rows.to_le_bytes());
-            }
-            Record::Durable { rows } => {
-                out.push(7);
-                out.extend_from_slice(&rows.to_le_bytes());
-            }
-            Record::Opened { boot, at } => {
-                out.push(8);
-                out.extend_from_slice(boot);
-                out.extend_from_slice(&at.to_le_bytes());
-            }
-            Record::Closed { rows } => {
-                out.push(9);
-                out.extend_from_slice(&rows.to_le_bytes());
-            }
-            Record::Forgotten { name } => {
-                out.push(10);
-                out.extend_from_slice(name);
-            }
-        }
-        let len = ((out.len() - start - FRAME) as u32).to_le_bytes();
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&len), &out[start + FRAME..]);
-        out[start..start + 4].copy_from_slice(&len);
-        out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
-    }
-}
-
-fn encode_attributes(attributes: &Attributes, out: &mut Vec<u8>) {
-    out.extend_from_slice(&attributes.mode.to_le_bytes());
-    out.extend_from_slice(&attributes.uid.to_le_bytes());
-    out.extend_from_slice(&attributes.gid.to_le_bytes());
-    out.extend_from_slice(&attributes.mtime.to_le_bytes());
-}
-
-/// Takes fixed-size fields off the front of a payload.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn bytes(&mut self, n: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(n)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.bytes(N)?.try_into().ok()
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn i64(&mut self) -> Option<i64> {
-        self.array().map(i64::from_le_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn attributes(&mut self) -> Option<Attributes> {
-        Some(Attributes {
-            mode: self.u32()?,
-            uid: self.u32()?,
-            gid: self.u32()?,
-            mtime: self.i64()?,
-        })
-    }
-
-    fn name(self) -> Option<&'a [u8]> {
-        (!self.0.is_empty() && self.0.len() <= 255).then_some(self.0)
-    }
-
-    fn end<T>(self, value: T) -> Option<T> {
-        self.0.is_empty().then_some(value)
-    }
-}
-
-fn decode(payload: &[u8]) -> Option<Record<'_>> {
-    let mut fields = Fields(payload);
-    let kind = fields.array::<1>()?[0];
-    match kind {
-        1 => Some(Record::Array { header: fields.0 }),
-        2 => Some(Record::Header { bytes: fields.0 }),
-        3 => Some(Record::Chunk(ChunkRecord {
-            first_row: fields.u64()?,
-            rows: fields.u64()?,
-            header: fields.u32()?,
-            crc: fields.u32()?,
-            converted: match fields.array::<1>()?[0] {
-                0 => false,
-                1 => true,
-                _ => return None,
-            },
-            attributes: fields.attributes()?,
-            committed: fields.i64()?,
-            name: fields.name()?,
-        })),
-        4 => {
-            let len = fields.array().map(u16::from_le_bytes)?;
-            let from = Fields(fields.bytes(usize::from(len))?).name()?;
-            Some(Record::Rename {
-                from,
-                to: fields.name()?,
-            })
-        }
-        5 => Some(Record::Attributes {
-            set: fields.attributes()?,
-            name: fields.name()?,
-        }),
-        6 => {
-            let (first_row, rows) = (fields.u64()?, fields.u64()?);
-            fields.end(Record::Foreign { first_row, rows })
-        }
-        7 => {
-            let rows = fields.u64()?;
-            fields.end(Record::Durable { rows })
-        }
-        8 => {
-            let (boot, at) = (fields.array()?, fields.i64()?);
-            fields.end(Record::Opened { boot, at })
-        }
-        9 => {
-            let rows = fields.u64()?;
-            fields.end(Record::Closed { rows })
-        }
-        10 => Some(Record::Forgotten {
-            name: fields.name()?,
-        }),
-        _ => None,
-    }
+/// The first line of a journal that is written now.
+fn first_line() -> [u8; LINE_LEN] {
+    let mut line = *LINE;
+    line[DIGIT] = b'0' + VERSION;
+    line
 }
 
 /// How a journal's beginning reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
-    /// A journal that this version reads.
-    Good,
+    /// A journal of this version.
+    Version(u8),
     /// Shorter than its first line, or that line is not there: no record was ever believed.
     Nothing,
-    /// A journal of another version.
-    Foreign,
 }
 
 /// Reads records one after another, holding one window of the file in memory.
@@ -274,35 +57,51 @@ pub(crate) struct Reader {
     base: u64,
     /// Where in the window the next record begins.
     at: usize,
+    /// What records there may be.
+    version: u8,
 }
 
 const WINDOW: usize = 4 << 20;
 
 impl Reader {
-    /// Looks at the first line and stands behind it.
+    /// Looks at the first line and stands after it.
     ///
     /// # Errors
-    /// Those of reading the file.
-    pub(crate) fn open(blob: Arc<dyn Blob>) -> io::Result<(Start, Reader)> {
-        let mut line = [0; MAGIC.len()];
-        let got = blob.read_at(&mut line, 0)?;
-        let start = if &line == MAGIC {
-            Start::Good
-        } else if got == MAGIC.len() && line.starts_with(b"npyfs journal ") {
-            Start::Foreign
-        } else {
-            Start::Nothing
-        };
-        Ok((start, Reader::resume(blob, MAGIC.len() as u64)))
+    /// `EIO` for a journal of a version that this npyfs does not know, and those of reading the
+    /// file.
+    pub(crate) fn open(blob: Arc<dyn Blob>) -> Result<(Start, Reader)> {
+        let mut line = [0; LINE_LEN];
+        let got = blob.read_at(&mut line, 0).context(cannot_read)?;
+        let digit = line[DIGIT];
+        let is_line = got == LINE_LEN && line[..DIGIT] == LINE[..DIGIT];
+        let mut reader = Reader::resume(blob, FIRST);
+        if !is_line {
+            return Ok((Start::Nothing, reader));
+        }
+        match digit.wrapping_sub(b'0') {
+            version @ 1..=VERSION if line[DIGIT + 1..] == LINE[DIGIT + 1..] => {
+                reader.version = version;
+                Ok((Start::Version(version), reader))
+            }
+            _ => Err(err!(
+                EIO,
+                "the journal is of version {}, this npyfs knows versions 1 to {VERSION}: nothing is changed; open the dataset with a newer npyfs",
+                String::from_utf8_lossy(&line[DIGIT..])
+                    .trim_end()
+                    .escape_debug()
+            )),
+        }
     }
 
-    /// Stands at a record boundary that an earlier reader reached.
+    /// Stands at a record boundary that an earlier reader reached. Records of every version are
+    /// taken.
     pub(crate) fn resume(blob: Arc<dyn Blob>, offset: u64) -> Reader {
         Reader {
             blob,
             window: Vec::new(),
             base: offset,
             at: 0,
+            version: VERSION,
         }
     }
 
@@ -314,12 +113,35 @@ impl Reader {
     /// The next record; `None` at the end, and at the first bad one, for ever.
     ///
     /// # Errors
-    /// Those of reading the file.
-    pub(crate) fn next(&mut self) -> io::Result<Option<Record<'_>>> {
-        self.next_within(LONGEST)
+    /// `EIO` for a record with a good checksum that this npyfs cannot read, and those of reading
+    /// the file.
+    pub(crate) fn next(&mut self) -> Result<Option<Record<'_>>> {
+        let Some(payload) = self.checked(LONGEST).context(cannot_read)? else {
+            return Ok(None);
+        };
+        let offset = self.offset();
+        let bytes = &self.window[payload.clone()];
+        let kind = bytes[0];
+        if !is_known(kind, self.version) {
+            return Err(err!(
+                EIO,
+                "the journal has a record of kind {kind} at byte {offset}, this npyfs knows {}: nothing is changed; open the dataset with a newer npyfs",
+                known_kinds(self.version)
+            ));
+        }
+        let Some(record) = decode(bytes) else {
+            return Err(err!(
+                EIO,
+                "the journal's record at byte {offset} has {} bytes that are not the fields of its kind {kind}, as this npyfs knows it: nothing is changed; open the dataset with a newer npyfs",
+                bytes.len()
+            ));
+        };
+        self.at = payload.end;
+        Ok(Some(record))
     }
 
-    fn next_within(&mut self, longest: usize) -> io::Result<Option<Record<'_>>> {
+    /// Where in the window the next payload is, if its checksum is good.
+    fn checked(&mut self, longest: usize) -> io::Result<Option<Range<usize>>> {
         if !self.fill(FRAME)? {
             return Ok(None);
         }
@@ -332,14 +154,8 @@ impl Reader {
         }
         let start = self.at + FRAME;
         let payload = &self.window[start..start + len];
-        if crc32c::crc32c_append(crc32c::crc32c(&len_bytes), payload) != expected {
-            return Ok(None);
-        }
-        let record = decode(payload);
-        if record.is_some() {
-            self.at = start + len;
-        }
-        Ok(record)
+        let good = crc32c::crc32c_append(crc32c::crc32c(&len_bytes), payload) == expected;
+        Ok(good.then_some(start..start + len))
     }
 
     /// From a bad record, goes to the next good one, and stands before it. `false`: there is none.
@@ -348,12 +164,14 @@ impl Reader {
     ///
     /// # Errors
     /// Those of reading the file.
-    pub(crate) fn skip_damage(&mut self) -> io::Result<bool> {
+    pub(crate) fn skip_damage(&mut self) -> Result<bool> {
+        self.look_for_good().context(cannot_read)
+    }
+
+    fn look_for_good(&mut self) -> io::Result<bool> {
         while self.fill(FRAME + 1)? {
             self.at += 1;
-            let offset = self.offset();
-            if self.next_within(LONGEST_WITHOUT_HEADER)?.is_some() {
-                self.at = (offset - self.base) as usize;
+            if self.checked(LONGEST_WITHOUT_HEADER)?.is_some() {
                 return Ok(true);
             }
         }
@@ -380,6 +198,10 @@ impl Reader {
     }
 }
 
+fn cannot_read() -> String {
+    "cannot read the journal".into()
+}
+
 /// The writing end of the journal.
 #[derive(Debug)]
 pub(crate) struct Journal {
@@ -388,20 +210,31 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Goes on behind the last good record; anything behind `len` is cut off.
+    /// Goes on after the last good record; anything after `len` is cut off. A journal of no records
+    /// begins as one of the newest version.
     ///
     /// # Errors
     /// Those of writing the file.
     pub(crate) fn resume(blob: Arc<dyn Blob>, len: u64) -> io::Result<Journal> {
         let mut journal = Journal { blob, len };
-        if len < MAGIC.len() as u64 {
+        if len < FIRST {
             journal.blob.set_len(0)?;
-            journal.blob.write_at(MAGIC, 0)?;
-            journal.len = MAGIC.len() as u64;
+            journal.raise_version()?;
+            journal.len = FIRST;
         } else if journal.blob.len()? != len {
             journal.blob.set_len(len)?;
         }
         Ok(journal)
+    }
+
+    /// Makes it one of the newest version, which has all records of the older ones. It must be
+    /// synced before the first record that only that version has.
+    ///
+    /// # Errors
+    /// Those of writing the file.
+    pub(crate) fn raise_version(&mut self) -> io::Result<()> {
+        // In one sector of a disk, which is written as a whole or not at all.
+        self.blob.write_at(&first_line(), 0)
     }
 
     /// Appends encoded records in one write. On an error the journal is as it was, or, where that
@@ -448,32 +281,4 @@ pub(crate) enum AppendError {
     Undone(io::Error),
     /// Perhaps a part of a record: the journal must be read again before it is written again.
     Torn(io::Error),
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dataset::disk::DiskFile;
-
-    #[test]
-    fn damage_is_passed_with_no_checksum_of_what_is_as_long_as_a_header() {
-        let mut bytes = Vec::new();
-        while bytes.len() < 4 << 20 {
-            bytes.extend((1u32 << 20).to_le_bytes());
-        }
-        // As long as only headers are, so that no checksum is computed of it.
-        let header = vec![b' '; LONGEST_WITHOUT_HEADER];
-        Record::Header { bytes: &header }.encode(&mut bytes);
-        let good = bytes.len() as u64;
-        Record::Durable { rows: 7 }.encode(&mut bytes);
-        let file = tempfile::tempfile().unwrap();
-        let blob = Arc::new(DiskFile::new(file));
-        blob.write_at(&bytes, 0).unwrap();
-        let mut reader = Reader::resume(blob, 0);
-        assert!(reader.next().unwrap().is_none());
-        assert!(reader.skip_damage().unwrap());
-        assert_eq!(reader.offset(), good);
-        assert_eq!(reader.next().unwrap(), Some(Record::Durable { rows: 7 }));
-        assert!(!reader.skip_damage().unwrap());
-    }
 }

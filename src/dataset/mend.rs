@@ -112,6 +112,7 @@ impl Dataset {
         let same = found.array.map_or(0, |array| array.rows) == rows
             && found.journal_len == writer.journal.len()
             && found.catalog.next_id() == catalog.next_id()
+            && found.catalog.runs() == catalog.runs()
             && found.catalog.len() == catalog.len();
         if same {
             return Ok(());

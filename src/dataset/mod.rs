@@ -320,6 +320,15 @@ impl Dataset {
         }
     }
 
+    /// Mode, owner and time that were set of `data.npy` itself, if any were.
+    ///
+    /// # Errors
+    /// Those of reading what another daemon has written.
+    pub fn array_attributes(&self) -> Result<Option<Attributes>> {
+        self.refresh()?;
+        Ok(self.catalog().of_array())
+    }
+
     fn check_chunk_name(&self, name: &OsStr) -> Result<()> {
         match Kind::of(name) {
             Kind::Chunk => Ok(()),

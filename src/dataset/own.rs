@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::commit::Writer;
-use super::disk::{self, Open};
-use super::journal::{AppendError, Record};
+use super::disk::{self, Open, Place};
+use super::journal::{AppendError, Journal, Opened, Record, Whence};
 use super::turns::Tail;
-use super::{CONTROL, Dataset, LOCK, clock, recovery, sync};
+use super::{Array, CONTROL, Dataset, LOCK, clock, recovery, sync};
 use crate::error::{Context, Error, Result};
 
 impl Dataset {
@@ -67,6 +67,11 @@ impl Dataset {
                 sync::write_again(survey.array.as_ref(), survey.durable, &journal, 0)?;
             }
         }
+        // Also where its first line is the new one already: the sync of that may have failed. That
+        // of a new journal is synced with its first record.
+        if survey.journal_len > 0 && !survey.raised {
+            raise_version(&mut journal)?;
+        }
         let mut records = Vec::new();
         if !survey.array_recorded
             && let Some(array) = &survey.array
@@ -85,8 +90,8 @@ impl Dataset {
                 .apply(&foreign)
                 .map_err(|out| err!(EIO, "cannot adopt rows: {}", out.0))?;
         }
-        let at = clock::now();
-        Record::Opened { boot, at }.encode(&mut records);
+        self.opened_now(&journal, survey.array.as_ref())?
+            .encode(&mut records);
         match journal.append(&records) {
             Ok(()) => {}
             Err(AppendError::Undone(error) | AppendError::Torn(error)) => {
@@ -131,6 +136,30 @@ impl Dataset {
         Ok(writer)
     }
 
+    /// The record of this daemon's taking the dataset, now.
+    pub(super) fn opened_now(
+        &self,
+        journal: &Journal,
+        array: Option<&Array>,
+    ) -> Result<Record<'static>> {
+        let failed = || "cannot see where the dataset lies".to_owned();
+        let here = journal.blob().whereabouts().context(failed)?;
+        let data = match array {
+            Some(array) => array.layout.data.whereabouts().context(failed)?.place,
+            None => Place::default(),
+        };
+        Ok(Record::Opened(Opened {
+            boot: self.boot(),
+            at: clock::now(),
+            whence: Some(Whence {
+                host: [0; 16],
+                mount: here.mount,
+                data,
+                journal: here.place,
+            }),
+        }))
+    }
+
     /// Lets the dataset go: all of it on the disk, the journal closed, the lock free. It goes on as
     /// a follower.
     ///
@@ -160,6 +189,14 @@ impl Dataset {
         drop(guard);
         settled
     }
+}
+
+/// Raises the journal's version before the first record that only the new one has.
+fn raise_version(journal: &mut Journal) -> Result<()> {
+    journal
+        .raise_version()
+        .and_then(|()| journal.blob().sync())
+        .context(|| "cannot raise the version of the journal".into())
 }
 
 impl Drop for Dataset {

@@ -8,6 +8,8 @@
 mod inspect;
 mod repair;
 mod story;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::Path;
@@ -38,6 +40,8 @@ pub(crate) struct Survey {
     pub(crate) array_recorded: bool,
     /// The end of the journal's good part, 0 where there is no journal.
     pub(crate) journal_len: u64,
+    /// The journal has a record that only the newest version has.
+    pub(crate) raised: bool,
     /// What was written in this boot, from this byte of the journal on, may be in memory only, and
     /// pass for written: the sync of it may have failed. `None` where that cannot be.
     pub(crate) doubtful_from: Option<u64>,
@@ -111,7 +115,10 @@ fn never_arrived(data: Option<&Arc<dyn Blob>>, story: &Story) -> Result<bool> {
 
 /// The dataset begins anew, behind the records that came before its first chunk.
 fn survey_of_nothing(journal: &Arc<dyn Blob>, story: Story, remains: bool) -> Result<Survey> {
-    let dropped = story.unsure.iter().map(|chunk| dropped_note(&story, chunk));
+    let dropped = story
+        .unsure
+        .iter()
+        .map(|commit| dropped_note(&story, commit));
     let mut notes: Vec<Note> = dropped.collect();
     if remains {
         let line = "data.npy had not reached the disk: set aside in .npyfs/rejected";
@@ -130,6 +137,7 @@ fn survey_of_nothing(journal: &Arc<dyn Blob>, story: Story, remains: bool) -> Re
         doubtful_from: None,
         array_recorded: false,
         journal_len: story.end,
+        raised: story.raised,
         clean: false,
         plan: Plan {
             cut: true,
@@ -140,11 +148,11 @@ fn survey_of_nothing(journal: &Arc<dyn Blob>, story: Story, remains: bool) -> Re
     })
 }
 
-fn dropped_note(story: &Story, chunk: &Unsure) -> Note {
+fn dropped_note(story: &Story, commit: &Unsure) -> Note {
     Note::Lost(format!(
         "{} dropped by recovery: its {} rows had not reached the disk",
-        story.name(chunk),
-        chunk.rows
+        story.name(commit),
+        commit.rows
     ))
 }
 
@@ -199,14 +207,13 @@ pub(crate) fn survey(
         ));
     }
     let has_journal = story.end > 0;
-    if data.is_none() && story.catalog.next_id() > 0 {
+    if data.is_none() && story.catalog.has_commits() {
         data = open_if_there(folder, NEWBORN, how)?;
         plan.give_birth = data.is_some();
     }
     // Also where the kernel tells no boot from another.
-    let doubtful_from =
-        (has_journal && story.boot.as_ref() == Some(boot)).then_some(story.closed_at);
-    let same_boot = live || (story.boot.as_ref() == Some(boot) && boot != &[0; 16]);
+    let doubtful_from = (has_journal && story.boot() == Some(boot)).then_some(story.closed_at);
+    let same_boot = live || (story.boot() == Some(boot) && boot != &[0; 16]);
     if let Some(journal) = &journal
         && !same_boot
         && story.never_durable()
@@ -236,7 +243,7 @@ pub(crate) fn survey(
     let bad = first_bad(&layout, &story.unsure, doubtful, file_len)?;
     if let Some(index) = bad {
         let dropped = &story.unsure[index..];
-        notes.extend(dropped.iter().map(|chunk| dropped_note(&story, chunk)));
+        notes.extend(dropped.iter().map(|commit| dropped_note(&story, commit)));
         let at = story.unsure[index].at;
         if let Some(blob) = &journal {
             story = read_story(blob, at)?;
@@ -301,8 +308,8 @@ pub(crate) fn survey(
     let clean = notes.is_empty() && (story.closed || !has_journal) && !plan.give_birth;
     let modified = story
         .catalog
-        .last()
-        .map_or_else(|| file_mtime(&data), |last| Ok(last.committed))?;
+        .last_commit()
+        .map_or_else(|| file_mtime(&data), Ok)?;
     Ok(Survey {
         closed: story.closed,
         kept: (has_journal && !story.closed).then(|| story.kept(same_boot)),
@@ -310,6 +317,7 @@ pub(crate) fn survey(
         doubtful_from,
         array_recorded: story.array_header.is_some(),
         journal_len: story.end,
+        raised: story.raised,
         catalog: story.catalog,
         array: Some(Array {
             layout: Arc::new(layout),
@@ -324,7 +332,7 @@ pub(crate) fn survey(
 
 fn without_data(story: Story, has_journal: bool) -> Result<Survey> {
     let rows = story.catalog.rows();
-    if rows > 0 || story.catalog.next_id() > 0 {
+    if rows > 0 || story.catalog.has_commits() {
         return Err(err!(
             EIO,
             "data.npy is gone, and the journal knows {rows} rows of it: put it back, or remove .npyfs to begin anew"
@@ -340,6 +348,7 @@ fn without_data(story: Story, has_journal: bool) -> Result<Survey> {
         doubtful_from: None,
         array_recorded: false,
         journal_len: story.end,
+        raised: story.raised,
         clean,
         plan: Plan {
             cut: story.damaged,

@@ -26,6 +26,7 @@ impl Dataset {
         self.own()?;
         self.amend(&Record::Forgotten {
             name: name.as_bytes(),
+            at: Some(clock::now()),
         })?;
         self.note(&format!("{} forgotten; its rows stay", name.display()));
         Ok(())
@@ -72,11 +73,7 @@ impl Dataset {
         writer.durable = 0;
         writer.journal = Journal::resume(writer.journal.blob().clone(), 0).context(failed)?;
         let mut record = Vec::new();
-        Record::Opened {
-            boot: self.boot(),
-            at: clock::now(),
-        }
-        .encode(&mut record);
+        self.opened_now(&writer.journal, None)?.encode(&mut record);
         match writer.journal.append(&record) {
             Ok(()) => {}
             Err(AppendError::Undone(error) | AppendError::Torn(error)) => {

@@ -81,7 +81,7 @@ impl Dataset {
             }),
             chunks: catalog.len() as u64,
             refusals: events.refusals,
-            last_commit: catalog.last().map(|receipt| receipt.committed),
+            last_commit: catalog.last_commit(),
             last_refusal: events.last_refusal,
             in_flight,
             owner: self.owner(),

@@ -113,6 +113,15 @@ impl View {
         }
     }
 
+    /// Some of its rows, under the same header.
+    pub(crate) fn part(&self, first_row: u64, rows: u64) -> View {
+        Self {
+            first_row: self.first_row + first_row,
+            rows,
+            ..self.clone()
+        }
+    }
+
     /// The row of the array with which this view begins.
     pub fn first_row(&self) -> u64 {
         self.first_row

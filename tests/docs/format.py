@@ -1,10 +1,14 @@
-"""format.py DATASET ROWS: reads a dataset of the store by what src/dataset/FORMAT.md says, and no more."""
+"""format.py DATASET ROWS STORE: reads a dataset by what src/dataset/FORMAT.md says, and no more.
 
+DATASET is a copy of STORE.
+"""
+
+import os
 import re
 import struct
 import sys
 
-dataset, rows = sys.argv[1], int(sys.argv[2])
+dataset, rows, store = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 
 TABLE = []
 for byte in range(256):
@@ -30,7 +34,7 @@ row_bytes = (len(data) - length) // rows
 
 with open(f"{dataset}/.npyfs/chunks.log", "rb") as file:
     journal = file.read()
-assert journal[:16] == b"npyfs journal 1\n"
+assert journal[:16] == b"npyfs journal 2\n"
 at, headers, chunks, kinds, total, attributes = 16, [], {}, [], 0, {}
 while at < len(journal):
     size, crc = struct.unpack_from("<II", journal, at)
@@ -52,19 +56,24 @@ while at < len(journal):
         stored = data[length + first * row_bytes : length + total * row_bytes]
         assert crc32c(stored) == crc, name
         chunks[name] = attributes
-    elif kind == 4:
-        (n,) = struct.unpack_from("<H", payload)
-        chunks[payload[2 + n :]] = chunks.pop(payload[2 : 2 + n])
-    elif kind == 5:
-        assert payload[20:] in chunks
-        chunks[payload[20:]] = struct.unpack_from("<IIIq", payload)
+    elif kind == 12:
+        time, n = struct.unpack_from("<qH", payload)
+        assert time > 10**18
+        chunks[payload[10 + n :]] = chunks.pop(payload[10 : 10 + n])
+    elif kind == 13:
+        time, *set_to = struct.unpack_from("<qIIIq", payload)
+        assert time > 10**18 and payload[28:] in chunks
+        chunks[payload[28:]] = tuple(set_to)
     elif kind in (7, 9):
         assert struct.unpack("<Q", payload)[0] <= rows
-    elif kind == 8:
-        assert len(payload) == 24
+    elif kind == 11:
+        _, time, host, mount, _, *places = struct.unpack("<16sq16sBQQqQq", payload)
+        assert time > 10**18 and host == bytes(16) and mount in (1, 2)
+        inode = os.stat(f"{store}/.npyfs/chunks.log").st_ino
+        assert places[2] == inode and places[0] in (0, os.stat(f"{store}/data.npy").st_ino)
     else:
         raise AssertionError(f"kind {kind}")
-assert total == rows and kinds[-1] == 9 and {1, 2, 3, 4, 5, 7, 8} <= set(kinds), kinds
+assert total == rows and kinds[-1] == 9 and {1, 2, 3, 7, 11, 12, 13} <= set(kinds), kinds
 assert len(data) == length + rows * row_bytes
 assert chunks[b"first.npy"][0] == 0o640 and chunks[b"first.npy"][3] == 10**9
 print(len(chunks))

@@ -17,7 +17,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::chunks::Dice;
-use npyfs::dataset::disk::{Blob, Folder, Listed, Lock, Open};
+use npyfs::dataset::disk::{Blob, Folder, Listed, Lock, MountId, Open, Place, Whereabouts};
 
 const SECTOR: usize = 512;
 
@@ -151,6 +151,8 @@ struct State {
     durable: BTreeMap<PathBuf, Entry>,
     pending: Vec<Naming>,
     locked: Vec<PathBuf>,
+    /// How often the machine was started anew.
+    mount: u64,
     calls: usize,
     fault: Option<Fault>,
     /// How often the fault has struck.
@@ -265,6 +267,7 @@ impl Disk {
             files,
             durable: names.clone(),
             names,
+            mount: state.mount + 1,
             ..State::default()
         })))
     }
@@ -572,5 +575,17 @@ impl Blob for OpenFile {
 
     fn file(&self) -> Option<&File> {
         None
+    }
+
+    fn whereabouts(&self) -> io::Result<Whereabouts> {
+        let mut state = self.disk.state();
+        state.call().map_err(struck)?;
+        Ok(Whereabouts {
+            place: Place {
+                inode: self.id as u64 + 1,
+                born: self.id as i64,
+            },
+            mount: MountId::Unique(state.mount),
+        })
     }
 }

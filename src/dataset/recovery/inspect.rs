@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::super::disk::{Blob, Folder, Open, read_pieces};
-use super::super::journal::{MAGIC, Reader, Record};
+use super::super::journal::{FIRST, Reader, Record, RunRecord};
 use super::super::view::Layout;
 use super::super::{DATA, JOURNAL};
 use super::story::{Story, read_story};
@@ -48,6 +48,9 @@ pub(crate) fn lost_chunks(folder: &Arc<dyn Folder>) -> Result<Vec<String>> {
     };
     let story = read_story(&journal, u64::MAX)?;
     let mut inspection = Inspection::new(folder, &story)?;
+    for run in story.catalog.runs() {
+        inspection.look_at_run(run, false)?;
+    }
     for id in 0..story.catalog.next_id() {
         if let Some((name, receipt)) = story.catalog.get(id) {
             // Rows in between are another program's.
@@ -56,24 +59,39 @@ pub(crate) fn lost_chunks(folder: &Arc<dyn Folder>) -> Result<Vec<String>> {
         }
     }
     inspection.next = story.catalog.rows();
-    let mut reader = Reader::resume(journal, story.end.max(MAGIC.len() as u64));
-    let failed = || "cannot read the journal".to_owned();
+    let mut reader = Reader::resume(journal, story.end.max(FIRST));
+    // Each record of a run tells of all its rows: the last one says it all.
+    let mut run: Option<RunRecord> = None;
     loop {
-        while let Some(record) = reader.next().context(failed)? {
+        while let Some(record) = reader.next()? {
+            if let Some(run) = run.take_if(|run| !is_more_of(run, &record)) {
+                inspection.look_at_run(&run, true)?;
+            }
             match record {
+                Record::Run(more) => run = Some(more),
                 Record::Chunk(chunk) => {
                     let name = OsStr::from_bytes(chunk.name);
                     inspection.look(name, chunk.first_row, chunk.rows, chunk.crc, true)?;
                 }
                 Record::Foreign { .. } => inspection.pass(record.end().unwrap_or(0)),
-                Record::Durable { rows } | Record::Closed { rows } => inspection.pass_to(rows),
+                Record::Durable { rows }
+                | Record::Closed { rows }
+                | Record::HandOver { rows, .. } => inspection.pass_to(rows),
                 _ => {}
             }
         }
-        if !reader.skip_damage().context(failed)? {
+        if !reader.skip_damage()? {
+            if let Some(run) = run {
+                inspection.look_at_run(&run, true)?;
+            }
             return Ok(inspection.lines);
         }
     }
+}
+
+/// Whether a record, wherever it is, is of the same run, with as many rows or more.
+fn is_more_of(run: &RunRecord, record: &Record<'_>) -> bool {
+    matches!(record, Record::Run(more) if run.goes_on_as(more) && run.rows <= more.rows)
 }
 
 struct Inspection {
@@ -129,6 +147,14 @@ impl Inspection {
         };
         self.lines.push(line);
         Ok(())
+    }
+
+    fn look_at_run(&mut self, run: &RunRecord, behind: bool) -> Result<()> {
+        let name = "rows of a stream".as_ref();
+        if !behind {
+            self.next = run.first_row;
+        }
+        self.look(name, run.first_row, run.rows, run.crc, behind)
     }
 
     fn pass(&mut self, end: u64) {

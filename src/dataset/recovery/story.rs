@@ -1,11 +1,11 @@
 //! The journal's story: what was committed, and how much of it is beyond doubt.
 
-use std::io;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::super::catalog::{Catalog, KeptName};
 use super::super::disk::{Blob, read_pieces};
-use super::super::journal::{Reader, Record, Start};
+use super::super::journal::{Opened, Reader, Record, RunRecord, Start};
 use super::super::view::Layout;
 use crate::error::{Context, Result};
 
@@ -15,11 +15,14 @@ pub(super) struct Story {
     pub(super) catalog: Catalog,
     pub(super) array_header: Option<Vec<u8>>,
     pub(super) durable: u64,
-    pub(super) boot: Option<[u8; 16]>,
+    /// Who took the dataset last.
+    pub(super) opened: Option<Opened>,
+    /// A record that only the newest version has was read. The version was raised before it came.
+    pub(super) raised: bool,
     pub(super) closed: bool,
     /// Where the last record begins that says so.
     pub(super) closed_at: u64,
-    /// Chunks that may not have reached the disk, in commit order.
+    /// Commits that may not have reached the disk, in their order.
     pub(super) unsure: Vec<Unsure>,
     pub(super) end: u64,
     pub(super) damaged: bool,
@@ -32,16 +35,27 @@ pub(super) struct Story {
 pub(super) struct Unsure {
     /// Where its record begins in the journal.
     pub(super) at: u64,
-    pub(super) name: KeptName,
+    /// `None`: rows of a stream.
+    pub(super) name: Option<KeptName>,
     pub(super) first_row: u64,
     pub(super) rows: u64,
     pub(super) crc: u32,
+    /// The checksum of the same run up to its first row.
+    crc_before: u32,
 }
 
 impl Story {
-    /// The name that a chunk was committed under.
-    pub(super) fn name(&self, chunk: &Unsure) -> std::ffi::os_str::Display<'_> {
-        self.catalog.kept_name(chunk.name).display()
+    /// The name that a chunk was committed under, or what else its rows are.
+    pub(super) fn name(&self, commit: &Unsure) -> Cow<'_, str> {
+        match commit.name {
+            Some(name) => self.catalog.kept_name(name).to_string_lossy(),
+            None => format!("a stream's commit at row {}", commit.first_row).into(),
+        }
+    }
+
+    /// The boot in which it was taken last.
+    pub(super) fn boot(&self) -> Option<&[u8; 16]> {
+        self.opened.as_ref().map(|opened| &opened.boot)
     }
 
     /// For the log: what is kept.
@@ -58,12 +72,19 @@ impl Story {
                 "of which {} was verified, the others synced before",
                 self.name(one)
             ),
-            [first, .., last] => format!(
-                "of which {} to {}, {} chunks, were verified, the others synced before",
-                self.name(first),
-                self.name(last),
-                self.unsure.len()
-            ),
+            [first, .., last] => {
+                let what = if self.unsure.iter().all(|it| it.name.is_some()) {
+                    "chunks"
+                } else {
+                    "commits"
+                };
+                format!(
+                    "of which {} to {}, {} {what}, were verified, the others synced before",
+                    self.name(first),
+                    self.name(last),
+                    self.unsure.len()
+                )
+            }
         };
         format!("recovered: it {found}; kept {chunks} chunks with {rows} rows, {verified}")
     }
@@ -75,24 +96,18 @@ impl Story {
             Some(first) => first.first_row == 0,
             None => self.catalog.rows() == 0,
         };
-        self.boot.is_some() && !self.closed && self.durable == 0 && ours
+        self.opened.is_some() && !self.closed && self.durable == 0 && ours
     }
 }
 
 pub(super) fn read_story(blob: &Arc<dyn Blob>, until: u64) -> Result<Story> {
     let failed = || "cannot read the journal".to_owned();
-    let (start, mut reader) = Reader::open(blob.clone()).context(failed)?;
+    let (start, mut reader) = Reader::open(blob.clone())?;
     let mut story = Story::default();
-    match start {
-        Start::Good => {}
-        Start::Nothing => {
-            story.damaged = blob.len().context(failed)? > 0;
-            story.proof = proof_of_damage(&mut reader, 0).context(failed)?;
-            return Ok(story);
-        }
-        Start::Foreign => {
-            return Err(err!(EIO, "the journal was written by a newer npyfs"));
-        }
+    if start == Start::Nothing {
+        story.damaged = blob.len().context(failed)? > 0;
+        story.proof = proof_of_damage(&mut reader, 0)?;
+        return Ok(story);
     }
     story.catalog.expect(blob.len().context(failed)?.min(until));
     loop {
@@ -101,30 +116,37 @@ pub(super) fn read_story(blob: &Arc<dyn Blob>, until: u64) -> Result<Story> {
         if at >= until {
             break;
         }
-        let Some(record) = reader.next().context(failed)? else {
+        let Some(record) = reader.next()? else {
             break;
+        };
+        let run_before = match &record {
+            Record::Run(run) => story.catalog.extended_by(run).copied(),
+            _ => None,
         };
         if story.catalog.apply(&record).is_err() {
             break;
         }
+        story.raised |= record.is_new();
         match record {
             Record::Array { header } => story.array_header = Some(header.to_vec()),
             Record::Chunk(chunk) => story.unsure.push(Unsure {
                 at,
-                name: story.catalog.last_name(),
+                name: Some(story.catalog.last_name()),
                 first_row: chunk.first_row,
                 rows: chunk.rows,
                 crc: chunk.crc,
+                crc_before: 0,
             }),
+            Record::Run(run) => story.unsure.push(commit_of(at, run_before, &run)),
             Record::Durable { rows } => {
                 story.durable = rows;
-                story.unsure.retain(|chunk| chunk.first_row >= rows);
+                story.unsure.retain(|commit| commit.first_row >= rows);
             }
-            Record::Opened { boot, .. } => {
-                story.boot = Some(boot);
+            Record::Opened(opened) => {
+                story.opened = Some(opened);
                 story.closed = false;
             }
-            Record::Closed { rows } => {
+            Record::Closed { rows } | Record::HandOver { rows, .. } => {
                 story.durable = rows;
                 story.closed = true;
                 story.closed_at = at;
@@ -135,17 +157,33 @@ pub(super) fn read_story(blob: &Arc<dyn Blob>, until: u64) -> Result<Story> {
     }
     story.damaged = story.end < blob.len().context(failed)?.min(until);
     if story.damaged {
-        story.proof = proof_of_damage(&mut reader, story.catalog.rows()).context(failed)?;
+        story.proof = proof_of_damage(&mut reader, story.catalog.rows())?;
     }
     Ok(story)
 }
 
-fn proof_of_damage(reader: &mut Reader, known: u64) -> io::Result<Option<u64>> {
+/// What the record at `at` adds to its run.
+fn commit_of(at: u64, before: Option<RunRecord>, run: &RunRecord) -> Unsure {
+    let (first_row, crc_before) = match before {
+        Some(before) => (before.end(), before.crc),
+        None => (run.first_row, 0),
+    };
+    Unsure {
+        at,
+        name: None,
+        first_row,
+        rows: run.end() - first_row,
+        crc: run.crc,
+        crc_before,
+    }
+}
+
+fn proof_of_damage(reader: &mut Reader, known: u64) -> Result<Option<u64>> {
     loop {
         while let Some(record) = reader.next()? {
             match record {
                 Record::Durable { rows } if rows > known => return Ok(Some(rows)),
-                Record::Closed { rows } => return Ok(Some(rows)),
+                Record::Closed { rows } | Record::HandOver { rows, .. } => return Ok(Some(rows)),
                 _ => {}
             }
         }
@@ -155,32 +193,32 @@ fn proof_of_damage(reader: &mut Reader, known: u64) -> io::Result<Option<u64>> {
     }
 }
 
-/// The first chunk whose rows are not all in the file, or, among the first `doubtful`, whose
+/// The first commit whose rows are not all in the file, or, among the first `doubtful`, whose
 /// checksum is wrong.
 pub(super) fn first_bad(
     layout: &Layout,
-    chunks: &[Unsure],
+    commits: &[Unsure],
     doubtful: usize,
     file_len: u64,
 ) -> Result<Option<usize>> {
-    for (index, chunk) in chunks.iter().enumerate() {
+    for (index, commit) in commits.iter().enumerate() {
         let Some((start, end)) = layout
-            .offset(chunk.first_row)
-            .zip(layout.offset(chunk.first_row.saturating_add(chunk.rows)))
+            .offset(commit.first_row)
+            .zip(layout.offset(commit.first_row.saturating_add(commit.rows)))
         else {
             return Ok(Some(index));
         };
-        if end > file_len && chunk.rows > 0 {
+        if end > file_len && commit.rows > 0 {
             return Ok(Some(index));
         }
         if index < doubtful {
-            let mut crc = 0;
+            let mut crc = commit.crc_before;
             read_pieces(&*layout.data, start, end - start, |piece| {
                 crc = crc32c::crc32c_append(crc, piece);
                 Ok(())
             })
             .context(|| "cannot read the rows of data.npy".into())?;
-            if crc != chunk.crc {
+            if crc != commit.crc {
                 return Ok(Some(index));
             }
         }

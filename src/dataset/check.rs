@@ -57,7 +57,7 @@ impl Dataset {
     /// Those of reading the store. Damage is not an error but in the report.
     pub fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
         let mut report = Report::default();
-        let pending = recovery::pending(&self.folder, !self.is_free())?;
+        let pending = recovery::pending(&self.folder, &self.boot(), !self.is_free())?;
         report.damage.extend(pending.damage);
         report.pending.extend(pending.mendable);
         let Some(array) = self.snapshot()? else {

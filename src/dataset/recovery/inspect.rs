@@ -22,10 +22,10 @@ pub(crate) struct Pending {
     pub(crate) mendable: Vec<String>,
 }
 
-/// What the next to own the dataset will find. `live` says that another daemon is at work there.
-pub(crate) fn pending(folder: &Arc<dyn Folder>, live: bool) -> Result<Pending> {
-    let boot = super::super::disk::boot_id();
-    let survey = survey(folder, Open::Read, &boot, live)?;
+/// What the next to own the dataset in this boot will find. `live` says that another daemon is at
+/// work there.
+pub(crate) fn pending(folder: &Arc<dyn Folder>, boot: &[u8; 16], live: bool) -> Result<Pending> {
+    let survey = survey(folder, Open::Read, boot, live)?;
     let mut pending = Pending::default();
     for note in survey.notes {
         match note {

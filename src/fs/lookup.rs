@@ -88,17 +88,20 @@ impl Fs {
         place: impl FnOnce(&'a Self, u64) -> Result<Place<'a>>,
     ) -> Result<Option<(Attr, Option<Seen>)>> {
         if is_chunk && dir != ROOT {
-            let dataset = self.dataset(dir)?;
-            match dataset.find(name)? {
+            match self.dataset(dir)?.find(name)? {
                 Some(Found::InFlight(incoming)) => {
                     return Ok(Some((in_flight_attr(&incoming.face()), None)));
                 }
                 Some(Found::Committed(chunk)) => return Ok(Some((chunk_attr(&chunk), None))),
-                // Every chunk is looked up before it is created: the descriptor that the dataset
-                // has tells that there is nothing, without a way to it.
-                None if !dataset.has_entry(name)? => return Ok(None),
                 None => {}
             }
+        }
+        // Whatever is created is looked up before: the descriptor that the dataset has tells that
+        // there is nothing, without a way to it.
+        if let Some(dataset) = self.nodes.dataset(dir)
+            && !dataset.has_entry(name)?
+        {
+            return Ok(None);
         }
         let found = place(self, dir)?.find(name)?;
         Ok(found.map(|stat| (file_attr(&stat), Some(Seen::of(&stat)))))

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::scope;
 
-use common::{Chunk, Mount, Style, npyfs, put_bytes, put_chunk};
+use common::{Chunk, Mount, Style, npyfs, put_bytes, put_chunk, run};
 
 const HEADER: u64 = 128;
 
@@ -216,6 +216,152 @@ fn a_damaged_record_names_the_rows_and_all_chunks_behind_it() {
     );
 }
 
+/// A closed dataset whose chunks were: forgotten, renamed, renamed and then forgotten, written again
+/// under the same name, and that again; two of each name's rows were appended by another program.
+struct Renamed {
+    store: tempfile::TempDir,
+    /// Of each chunk: its rows' first and the one after its last, and how a check calls it.
+    rows: Vec<(u64, u64, String)>,
+}
+
+impl Renamed {
+    fn new() -> Self {
+        let store = tempfile::tempdir().unwrap();
+        let builder = Mount::builder().store(store.path());
+        let mount = builder.words("allow_delete,names=reuse").start();
+        let dataset = mount.path("run");
+        fs::create_dir(&dataset).unwrap();
+        let mut rows: Vec<(u64, u64, String)> = Vec::new();
+        let mut put = |name: &str, number, called: &str| {
+            let bytes = Chunk::new(7, number).bytes();
+            put_bytes(&dataset.join(name), &bytes).unwrap();
+            let first = rows.last().map_or(0, |last| last.1);
+            let end = first + (bytes.len() as u64 - HEADER) / 32;
+            rows.push((
+                first,
+                end,
+                called.replace("ROWS", &format!("rows {first} to {end}")),
+            ));
+        };
+        put("a.npy", 0, "ROWS (of a name that was forgotten: a.npy)");
+        put("b.npy", 1, "b2.npy: ROWS");
+        put("c.npy", 2, "ROWS (of a name that was forgotten: c2.npy)");
+        put(
+            "d.npy",
+            3,
+            "ROWS (of an earlier chunk of a name that was written again: d.npy)",
+        );
+        put(
+            "d.npy",
+            4,
+            "ROWS (of an earlier chunk of a name that was written again: d.npy)",
+        );
+        fs::remove_file(dataset.join("a.npy")).unwrap();
+        fs::rename(dataset.join("b.npy"), dataset.join("b2.npy")).unwrap();
+        fs::rename(dataset.join("c.npy"), dataset.join("c2.npy")).unwrap();
+        fs::remove_file(dataset.join("c2.npy")).unwrap();
+        put("d.npy", 5, "d.npy: ROWS");
+        // A name that was forgotten, now of another chunk.
+        put("c.npy", 6, "c.npy: ROWS");
+        mount.finish();
+        Self { store, rows }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.store.path().join("run/data.npy")
+    }
+}
+
+#[test]
+fn rows_of_names_that_were_forgotten_or_reused_are_verified() {
+    require!(fuse);
+    let renamed = Renamed::new();
+    let (code, said) = check(renamed.store.path());
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("7 chunks, 4 of them"), "{said}");
+    for (first, end, called) in &renamed.rows {
+        let at = HEADER + (first + end) / 2 * 32;
+        flip(&renamed.data(), at);
+        let (code, said) = check(renamed.store.path());
+        assert_eq!(code, 1, "{called}: {said}");
+        let line = format!("DAMAGED: {called} differ from their checksum");
+        assert!(said.contains(&line), "no '{line}': {said}");
+        assert_eq!(said.matches("DAMAGED").count(), 1, "{said}");
+        flip(&renamed.data(), at);
+    }
+    let (code, said) = check(renamed.store.path());
+    assert_eq!(code, 0, "{said}");
+}
+
+#[test]
+fn rows_of_forgotten_names_are_named_where_the_dataset_cannot_be_opened() {
+    require!(fuse);
+    let renamed = Renamed::new();
+    let (first, _, called) = &renamed.rows[0];
+    flip(&renamed.data(), HEADER + first * 32);
+    let (last, end, _) = &renamed.rows[6];
+    open(&renamed.data()).set_len(HEADER + last * 32).unwrap();
+    let (code, said) = check(renamed.store.path());
+    assert_eq!(code, 1, "{said}");
+    for line in [
+        format!("DAMAGED: {called} are not what was committed"),
+        format!("DAMAGED: c.npy: rows {last} to {end} are not in data.npy"),
+    ] {
+        assert!(said.contains(&line), "no '{line}': {said}");
+    }
+}
+
+#[test]
+fn rows_of_other_programs_are_counted_and_those_around_them_verified() {
+    require!(fuse);
+    let chunks = small(3);
+    let closed = Closed::of(chunks[..2].to_vec());
+    // Another program appends five rows, and a daemon adopts them before its next chunk.
+    let end = closed.offset(2);
+    open(&closed.data())
+        .write_all_at(&[7; 5 * 32], end)
+        .unwrap();
+    closed.count(closed.rows(2) + 5);
+    let mount = Mount::builder().store(closed.store.path()).start();
+    put_chunk(&mount.path("run"), chunks[2]).unwrap();
+    mount.finish();
+    closed.is_good("5 rows of other programs have no checksum");
+    flip(&closed.data(), end + 8);
+    closed.is_good("5 rows of other programs have no checksum");
+    for (n, at) in [(1, end - 1), (2, end + 5 * 32)] {
+        flip(&closed.data(), at);
+        let (code, said) = check(closed.store.path());
+        assert_eq!(code, 1, "{said}");
+        assert!(
+            said.contains(&format!("DAMAGED: {}", chunks[n].name())),
+            "{said}"
+        );
+        flip(&closed.data(), at);
+    }
+}
+
+#[test]
+fn every_row_is_read_once() {
+    require!(fuse, strace);
+    let renamed = Renamed::new();
+    let trace = renamed.store.path().join("trace");
+    run(Command::new("strace")
+        .args(["-f", "-y", "-e", "trace=read,pread64", "-o"])
+        .arg(&trace)
+        .arg(npyfs())
+        .arg("check")
+        .arg(renamed.store.path().join("run")));
+    let traced = fs::read_to_string(trace).unwrap();
+    let read: u64 = traced
+        .lines()
+        .filter(|line| line.contains("/run/data.npy>"))
+        // But for its header, which is looked at again and again.
+        .filter(|line| !line.contains(", 0) = "))
+        .map(|line| line.rsplit("= ").next().unwrap().parse::<u64>().unwrap())
+        .sum();
+    assert_eq!(read, renamed.rows[6].1 * 32, "{traced}");
+}
+
 #[test]
 fn an_array_that_is_too_short_names_the_chunks_that_are_not_all_there() {
     require!(fuse);
@@ -304,6 +450,36 @@ fn a_dataset_at_work_is_checked_and_not_disturbed() {
     assert!(said.contains(&Chunk::new(9, 0).name()), "{said}");
     flip(&mount.store("run/data.npy"), HEADER + 3);
     put_chunk(&dataset, Chunk::new(9, 1)).unwrap();
+}
+
+#[test]
+fn a_damaged_record_is_found_in_a_dataset_at_work() {
+    require!(fuse);
+    let mount = Mount::new();
+    let dataset = mount.path("run");
+    fs::create_dir(&dataset).unwrap();
+    let chunks = small(4);
+    for chunk in &chunks {
+        put_chunk(&dataset, *chunk).unwrap();
+    }
+    let journal = mount.store("run/.npyfs/chunks.log");
+    let bytes = fs::read(&journal).unwrap();
+    let mut first = 0;
+    for chunk in &chunks {
+        let name = chunk.name();
+        let at = bytes.windows(name.len());
+        let at = at.clone().position(|it| it == name.as_bytes()).unwrap();
+        flip(&journal, at as u64);
+        let (code, said) = check(&mount.store("run"));
+        flip(&journal, at as u64);
+        let end = first + chunk.rows();
+        assert_eq!(code, 1, "{said}");
+        let line = format!("rows {first} to {end}: the record of their chunk is damaged");
+        assert!(said.contains(&line), "no '{line}': {said}");
+        first = end;
+    }
+    let (code, said) = check(&mount.store("run"));
+    assert_eq!(code, 0, "{said}");
 }
 
 #[test]

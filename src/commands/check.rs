@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use npyfs::dataset::Report;
 
 use super::walk;
 use crate::exit::{Exit, Failure, OrExit};
@@ -43,11 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 /// What is damaged in one dataset; a line about it is printed where nothing is.
 fn check(directory: &std::path::Path) -> Result<Vec<String>, Failure> {
     let shown = directory.display();
-    let options = npyfs::DatasetOptions {
-        read_only: true,
-        ..Default::default()
-    };
-    let dataset = match npyfs::Dataset::open(directory, options) {
+    let dataset = match npyfs::dataset::open_to_check(directory) {
         Ok(dataset) => dataset,
         Err(error) => {
             let mut damage = vec![error.to_string()];
@@ -80,16 +77,28 @@ fn check(directory: &std::path::Path) -> Result<Vec<String>, Failure> {
         let status = dataset
             .status()
             .or_exit(Exit::Failed, || format!("cannot check {shown}"))?;
-        let unnamed = match report.unnamed_rows {
-            0 => String::new(),
-            rows => format!("; {rows} rows of other programs have no checksum"),
-        };
         println!(
-            "{shown}: good: {} rows, {}, {} chunks{unnamed}",
+            "{shown}: good: {} rows, {}, {}",
             status.rows,
             HumanBytes(status.bytes),
-            report.chunks
+            chunks(&report)
         );
     }
     Ok(report.damage)
+}
+
+/// What was verified, and what could not be.
+fn chunks(report: &Report) -> String {
+    let mut text = format!("{} chunks", report.chunks);
+    if report.nameless > 0 {
+        let nameless = report.nameless;
+        text.push_str(&format!(
+            ", {nameless} of them of names that were forgotten or written again"
+        ));
+    }
+    if report.unverified_rows > 0 {
+        let rows = report.unverified_rows;
+        text.push_str(&format!("; {rows} rows of other programs have no checksum"));
+    }
+    text
 }

@@ -180,11 +180,6 @@ impl Dataset {
         Ok(())
     }
 
-    /// Whether no daemon, this one included, holds the lock.
-    pub(crate) fn is_free(&self) -> bool {
-        !self.owned.load(Ordering::Acquire) && !self.is_locked()
-    }
-
     fn is_locked(&self) -> bool {
         self.folder.is_locked(Path::new(LOCK)).unwrap_or(false)
     }

@@ -20,7 +20,7 @@
 //! | `recovery`, `adopt` | what is on the disk becomes a dataset again (P7) |
 //! | `sync` | fsync means durable (P6) |
 //! | `mend` | a store that failed is written to again once it works |
-//! | `check` | what the disk has is what was committed |
+//! | `check`, `verify`, `findings` | what the disk has is what was committed |
 //! | `view`, `lookup` | what was once seen never changes (P4) |
 //! | `events`, `rejected`, `status` | refusals have reasons, and their bytes are kept (P10) |
 //!
@@ -39,6 +39,7 @@ mod convert;
 mod coverage;
 pub mod disk;
 mod events;
+mod findings;
 mod flight;
 #[doc = include_str!("FORMAT.md")]
 pub mod format {}
@@ -59,6 +60,7 @@ mod status;
 mod sync;
 mod tail;
 mod turns;
+mod verify;
 mod view;
 
 use std::collections::HashMap;
@@ -68,7 +70,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub use catalog::Receipt;
-pub use check::{Report, lost_chunks};
+pub use check::{Report, lost_chunks, open_to_check};
 pub use chunk_writer::ChunkWriter;
 pub use incoming::{Change, Descriptors, Face, Incoming, NoOthers, Start};
 pub use journal::Attributes;

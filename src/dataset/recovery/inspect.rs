@@ -1,12 +1,13 @@
 //! Looking for damage: what no crash explains, and which chunks it has hit.
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::super::disk::{Blob, Folder, Open, read_pieces};
-use super::super::journal::{FIRST, Reader, Record, RunRecord};
+use super::super::findings::Findings;
+use super::super::journal::{ChunkRecord, Reader, Record, RunRecord};
 use super::super::view::Layout;
 use super::super::{DATA, JOURNAL};
 use super::story::{Story, read_story};
@@ -20,13 +21,18 @@ pub(crate) struct Pending {
     pub(crate) damage: Vec<String>,
     /// What the next to own the dataset will put in order, at no cost.
     pub(crate) mendable: Vec<String>,
+    /// The end of the journal's good part, 0 where there is no journal.
+    pub(crate) journal_len: u64,
 }
 
 /// What the next to own the dataset in this boot will find. `live` says that another daemon is at
 /// work there.
 pub(crate) fn pending(folder: &Arc<dyn Folder>, boot: &[u8; 16], live: bool) -> Result<Pending> {
     let survey = survey(folder, Open::Read, boot, live)?;
-    let mut pending = Pending::default();
+    let mut pending = Pending {
+        journal_len: survey.journal_len,
+        ..Pending::default()
+    };
     for note in survey.notes {
         match note {
             Note::Lost(line) => pending.damage.push(line),
@@ -48,43 +54,42 @@ pub(crate) fn lost_chunks(folder: &Arc<dyn Folder>) -> Result<Vec<String>> {
     };
     let story = read_story(&journal, u64::MAX)?;
     let mut inspection = Inspection::new(folder, &story)?;
-    for run in story.catalog.runs() {
-        inspection.look_at_run(run, false)?;
-    }
-    for id in 0..story.catalog.next_id() {
-        if let Some((name, receipt)) = story.catalog.get(id) {
-            // Rows in between are another program's.
-            inspection.next = receipt.first_row;
-            inspection.look(&name, receipt.first_row, receipt.rows, receipt.crc, false)?;
-        }
-    }
-    inspection.next = story.catalog.rows();
-    let mut reader = Reader::resume(journal, story.end.max(FIRST));
+    let (_, mut reader) = Reader::open(journal)?;
     // Each record of a run tells of all its rows: the last one says it all.
-    let mut run: Option<RunRecord> = None;
+    let mut run: Option<(RunRecord, bool)> = None;
     loop {
-        while let Some(record) = reader.next()? {
-            if let Some(run) = run.take_if(|run| !is_more_of(run, &record)) {
-                inspection.look_at_run(&run, true)?;
+        loop {
+            let after = reader.offset() >= story.end;
+            let Some(record) = reader.next()? else {
+                break;
+            };
+            if let Some((run, after)) = run.take_if(|(run, _)| !is_more_of(run, &record)) {
+                inspection.look_at_run(&run, after)?;
             }
+            inspection.findings.follow(&record);
             match record {
-                Record::Run(more) => run = Some(more),
-                Record::Chunk(chunk) => {
-                    let name = OsStr::from_bytes(chunk.name);
-                    inspection.look(name, chunk.first_row, chunk.rows, chunk.crc, true)?;
+                Record::Run(more) => run = Some((more, after)),
+                Record::Chunk(chunk) => inspection.look(&chunk, after)?,
+                Record::Foreign { first_row, .. } => {
+                    inspection.pass_to(first_row);
+                    inspection.pass(record.end().unwrap_or(0));
                 }
-                Record::Foreign { .. } => inspection.pass(record.end().unwrap_or(0)),
                 Record::Durable { rows }
                 | Record::Closed { rows }
-                | Record::HandOver { rows, .. } => inspection.pass_to(rows),
+                | Record::HandOver { rows, .. }
+                    if after =>
+                {
+                    inspection.pass_to(rows);
+                }
                 _ => {}
             }
         }
         if !reader.skip_damage()? {
-            if let Some(run) = run {
-                inspection.look_at_run(&run, true)?;
+            if let Some((run, after)) = run {
+                inspection.look_at_run(&run, after)?;
             }
-            return Ok(inspection.lines);
+            let is_name = |name: &OsStr| story.catalog.find(name).is_some();
+            return Ok(inspection.findings.into_lines(is_name));
         }
     }
 }
@@ -99,7 +104,7 @@ struct Inspection {
     file_len: u64,
     /// The row behind the last chunk.
     next: u64,
-    lines: Vec<String>,
+    findings: Findings,
 }
 
 impl Inspection {
@@ -120,41 +125,49 @@ impl Inspection {
             data,
             file_len,
             next: 0,
-            lines: Vec::new(),
+            findings: Findings::default(),
         })
     }
 
-    fn look(&mut self, name: &OsStr, first: u64, rows: u64, crc: u32, behind: bool) -> Result<()> {
-        self.pass_to(first);
-        self.pass(first.saturating_add(rows));
-        let shown = name.display();
-        let line = match self.checksum(first, rows)? {
-            None => format!(
-                "{shown}: rows {first} to {} are not in data.npy",
-                first + rows
-            ),
-            Some(found) if found != crc => {
-                format!(
-                    "{shown}: rows {first} to {} are not what was committed",
-                    first + rows
-                )
-            }
-            Some(_) if behind => format!(
-                "{shown}: rows {first} to {} are whole, but its record is behind the damage",
-                first + rows
-            ),
-            Some(_) => return Ok(()),
-        };
-        self.lines.push(line);
+    fn look(&mut self, chunk: &ChunkRecord<'_>, after: bool) -> Result<()> {
+        if let Some((rows, what)) =
+            self.wrong(chunk.first_row, chunk.rows, chunk.crc, "its record", after)?
+        {
+            self.findings.add(chunk.name, rows, what);
+        }
         Ok(())
     }
 
-    fn look_at_run(&mut self, run: &RunRecord, behind: bool) -> Result<()> {
-        let name = "rows of a stream".as_ref();
-        if !behind {
-            self.next = run.first_row;
+    fn look_at_run(&mut self, run: &RunRecord, after: bool) -> Result<()> {
+        if let Some((rows, what)) =
+            self.wrong(run.first_row, run.rows, run.crc, "their record", after)?
+        {
+            let (start, end) = (rows.start, rows.end);
+            let line = format!("rows {start} to {end}, which a stream appended, {what}");
+            self.findings.add_line(line);
         }
-        self.look(name, run.first_row, run.rows, run.crc, behind)
+        Ok(())
+    }
+
+    /// The rows of a record, and what is wrong with them. `after`: it comes after the damage.
+    fn wrong(
+        &mut self,
+        first: u64,
+        rows: u64,
+        crc: u32,
+        record: &str,
+        after: bool,
+    ) -> Result<Option<(Range<u64>, String)>> {
+        let end = first.saturating_add(rows);
+        self.pass_to(first);
+        self.pass(end);
+        let what = match self.checksum(first, rows)? {
+            None => "are not in data.npy".to_owned(),
+            Some(found) if found != crc => "are not what was committed".to_owned(),
+            Some(_) if after => format!("are whole, but {record} is behind the damage"),
+            Some(_) => return Ok(None),
+        };
+        Ok(Some((first..end, what)))
     }
 
     fn pass(&mut self, end: u64) {
@@ -164,7 +177,7 @@ impl Inspection {
     /// Rows that no record tells of.
     fn pass_to(&mut self, first: u64) {
         if first > self.next {
-            self.lines.push(format!(
+            self.findings.add_line(format!(
                 "rows {} to {first}: the record of their chunk is damaged",
                 self.next
             ));

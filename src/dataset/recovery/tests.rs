@@ -156,7 +156,7 @@ fn rows_of_streams_are_rows_without_a_name_that_have_a_checksum() {
             .collect();
         assert_eq!(runs, [(2, 5), (8, 1)]);
         let report = dataset.check(&mut |_, _| ()).unwrap();
-        assert_eq!((report.chunks, report.unnamed_rows), (2, 1));
+        assert_eq!((report.chunks, report.unverified_rows), (2, 1));
         assert!(report.damage.is_empty(), "{:?}", report.damage);
         drop(dataset);
         let report = left.flip(4).open(ANOTHER).check(&mut |_, _| ()).unwrap();
@@ -185,7 +185,7 @@ fn a_stream_loses_its_commits_from_the_first_one_with_wrong_rows_on() {
             "{log}"
         );
         let report = dataset.check(&mut |_, _| ()).unwrap();
-        assert!(report.damage.is_empty() && report.unnamed_rows == 0);
+        assert!(report.damage.is_empty() && report.unverified_rows == 0);
     }
 }
 

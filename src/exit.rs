@@ -16,14 +16,16 @@ pub(crate) enum Exit {
     Busy = 7,
     Failed = 8,
     Interrupted = 9,
+    /// No failure of the command's: it has nothing to say of it.
+    Unread = 10,
 }
 
-const TABLE: [(Exit, &str); 10] = [
+const TABLE: [(Exit, &str); 11] = [
     (Exit::Ok, "done"),
     (Exit::Damage, "check found damage"),
     (Exit::Usage, "wrong arguments or an unknown mount option"),
     (Exit::MountPoint, "the mount point cannot be used"),
-    (Exit::Store, "the store cannot be used"),
+    (Exit::Store, "the store or the dataset cannot be used"),
     (Exit::Mount, "the kernel or fusermount3 refused the mount"),
     (Exit::NotMounted, "no npyfs mount there"),
     (Exit::Busy, "the mount is in use, or its daemon still runs"),
@@ -32,6 +34,7 @@ const TABLE: [(Exit, &str); 10] = [
         Exit::Interrupted,
         "a signal came before the mount was ready",
     ),
+    (Exit::Unread, "who read the output went before its end"),
 ];
 
 impl Exit {
@@ -49,7 +52,7 @@ impl Exit {
 pub(crate) fn help() -> String {
     let mut text = String::from("Exit codes:");
     for (exit, meaning) in TABLE {
-        text.push_str(&format!("\n  {}  {meaning}", exit as u8));
+        text.push_str(&format!("\n  {:>2}  {meaning}", exit as u8));
     }
     text
 }
@@ -65,6 +68,11 @@ impl Failure {
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { exit, message }
+    }
+
+    /// Of which there is nothing to say, or all has been said.
+    pub(crate) fn told(exit: Exit) -> Self {
+        Self::new(exit, "")
     }
 }
 

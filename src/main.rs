@@ -1,22 +1,26 @@
 //! Arguments to command to exit code.
 
+// They panic where they cannot write; `output` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod cli;
 mod commands;
 mod daemon;
 mod exit;
 mod mountinfo;
+mod output;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let command = match cli::parse(std::env::args_os().collect()) {
-        Ok(command) => command,
-        Err(error) => error.exit(),
+    let ended = match cli::parse(std::env::args_os().collect()) {
+        Ok(command) => command.run(),
+        Err(said) => output::instead_of_a_command(&said),
     };
-    match command.run() {
+    match ended {
         Ok(()) => ExitCode::from(exit::Exit::Ok as u8),
         Err(failure) => {
-            eprintln!("npyfs: {failure}");
+            output::complain(&failure);
             ExitCode::from(failure.exit as u8)
         }
     }

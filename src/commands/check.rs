@@ -7,6 +7,7 @@ use npyfs::dataset::Report;
 
 use super::walk;
 use crate::exit::{Exit, Failure, OrExit};
+use crate::output;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
@@ -28,7 +29,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         let shown = directory.display();
         let damage = check(directory)?;
         for line in &damage {
-            println!("{shown}: DAMAGED: {line}");
+            output::line(format_args!("{shown}: DAMAGED: {line}"))?;
         }
         damaged += usize::from(!damage.is_empty());
     }
@@ -71,18 +72,18 @@ fn check(directory: &std::path::Path) -> Result<Vec<String>, Failure> {
     bar.finish_and_clear();
     let report = report.or_exit(Exit::Failed, || format!("cannot check {shown}"))?;
     for line in &report.pending {
-        println!("{shown}: {line} (when it is opened next)");
+        output::line(format_args!("{shown}: {line} (when it is opened next)"))?;
     }
     if report.damage.is_empty() {
         let status = dataset
             .status()
             .or_exit(Exit::Failed, || format!("cannot check {shown}"))?;
-        println!(
+        output::line(format_args!(
             "{shown}: good: {} rows, {}, {}",
             status.rows,
             HumanBytes(status.bytes),
             chunks(&report)
-        );
+        ))?;
     }
     Ok(report.damage)
 }

@@ -1,7 +1,7 @@
 //! `npyfs status`: what each dataset's `.npyfs/status.json` says, as a table or as JSON.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -10,6 +10,7 @@ use super::umount::pid_of;
 use super::walk;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::mountinfo::{self, Entry};
+use crate::output;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
@@ -46,11 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     } else if !found.is_empty() {
         text.push_str(&table(&found));
     }
-    match io::stdout().write_all(text.as_bytes()) {
-        // `npyfs status | head -1` has what it wanted.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.or_exit(Exit::Failed, || "cannot print".into()),
-    }
+    output::print(text)
 }
 
 /// The datasets of every mount, and a line about each mount itself.

@@ -22,6 +22,8 @@ pub(crate) struct Entry {
     parent: u64,
     /// `major:minor`, which no other mounted filesystem has.
     pub(crate) device: String,
+    /// Which directory of the filesystem is shown: `/` but for a bind mount of a part.
+    root: PathBuf,
     pub(crate) mountpoint: PathBuf,
     pub(crate) fstype: String,
     /// For a mount of ours, the store.
@@ -38,13 +40,30 @@ impl Entry {
         Path::new(&self.source)
     }
 
+    /// Where the store has what is shown at `path`, a canonical path in this mount.
+    pub(crate) fn stored(&self, path: &Path) -> PathBuf {
+        let mut stored = self.store().to_owned();
+        let inside = path.strip_prefix(&self.mountpoint);
+        for part in [self.root.strip_prefix("/"), inside].into_iter().flatten() {
+            stored.extend(part);
+        }
+        stored
+    }
+
+    /// Where this mount shows what the store has at `stored`, if it does.
+    pub(crate) fn shows(&self, stored: &Path) -> Option<PathBuf> {
+        let root = self.stored(&self.mountpoint);
+        Some(self.mountpoint.join(stored.strip_prefix(root).ok()?))
+    }
+
     /// `ID PARENT DEVICE ROOT MOUNTPOINT OPTIONS [FIELD...] - FSTYPE SOURCE OPTIONS`
     fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.split(|byte| *byte == b' ');
         let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
         let (id, parent) = (number()?, number()?);
         let device = String::from_utf8(fields.next()?.to_vec()).ok()?;
-        let mountpoint = PathBuf::from(unescape(fields.nth(1)?));
+        let root = PathBuf::from(unescape(fields.next()?));
+        let mountpoint = PathBuf::from(unescape(fields.next()?));
         fields.find(|field| *field == b"-")?;
         let fstype = String::from_utf8(fields.next()?.to_vec()).ok()?;
         let source = unescape(fields.next()?);
@@ -52,6 +71,7 @@ impl Entry {
             id,
             parent,
             device,
+            root,
             mountpoint,
             fstype,
             source,
@@ -86,28 +106,29 @@ pub(crate) fn read() -> io::Result<Vec<Entry>> {
 
 /// The topmost mount at exactly this canonical path.
 pub(crate) fn at(path: &Path) -> io::Result<Option<Entry>> {
-    let mut here = read()?;
-    here.retain(|entry| entry.mountpoint == path);
-    Ok(topmost(here))
+    Ok(at_in(&read()?, path).cloned())
+}
+
+/// As [`at`], in a table that was read before.
+pub(crate) fn at_in<'a>(table: &'a [Entry], path: &Path) -> Option<&'a Entry> {
+    topmost(table.iter().filter(|entry| entry.mountpoint == path))
 }
 
 /// The topmost mount that this canonical path is in.
 pub(crate) fn containing(path: &Path) -> io::Result<Option<Entry>> {
-    let mut above = read()?;
-    above.retain(|entry| path.starts_with(&entry.mountpoint));
-    let depth = |entry: &Entry| entry.mountpoint.as_os_str().len();
-    let deepest = above.iter().map(depth).max();
-    above.retain(|entry| Some(depth(entry)) == deepest);
-    Ok(topmost(above))
+    Ok(containing_in(&read()?, path).cloned())
+}
+
+/// As [`containing`], in a table that was read before.
+pub(crate) fn containing_in<'a>(table: &'a [Entry], path: &Path) -> Option<&'a Entry> {
+    path.ancestors().find_map(|above| at_in(table, above))
 }
 
 /// Of mounts stacked on one path: the one that no other is stacked on.
-fn topmost(stack: Vec<Entry>) -> Option<Entry> {
-    let covered: Vec<u64> = stack.iter().map(|entry| entry.parent).collect();
-    stack
-        .into_iter()
-        .rev()
-        .find(|entry| !covered.contains(&entry.id))
+fn topmost<'a>(stack: impl Iterator<Item = &'a Entry>) -> Option<&'a Entry> {
+    let stack: Vec<&Entry> = stack.collect();
+    let is_covered = |entry: &Entry| stack.iter().any(|upper| upper.parent == entry.id);
+    stack.iter().rev().find(|entry| !is_covered(entry)).copied()
 }
 
 /// Whether the mount at this path has lost its daemon. The answer to stat(2) may be cached from
@@ -182,7 +203,20 @@ mod tests {
     fn the_topmost_of_a_stack_is_the_one_without_a_child() {
         let upper = parse("70 61 0:54 / /mnt rw - tmpfs none rw");
         let lower = parse("61 29 0:53 / /mnt rw - fuse.npyfs /store rw");
-        assert_eq!(topmost(vec![upper.clone(), lower]), Some(upper));
+        assert_eq!(topmost([&upper, &lower].into_iter()), Some(&upper));
+    }
+
+    #[test]
+    fn what_a_mount_shows_is_found_in_the_store() {
+        let whole = parse("61 29 0:53 / /mnt rw - fuse.npyfs /store rw");
+        assert_eq!(whole.stored(Path::new("/mnt")), Path::new("/store"));
+        assert_eq!(whole.stored(Path::new("/mnt/a/b")), Path::new("/store/a/b"));
+        let part = parse(r"62 29 0:53 /a\040b /here rw - fuse.npyfs /store rw");
+        assert_eq!(part.stored(Path::new("/here")), Path::new("/store/a b"));
+        assert_eq!(part.stored(Path::new("/here/c")), Path::new("/store/a b/c"));
+        let shown = |path: &str| part.shows(Path::new(path));
+        assert_eq!(shown("/store/a b/c"), Some("/here/c".into()));
+        assert_eq!(shown("/store/b"), None);
     }
 
     #[test]

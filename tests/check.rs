@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::scope;
+use std::time::{Duration, Instant};
 
-use common::{Chunk, Mount, Style, npyfs, put_bytes, put_chunk, run};
+use common::{Chunk, Mount, Place, Style, kill, npyfs, put_bytes, put_chunk, run};
 
 const HEADER: u64 = 128;
 
@@ -500,6 +501,165 @@ fn each_dataset_of_a_store_is_checked() {
     assert!(said.contains("1 of 2 datasets are damaged"), "{said}");
     let (code, _) = check(&closed.store.path().join("run"));
     assert_eq!(code, 0);
+}
+
+/// A chunk that is committed, and of which one byte of the store is flipped afterwards.
+fn damaged_mount(mount: &Mount) -> String {
+    fs::create_dir(mount.path("run")).unwrap();
+    fs::create_dir(mount.path("good")).unwrap();
+    let chunk = small(1)[0];
+    for dataset in ["run", "good"] {
+        put_chunk(&mount.path(dataset), chunk).unwrap();
+    }
+    flip(&mount.store("run/data.npy"), HEADER + 3);
+    let damaged = mount.store("run").display().to_string();
+    format!("{damaged}: DAMAGED: {}: rows 0 to", chunk.name())
+}
+
+#[test]
+fn a_mount_has_its_store_checked() {
+    require!(fuse);
+    let mount = Mount::new();
+    let damage = damaged_mount(&mount);
+    let link = mount.scratch("link");
+    std::os::unix::fs::symlink(mount.path(""), &link).unwrap();
+    let around = mount.path("run/../good/.././run");
+    for path in [mount.path(""), mount.path("run"), link.join("run"), around] {
+        let (code, said) = check(&path);
+        assert_eq!(code, 1, "{}: {said}", path.display());
+        assert!(said.contains(&damage), "{}: {said}", path.display());
+    }
+    let (code, said) = check(&mount.path("good"));
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("1 chunks"), "{said}");
+    // From inside the mount.
+    let mut command = Command::new(npyfs());
+    command.args(["check", "."]).current_dir(mount.path("run"));
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    // A directory above both finds each dataset once.
+    let (code, said) = check(mount.path("").parent().unwrap());
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("1 of 2 datasets are damaged"), "{said}");
+}
+
+#[test]
+fn a_mount_of_a_part_of_the_mount_has_that_part_checked() {
+    require!(fuse, root);
+    let mount = Mount::new();
+    let damage = damaged_mount(&mount);
+    let bound = mount.scratch("bound");
+    fs::create_dir(&bound).unwrap();
+    run(Command::new("mount")
+        .arg("--bind")
+        .args([&mount.path("run"), &bound]));
+    let (code, said) = check(&bound);
+    run(Command::new("umount").arg(&bound));
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains(&damage), "{said}");
+    assert!(said.contains("1 of 1 datasets"), "{said}");
+}
+
+#[test]
+fn a_mount_whose_daemon_is_stopped_or_dead_has_its_store_checked() {
+    require!(fuse);
+    let mut mount = Mount::new();
+    let damage = damaged_mount(&mount);
+    let pid = mount.pid();
+    let checked = |what: &str, damage: &str| {
+        for path in ["", "run", "run/../run"] {
+            let begun = Instant::now();
+            let output = Command::new("timeout")
+                .args(["-s", "KILL", "10"])
+                .arg(npyfs())
+                .arg("check")
+                .arg(mount.path(path))
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(begun.elapsed() < Duration::from_secs(9), "{what}: it hangs");
+            assert_eq!(output.status.code(), Some(1), "{what}: {output:?}");
+            assert!(said.contains(damage), "{what}: {said}");
+        }
+    };
+    kill(pid, "STOP");
+    checked("stopped", &damage);
+    kill(pid, "CONT");
+    kill(pid, "KILL");
+    assert!(common::eventually(Duration::from_secs(20), || {
+        !common::is_alive(pid)
+    }));
+    // What it had not synced is now what recovery will drop.
+    let (run, _) = damage.split_at(damage.find(": rows").unwrap());
+    checked("dead", run);
+    mount.crash();
+}
+
+#[test]
+fn a_mount_whose_store_cannot_be_reached_is_not_called_good() {
+    require!(fuse, root);
+    let mount = Mount::new();
+    damaged_mount(&mount);
+    // Another store's mount hides it.
+    let other = Place::new();
+    fs::create_dir(other.store().join("run")).unwrap();
+    common::try_mount(&other.store(), &mount.store(""));
+    let (code, said) = check(&mount.path(""));
+    run(&mut common::umount(&mount.store("")));
+    assert_eq!(code, 4, "{said}");
+    assert!(said.contains("is hidden by"), "{said}");
+}
+
+/// Datasets are made, grow, are let go and removed by other programs while they are checked.
+#[test]
+fn a_check_calls_nothing_damaged_that_is_only_being_changed() {
+    require!(fuse);
+    let mount = Mount::builder().words("allow_delete,names=reuse").start();
+    let chunks = small(30);
+    fs::create_dir(mount.path("run")).unwrap();
+    fs::create_dir(mount.path("quiet")).unwrap();
+    put_chunk(&mount.path("quiet"), chunks[0]).unwrap();
+    let alone = mount.scratch("alone");
+    fs::create_dir(&alone).unwrap();
+    for chunk in &chunks {
+        fs::write(alone.join(chunk.name()), chunk.bytes()).unwrap();
+    }
+    let (dataset, short) = (mount.path("run"), mount.path("short"));
+    let (appended, root) = (mount.store("appended"), mount.path(""));
+    let stop = AtomicBool::new(false);
+    let rounds = scope(|threads| {
+        threads.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for chunk in &chunks[..6] {
+                    put_chunk(&dataset, *chunk).unwrap();
+                }
+                fs::remove_file(dataset.join("data.npy")).unwrap();
+                fs::create_dir(&short).unwrap();
+                put_chunk(&short, chunks[0]).unwrap();
+                fs::remove_file(short.join("data.npy")).unwrap();
+                fs::remove_dir(&short).unwrap();
+            }
+        });
+        threads.spawn(|| {
+            // Each takes the lock and lets it go again.
+            for chunk in chunks.iter().cycle() {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let mut append = Command::new(npyfs());
+                append.arg("append").arg(&appended);
+                append.arg(alone.join(chunk.name())).output().unwrap();
+            }
+        });
+        let rounds: Vec<_> = (0..60).map(|_| check(&root)).collect();
+        stop.store(true, Ordering::Relaxed);
+        rounds
+    });
+    for (code, said) in rounds {
+        assert_eq!(code, 0, "{said}");
+        assert!(said.contains("quiet: good: "), "{said}");
+    }
+    mount.finish();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use common::{Chunk, Style, npyfs, run};
+use common::{Chunk, Mount, Place, Style, npyfs, put_chunk, run};
 
 const USAGE: i32 = 2;
 const STORE: i32 = 4;
@@ -77,10 +77,13 @@ fn printing(files: &Files) -> Vec<Command> {
     let chunks = small(2).map_to_paths(files);
     ends(&append(&files.store("run"), &[&chunks[0]]), 0);
     let store = files.store("");
+    let mut appending = command("append", [files.store("run")]);
+    appending.args(&chunks);
     vec![
         command("check", [&store]),
         command("status", [&store]),
         command("status", [OsStr::new("--json"), store.as_os_str()]),
+        appending,
         command("help", ["check"]),
         command("check", ["--help"]),
         command("--version", [""; 0]),
@@ -109,6 +112,13 @@ fn a_reader_who_has_gone_ends_every_command_quietly() {
         let said = ends(&output, UNREAD);
         assert_eq!(said, "", "{command:?}");
     }
+    // Whoever reads `append` is not who wants the chunks in.
+    let status = run(&mut command(
+        "status",
+        [&files.store("run"), &"--json".into()],
+    ));
+    let status = String::from_utf8(status.stdout).unwrap();
+    assert!(status.contains("\"chunks\": 2"), "{status}");
 }
 
 #[test]
@@ -129,12 +139,42 @@ fn output_that_cannot_be_written_fails_every_command() {
 #[test]
 fn a_reason_that_cannot_be_written_leaves_the_exit_code() {
     for (mut command, code) in [
+        (command("check", ["/no/such/path"]), STORE),
         (command("check", [""; 0]), USAGE),
         (command("mount", ["/no/such/store", "/no/such/path"]), STORE),
     ] {
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
         let status = command.stderr(full).status().unwrap();
         assert_eq!(status.code(), Some(code), "{command:?}");
+    }
+}
+
+#[test]
+fn the_same_mistake_has_the_same_code_in_all_commands() {
+    let files = Files::new();
+    let file = files.chunk(small(1)[0]);
+    fs::create_dir(files.store("empty")).unwrap();
+    let with_file = |word: &str, path: &Path| match word {
+        "append" => append(path, &[&file]),
+        _ => command(word, [path]).output().unwrap(),
+    };
+    for word in ["check", "status", "append"] {
+        // No directory; of no use to a shell either.
+        ends(&with_file(word, &file), STORE);
+        ends(&with_file(word, &file.join("below")), STORE);
+        ends(
+            &command(word, ["--no-such-option"]).output().unwrap(),
+            USAGE,
+        );
+    }
+    for word in ["check", "status"] {
+        let missing = ends(&with_file(word, &files.store("missing")), STORE);
+        assert!(missing.contains("No such file"), "{missing}");
+        let said = ends(&with_file(word, &files.store("empty")), STORE);
+        assert!(said.contains("holds no dataset"), "{said}");
+    }
+    for word in ["check", "append", "mount", "umount"] {
+        ends(&command(word, [""; 0]).output().unwrap(), USAGE);
     }
 }
 
@@ -148,4 +188,213 @@ fn help_lists_every_exit_code() {
         .filter_map(|line| line.split_whitespace().next()?.parse().ok())
         .collect();
     assert_eq!(codes, (0..=UNREAD).collect::<Vec<_>>(), "{help}");
+}
+
+#[test]
+fn append_tries_every_file_and_says_what_became_of_it() {
+    let files = Files::new();
+    let chunks = small(3);
+    let paths = chunks.clone().map_to_paths(&files);
+    let text = files.file("text.npy", b"no array");
+    let odd = files.file("notes.txt", &chunks[0].bytes());
+    let missing = files.root.join("missing.npy");
+    let fifo = files.root.join("fifo.npy");
+    run(Command::new("mkfifo").arg(&fifo));
+    ends(&append(&files.store("run"), &[&paths[0]]), 0);
+    // Other bytes under a name that is committed.
+    fs::create_dir(files.root.join("other")).unwrap();
+    let other = files.root.join("other").join(chunks[0].name());
+    fs::write(&other, chunks[1].bytes()).unwrap();
+    // Other rows.
+    let narrow = {
+        let mut bytes = npyfs::npy::Header::encode(&"<u8".parse().unwrap(), &[1, 3]).unwrap();
+        bytes.extend([0; 24]);
+        files.file("narrow.npy", &bytes)
+    };
+    let all = [
+        &text, &paths[0], &odd, &missing, &fifo, &paths[1], &other, &narrow, &paths[2], &paths[2],
+    ];
+    let output = append(&files.store("run"), &all);
+    let said = ends(&output, FAILED);
+    let rows: Vec<u64> = chunks.iter().map(|chunk| chunk.rows()).collect();
+    let ends_at = [rows[0], rows[0] + rows[1], rows[0] + rows[1] + rows[2]];
+    let expected = [
+        "refused: ".to_owned(),
+        format!("was there already, as rows 0 to {}", ends_at[0]),
+        "refused: notes.txt is not a name for a chunk".into(),
+        "refused: cannot open it: No such file".into(),
+        "refused: not a regular file".into(),
+        format!("appended as rows {} to {}", ends_at[0], ends_at[1]),
+        "refused: ".into(),
+        "refused: rows of shape (3,), this dataset holds rows of shape (4,)".into(),
+        format!("appended as rows {} to {}", ends_at[1], ends_at[2]),
+        format!(
+            "was there already, as rows {} to {}",
+            ends_at[1], ends_at[2]
+        ),
+    ];
+    let lines: Vec<&str> = std::str::from_utf8(&output.stdout)
+        .unwrap()
+        .lines()
+        .collect();
+    assert_eq!(lines.len(), all.len(), "{said}");
+    for ((line, path), expected) in lines.iter().zip(all).zip(expected) {
+        let expected = format!("{}: {expected}", path.display());
+        assert!(line.starts_with(&expected), "'{line}' is not '{expected}'");
+    }
+    assert!(said.contains("6 of 10 files were refused"), "{said}");
+    assert_eq!(common::chunks_in(&files.store("run/data.npy")), chunks);
+}
+
+#[test]
+fn append_takes_more_files_than_it_may_open_at_once() {
+    let files = Files::new();
+    let chunk = small(1)[0];
+    let names: Vec<PathBuf> = (0..100)
+        .map(|n| files.file(&format!("{n:03}.npy"), &chunk.bytes()))
+        .collect();
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 40; exec \"$@\"", "sh"]);
+    limited.arg(npyfs()).arg("append").arg(files.store("run"));
+    let said = ends(&limited.args(&names).output().unwrap(), 0);
+    assert_eq!(said.matches(": appended as rows").count(), 100, "{said}");
+}
+
+#[test]
+fn append_makes_no_directory_for_files_that_are_no_chunks() {
+    let files = Files::new();
+    let text = files.file("text.npy", b"no array");
+    let missing = files.root.join("missing.npy");
+    let said = ends(&append(&files.store("a/b/run"), &[&text, &missing]), FAILED);
+    assert!(said.contains("2 of 2 files were refused"), "{said}");
+    assert!(!files.store("a").exists());
+    // One is enough.
+    let good = files.chunk(small(1)[0]);
+    ends(&append(&files.store("a/b/run"), &[&text, &good]), FAILED);
+    assert!(files.store("a/b/run/data.npy").exists());
+    // What a mount could not show.
+    for path in ["x.npy/run", "run/data[1:2].npy", "run/.npyfs/x", ".npyfs"] {
+        let said = ends(&append(&files.store(path), &[&good]), STORE);
+        assert!(!files.store(path).exists(), "{said}");
+    }
+}
+
+#[test]
+fn append_refuses_a_store_of_datasets() {
+    require!(fuse);
+    let files = Files::new();
+    let file = files.chunk(small(1)[0]);
+    ends(&append(&files.store("group/run"), &[&file]), 0);
+    for path in ["", "group"] {
+        let said = ends(&append(&files.store(path), &[&file]), STORE);
+        let named = files.store("group/run").display().to_string();
+        assert!(
+            said.contains("is a store") && said.contains(&named),
+            "{said}"
+        );
+        assert!(!files.store(path).join(".npyfs").exists());
+    }
+    // It can be mounted still. An empty store that is mounted is one too.
+    let mount = Mount::builder().store(&files.store("")).start();
+    for path in [files.store(""), mount.path("")] {
+        let said = ends(&append(&path, &[&file]), STORE);
+        let named = mount.path("").display().to_string();
+        assert!(said.contains(named.trim_end_matches('/')), "{said}");
+        assert!(said.contains("is the store of the mount"), "{said}");
+    }
+    // In a mounted store it is plain that this is a dataset, which has others below.
+    ends(&append(&files.store("group"), &[&file]), 0);
+    assert_eq!(common::chunks_in(&mount.path("group/data.npy")), small(1));
+    ends(&append(&files.store("group"), &[&file]), 0);
+    mount.finish();
+    let empty = Place::new();
+    run(&mut empty.mount());
+    let said = ends(&append(&empty.store(), &[&file]), STORE);
+    run(&mut empty.umount());
+    assert!(said.contains("is the store of the mount"), "{said}");
+    // An empty directory may become a dataset.
+    ends(&append(&empty.store(), &[&file]), 0);
+}
+
+#[test]
+fn append_by_way_of_a_mount_goes_to_the_store() {
+    require!(fuse);
+    let mut mount = Mount::new();
+    let chunks = small(4);
+    let files = Files::new();
+    let paths = chunks.clone().map_to_paths(&files);
+    fs::create_dir(mount.path("run")).unwrap();
+    // Nobody writes it.
+    ends(&append(&mount.path("run"), &[&paths[0]]), 0);
+    assert_eq!(common::chunks_in(&mount.path("run/data.npy")), chunks[..1]);
+    ends(&append(&mount.path("made/by/append"), &[&paths[0]]), 0);
+    assert_eq!(
+        common::chunks_in(&mount.path("made/by/append/data.npy")),
+        chunks[..1]
+    );
+    // Its daemon writes it: only what is there already can be told.
+    put_chunk(&mount.path("run"), chunks[1]).unwrap();
+    let output = append(&mount.path("run"), &[&paths[1], &paths[2]]);
+    let said = ends(&output, FAILED);
+    let inside = format!("copy it into {} instead", mount.path("run").display());
+    assert!(
+        said.contains(&inside) && said.contains("was there already"),
+        "{said}"
+    );
+    assert!(said.contains("1 of 2 files were refused"), "{said}");
+    // A daemon that is stopped is not waited for, and one that is dead writes nothing.
+    common::kill(mount.pid(), "STOP");
+    let timeout = |path: &Path| {
+        let mut command = Command::new("timeout");
+        command.args(["-s", "KILL", "10"]).arg(npyfs());
+        let command = command.arg("append").arg(path).arg(&paths[2]);
+        command.output().unwrap()
+    };
+    let stopped = timeout(&mount.path("run"));
+    common::kill(mount.pid(), "CONT");
+    ends(&stopped, FAILED);
+    common::kill(mount.pid(), "KILL");
+    assert!(common::eventually(
+        std::time::Duration::from_secs(20),
+        || { !common::is_alive(mount.pid()) }
+    ));
+    ends(&timeout(&mount.path("run")), 0);
+    assert_eq!(common::chunks_in(&mount.store("run/data.npy")), chunks[..3]);
+    mount.crash();
+}
+
+#[test]
+fn a_directory_that_cannot_be_searched_is_not_called_good() {
+    require!(root);
+    let files = Files::new();
+    let user = common::User::ordinary();
+    let file = files.chunk(small(1)[0]);
+    for dataset in ["a", "shut/b", "c"] {
+        ends(&append(&files.store(dataset), &[&file]), 0);
+    }
+    let mode = |path: &Path, mode| {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    };
+    let binary = files.root.join("npyfs");
+    run(Command::new("cp").arg(npyfs()).arg(&binary));
+    mode(&files.root, 0o755);
+    mode(&files.store("shut"), 0o700);
+    mode(&files.store("c/.npyfs/chunks.log"), 0);
+    let mut check = user.command(&binary);
+    let output = check.arg("check").arg(files.store("")).output().unwrap();
+    let said = ends(&output, FAILED);
+    let (shut, c) = (files.store("shut"), files.store("c"));
+    for path in [&shut, &c] {
+        let line = format!("{}: NOT CHECKED: ", path.display());
+        assert!(said.contains(&line), "no '{line}': {said}");
+    }
+    assert!(
+        said.contains("a: good: ") && !said.contains("DAMAGED"),
+        "{said}"
+    );
+    assert!(
+        said.contains("2 directories could not be checked"),
+        "{said}"
+    );
 }

@@ -203,8 +203,17 @@ fn append_without_a_mount_is_refused_while_a_daemon_writes() {
             .output()
             .unwrap()
     };
-    let (_, said) = refusal(&append());
+    let output = append();
+    let (code, _) = refusal(&output);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(code, 8, "{said}");
+    // It names the mount that it can be copied into.
+    let mounted = mount.path("run").display().to_string();
     assert!(said.contains("written by another daemon"), "{said}");
+    assert!(
+        said.contains(&format!("copy it into {mounted} instead")),
+        "{said}"
+    );
     let mount = mount.remount();
     // The new daemon has not written yet.
     let output = Command::new(npyfs())

@@ -1,91 +1,112 @@
 //! `npyfs check`: verifies what is stored, and says which chunks to send again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use npyfs::dataset::Report;
+use npyfs::error::Errno;
+use npyfs::{Error, dataset};
 
+use super::place::Place;
 use super::walk;
-use crate::exit::{Exit, Failure, OrExit};
+use crate::exit::{Exit, Failure};
 use crate::output;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// A store or a dataset in it; not its mount
+    /// A store, a dataset in it, or where they are mounted: then the store is checked
     path: PathBuf,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let shown = args.path.display();
-    let found = walk::datasets(&args.path)?;
-    if found.is_empty() {
-        return Err(Failure::new(
+    let place = Place::find(&args.path)?;
+    let refuse = |why: &str| {
+        Err(Failure::new(
             Exit::Store,
-            format!("{shown} holds no dataset"),
-        ));
-    }
-    let mut damaged = 0;
-    for directory in &found {
-        let shown = directory.display();
-        let damage = check(directory)?;
-        for line in &damage {
-            output::line(format_args!("{shown}: DAMAGED: {line}"))?;
+            format!("{} {why}", place.shown()),
+        ))
+    };
+    match place.path.metadata() {
+        Ok(stat) if !stat.is_dir() => {
+            return refuse("is a file: name the dataset, the store or the mount");
         }
-        damaged += usize::from(!damage.is_empty());
+        Ok(_) => {}
+        Err(error) => return refuse(&format!("cannot be checked: {error}")),
     }
+    let found = walk::search(&place.path, &place.table);
+    if found.datasets.is_empty() && found.unreadable.is_empty() {
+        return refuse("holds no dataset");
+    }
+    let (mut damaged, mut unchecked) = (0, found.unreadable.len());
+    for (path, error) in &found.unreadable {
+        output::line(format_args!("{}: NOT CHECKED: {error}", path.display()))?;
+    }
+    let datasets = found.datasets.len();
+    for directory in &found.datasets {
+        match check(directory)? {
+            State::Good => {}
+            State::Damaged => damaged += 1,
+            State::Unchecked => unchecked += 1,
+        }
+    }
+    let mut failure = String::new();
     if damaged > 0 {
-        return Err(Failure::new(
-            Exit::Damage,
-            format!("{damaged} of {} datasets are damaged", found.len()),
+        failure = format!("{damaged} of {datasets} datasets are damaged");
+    }
+    if unchecked > 0 {
+        let and = if damaged > 0 { ", and " } else { "" };
+        failure.push_str(&format!(
+            "{and}{unchecked} directories could not be checked"
         ));
     }
-    Ok(())
+    match (damaged, unchecked) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(Failure::new(Exit::Failed, failure)),
+        _ => Err(Failure::new(Exit::Damage, failure)),
+    }
 }
 
-/// What is damaged in one dataset; a line about it is printed where nothing is.
-fn check(directory: &std::path::Path) -> Result<Vec<String>, Failure> {
+enum State {
+    Good,
+    Damaged,
+    Unchecked,
+}
+
+/// Checks one dataset, and prints what is to be said of it.
+fn check(directory: &Path) -> Result<State, Failure> {
     let shown = directory.display();
-    let dataset = match npyfs::dataset::open_to_check(directory) {
+    let dataset = match dataset::open_to_check(directory) {
         Ok(dataset) => dataset,
+        // Removed since it was found.
+        Err(_) if !walk::is_dataset(directory) => return Ok(State::Good),
+        Err(error) => return report_unopened(directory, &error),
+    };
+    let found = with_progress(directory, |progress| dataset.check(progress))
+        .and_then(|report| Ok((report, dataset.status()?)));
+    let (report, status) = match found {
+        Ok(found) => found,
+        Err(_) if !walk::is_dataset(directory) => return Ok(State::Good),
         Err(error) => {
-            let mut damage = vec![error.to_string()];
-            match npyfs::dataset::lost_chunks(directory) {
-                Ok(chunks) => damage.extend(chunks),
-                Err(error) => damage.push(format!("its chunks cannot be listed: {error}")),
-            }
-            return Ok(damage);
+            output::line(format_args!("{shown}: NOT CHECKED: {error}"))?;
+            return Ok(State::Unchecked);
         }
     };
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template(
-        "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-    ) {
-        bar.set_style(style);
-    }
-    bar.set_prefix(shown.to_string());
-    let report = dataset.check(&mut |done, total| {
-        if bar.length() != Some(total) {
-            bar.set_length(total);
-        }
-        bar.set_position(done);
-    });
-    bar.finish_and_clear();
-    let report = report.or_exit(Exit::Failed, || format!("cannot check {shown}"))?;
     for line in &report.pending {
         output::line(format_args!("{shown}: {line} (when it is opened next)"))?;
     }
-    if report.damage.is_empty() {
-        let status = dataset
-            .status()
-            .or_exit(Exit::Failed, || format!("cannot check {shown}"))?;
-        output::line(format_args!(
-            "{shown}: good: {} rows, {}, {}",
-            status.rows,
-            HumanBytes(status.bytes),
-            chunks(&report)
-        ))?;
+    for line in &report.damage {
+        output::line(format_args!("{shown}: DAMAGED: {line}"))?;
     }
-    Ok(report.damage)
+    if !report.damage.is_empty() {
+        return Ok(State::Damaged);
+    }
+    output::line(format_args!(
+        "{shown}: good: {} rows, {}, {}",
+        status.rows,
+        HumanBytes(status.bytes),
+        chunks(&report)
+    ))?;
+    Ok(State::Good)
 }
 
 /// What was verified, and what could not be.
@@ -102,4 +123,47 @@ fn chunks(report: &Report) -> String {
         text.push_str(&format!("; {rows} rows of other programs have no checksum"));
     }
     text
+}
+
+fn report_unopened(directory: &Path, error: &Error) -> Result<State, Failure> {
+    let shown = directory.display();
+    if !matches!(error.errno(), Errno::EIO | Errno::EINVAL) {
+        // What is there was not seen: permission, descriptors, memory.
+        output::line(format_args!("{shown}: NOT CHECKED: {error}"))?;
+        return Ok(State::Unchecked);
+    }
+    output::line(format_args!("{shown}: DAMAGED: {error}"))?;
+    match dataset::lost_chunks(directory) {
+        Ok(chunks) => {
+            for line in chunks {
+                output::line(format_args!("{shown}: DAMAGED: {line}"))?;
+            }
+        }
+        Err(error) => output::line(format_args!(
+            "{shown}: DAMAGED: its chunks cannot be listed: {error}"
+        ))?,
+    }
+    Ok(State::Damaged)
+}
+
+/// A bar on a terminal, which is gone again at the end.
+fn with_progress<T>(
+    directory: &Path,
+    work: impl FnOnce(&mut dyn FnMut(u64, u64)) -> npyfs::Result<T>,
+) -> npyfs::Result<T> {
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template(
+        "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+    ) {
+        bar.set_style(style);
+    }
+    bar.set_prefix(directory.display().to_string());
+    let done = work(&mut |done, total| {
+        if bar.length() != Some(total) {
+            bar.set_length(total);
+        }
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    done
 }

@@ -3,6 +3,7 @@
 mod append;
 mod check;
 mod mount;
+mod place;
 mod status;
 mod umount;
 mod walk;

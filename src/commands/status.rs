@@ -29,8 +29,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let mut text = String::new();
     match &args.path {
         Some(path) => {
-            let path = mountinfo::canonical(path)
-                .or_exit(Exit::NotMounted, || path.display().to_string())?;
+            let path =
+                mountinfo::canonical(path).or_exit(Exit::Store, || path.display().to_string())?;
             let mount = mountinfo::containing(&path)
                 .or_exit(Exit::Failed, || "cannot read the table of mounts".into())?;
             if mount.is_some_and(|mount| mount.is_npyfs()) {
@@ -113,7 +113,7 @@ fn unmounted(path: &Path, found: &mut Vec<Status>) -> Result<(), Failure> {
     if found.len() == before {
         let shown = path.display();
         return Err(Failure::new(
-            Exit::NotMounted,
+            Exit::Store,
             format!("{shown} is not in an npyfs mount, and holds no dataset"),
         ));
     }

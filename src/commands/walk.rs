@@ -1,32 +1,115 @@
-//! Finding datasets in a store that is not mounted.
+//! Finding datasets in a store.
+//!
+//! A mount that is met is not entered: what it shows is in its store, which is searched instead.
 
+use std::collections::HashSet;
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use npyfs::dataset::{CONTROL, DATA};
 
 use crate::exit::{Exit, Failure, OrExit};
+use crate::mountinfo::{self, Entry};
 
-/// The directories at and below `directory` that hold a `data.npy` or a journal, by name.
-pub(super) fn datasets(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let mut found = Vec::new();
-    visit(directory, &mut found)?;
-    Ok(found)
+/// What is at and below a directory.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Directories that hold a `data.npy` or a journal, by name.
+    pub(super) datasets: Vec<PathBuf>,
+    /// Directories that cannot be searched, and why.
+    pub(super) unreadable: Vec<(PathBuf, io::Error)>,
 }
 
-fn visit(directory: &Path, found: &mut Vec<PathBuf>) -> Result<(), Failure> {
-    let failed = || format!("cannot read {}", directory.display());
-    if directory.join(DATA).is_file() || directory.join(CONTROL).join("chunks.log").is_file() {
-        found.push(directory.to_owned());
+/// The datasets at and below a directory.
+pub(super) fn search(directory: &Path, table: &[Entry]) -> Found {
+    let mut search = Search {
+        table,
+        visited: HashSet::new(),
+        found: Found::default(),
+    };
+    search.visit(directory, &mut |_| true);
+    search.found
+}
+
+/// The first dataset below a directory.
+pub(super) fn first_below(directory: &Path, table: &[Entry]) -> Option<PathBuf> {
+    let mut search = Search {
+        table,
+        visited: HashSet::new(),
+        found: Found::default(),
+    };
+    search.visit(directory, &mut |found| found == directory);
+    search.found.datasets.pop().filter(|it| it != directory)
+}
+
+/// As [`search`], where it is a failure that a directory cannot be searched.
+pub(super) fn datasets(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
+    if directory.is_file() {
+        let why = format!("{} is a file: name a directory", directory.display());
+        return Err(Failure::new(Exit::Store, why));
     }
+    let table =
+        mountinfo::read().or_exit(Exit::Failed, || "cannot read the table of mounts".into())?;
+    let mut found = search(directory, &table);
+    match found.unreadable.pop() {
+        Some((path, error)) => {
+            Err(error).or_exit(Exit::Failed, || format!("cannot read {}", path.display()))
+        }
+        None => Ok(found.datasets),
+    }
+}
+
+/// Whether the directory itself is a dataset.
+pub(super) fn is_dataset(directory: &Path) -> bool {
+    directory.join(DATA).is_file() || directory.join(CONTROL).join("chunks.log").is_file()
+}
+
+struct Search<'a> {
+    table: &'a [Entry],
+    visited: HashSet<PathBuf>,
+    found: Found,
+}
+
+impl Search<'_> {
+    /// Goes on as long as `more` answers true to each dataset that is found.
+    fn visit(&mut self, directory: &Path, more: &mut dyn FnMut(&Path) -> bool) -> bool {
+        let mount = mountinfo::at_in(self.table, directory).filter(|entry| entry.is_npyfs());
+        let directory = match mount {
+            Some(mount) => mount.stored(directory),
+            None => directory.to_owned(),
+        };
+        if !self.visited.insert(directory.clone()) {
+            return true;
+        }
+        if is_dataset(&directory) {
+            self.found.datasets.push(directory.clone());
+            if !more(&directory) {
+                return false;
+            }
+        }
+        let mut below = match directories(&directory) {
+            Ok(below) => below,
+            // Removed since it was listed.
+            Err(error) if error.kind() == ErrorKind::NotFound => return true,
+            Err(error) => {
+                self.found.unreadable.push((directory, error));
+                return true;
+            }
+        };
+        below.sort();
+        below.iter().all(|below| self.visit(below, more))
+    }
+}
+
+/// The directories in a directory, but for what npyfs keeps there.
+fn directories(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut below = Vec::new();
-    for entry in fs::read_dir(directory).or_exit(Exit::Failed, failed)? {
-        let entry = entry.or_exit(Exit::Failed, failed)?;
-        let is_dir = entry.file_type().or_exit(Exit::Failed, failed)?.is_dir();
-        if is_dir && entry.file_name() != CONTROL {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() && entry.file_name() != CONTROL {
             below.push(entry.path());
         }
     }
-    below.sort();
-    below.iter().try_for_each(|below| visit(below, found))
+    Ok(below)
 }

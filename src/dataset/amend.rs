@@ -15,7 +15,7 @@ impl Dataset {
     /// `EEXIST` where the new name is committed, `EBUSY` where it is in flight, `ESTALE` where the
     /// old one is gone, and those of the journal.
     pub fn rename(&self, from: &OsStr, to: &OsStr) -> Result<()> {
-        self.check_chunk_name(to)?;
+        super::check_chunk_name(to)?;
         self.own()?;
         if crate::lock(&self.in_flight).contains_key(to) {
             return Err(err!(

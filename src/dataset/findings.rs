@@ -105,22 +105,22 @@ mod tests {
         findings.add(b"a.npy", 0..2, "differ".into());
         findings.follow(&Record::Forgotten {
             name: b"a.npy",
-            at: 0,
+            at: None,
         });
         findings.add(b"a.npy", 2..3, "differ".into());
         findings.follow(&Record::Rename {
             from: b"a.npy",
             to: b"b.npy",
-            at: 0,
+            at: None,
         });
         findings.add(b"c.npy", 3..9, "differ".into());
         findings.follow(&Record::Forgotten {
             name: b"c.npy",
-            at: 0,
+            at: None,
         });
         findings.follow(&Record::Forgotten {
             name: b"x.npy",
-            at: 0,
+            at: None,
         });
         findings.add_line("the header is wrong".into());
         let lines = findings.into_lines(|name| name == "c.npy");

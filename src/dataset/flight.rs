@@ -37,7 +37,7 @@ impl Dataset {
         start: Start,
         writes: bool,
     ) -> Result<ChunkWriter> {
-        self.check_chunk_name(name)?;
+        super::check_chunk_name(name)?;
         self.own()?;
         self.mend_if_failed();
         let id = ChunkWriter::next_id();
@@ -155,7 +155,7 @@ impl Dataset {
     /// # Errors
     /// As those of a chunk's close.
     pub fn append_blob(&self, name: &OsStr, blob: &dyn Blob, attributes: Attributes) -> Result<()> {
-        self.check_chunk_name(name)?;
+        super::check_chunk_name(name)?;
         let len = blob.len().context(|| "cannot see the file's size".into())?;
         let (header, bytes) = read_header(blob, len)?;
         check_len(&header, len)?;

@@ -1,7 +1,9 @@
 //! Whether bytes are a whole chunk, and if not, what is missing.
 
+use std::ffi::OsStr;
+
 use super::disk::Blob;
-use super::shape_text;
+use super::{check_chunk_name, shape_text};
 use crate::error::{Context, Error, Result};
 use crate::npy::{Header, MAX_HEADER, Prefix};
 
@@ -35,6 +37,17 @@ pub(crate) fn no_header(len: u64) -> Error {
     } else {
         err!(EINVAL, "ends after {len} bytes, within its header")
     }
+}
+
+/// Whether a file could be a chunk of some dataset, by its name, its header and its length.
+///
+/// # Errors
+/// Why not.
+pub fn judge_file(name: &OsStr, blob: &dyn Blob) -> Result<()> {
+    check_chunk_name(name)?;
+    let len = blob.len().context(|| "cannot see the file's size".into())?;
+    let (header, _) = read_header(blob, len)?;
+    check_len(&header, len)
 }
 
 /// Compares a file's length with what its header says.

@@ -74,6 +74,7 @@ pub use check::{Report, lost_chunks, open_to_check};
 pub use chunk_writer::ChunkWriter;
 pub use incoming::{Change, Descriptors, Face, Incoming, NoOthers, Start};
 pub use journal::Attributes;
+pub use judge::judge_file;
 pub use names::{CONTROL, DATA, Kind};
 pub use rewrite::Committed;
 use rewrite::Rewrite;
@@ -331,13 +332,6 @@ impl Dataset {
         Ok(self.catalog().of_array())
     }
 
-    fn check_chunk_name(&self, name: &OsStr) -> Result<()> {
-        match Kind::of(name) {
-            Kind::Chunk => Ok(()),
-            _ => Err(err!(EPERM, "{} is not a name for a chunk", name.display())),
-        }
-    }
-
     /// Tells the log why a chunk was refused, and where its bytes are kept.
     fn report_refusal(&self, name: &OsStr, error: &Error, kept: Option<&str>) {
         let mut line = format!("{} refused: {error}", name.display());
@@ -359,6 +353,13 @@ impl Dataset {
         if let Err(error) = self.events.note(line) {
             log::warn!("{}: {line}: {error}", self.label());
         }
+    }
+}
+
+fn check_chunk_name(name: &OsStr) -> Result<()> {
+    match Kind::of(name) {
+        Kind::Chunk => Ok(()),
+        _ => Err(err!(EPERM, "{} is not a name for a chunk", name.display())),
     }
 }
 

@@ -205,7 +205,7 @@ fn unknown_handles_are_ebadf_and_unknown_inodes_estale() {
     assert_eq!(receive.recv().unwrap(), bad);
 
     let stale = Some(Errno::ESTALE);
-    assert_eq!(errno(fs.getattr(UNKNOWN, 1)), stale);
+    assert_eq!(errno(fs.getattr(UNKNOWN, None, 1)), stale);
     assert_eq!(errno(fs.lookup(UNKNOWN, "x".as_ref(), 1)), stale);
     assert_eq!(errno(fs.open(UNKNOWN, libc::O_RDONLY, &caller)), stale);
     assert_eq!(errno(fs.opendir(UNKNOWN)), stale);

@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(shared.go_on(2), Ok(()));
         assert_eq!(shared.go_on(1), Err(Lost::Busy));
         assert_eq!(shared.reopen(4, Start::Keep, true), Reopened::Busy);
-        assert_eq!(shared.release(1).judges, false);
+        assert!(!shared.release(1).judges);
         assert_eq!(
             shared.release(2),
             Ended {
@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(shared.reopen(3, Start::Keep, true), Reopened::Joined);
         assert_eq!(shared.go_on(1), Err(Lost::Busy));
         // It wrote nothing: the first may go on.
-        assert_eq!(shared.release(3).judges, false);
+        assert!(!shared.release(3).judges);
         assert_eq!(shared.go_on(1), Ok(()));
         shared.rest();
         assert_eq!(shared.reopen(4, Start::Truncate, true), Reopened::Replaced);

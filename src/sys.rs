@@ -122,6 +122,18 @@ pub fn receive_descriptor(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
     Ok(None)
 }
 
+/// Whether two threads have one table of descriptors; `None` where the kernel does not say.
+pub fn share_descriptors(one: u32, other: u32) -> Option<bool> {
+    /// `KCMP_FILES` of linux/kcmp.h.
+    const FILES: libc::c_long = 2;
+    // SAFETY: kcmp takes integers and touches no memory of ours.
+    match unsafe { libc::syscall(libc::SYS_kcmp, one, other, FILES, 0, 0) } {
+        0 => Some(true),
+        1.. => Some(false),
+        _ => None,
+    }
+}
+
 /// A process held by descriptor, so that its number cannot come to mean another.
 #[derive(Debug)]
 pub struct Process(OwnedFd);
@@ -166,6 +178,23 @@ mod tests {
         assert_eq!(fork().unwrap_err().errno(), nix::errno::Errno::EBUSY);
         drop(stop);
         assert!(other.join().unwrap().is_err());
+    }
+
+    #[test]
+    fn threads_share_their_descriptors_and_processes_do_not() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let own = std::process::id();
+        let thread = std::thread::spawn(|| nix::unistd::gettid().as_raw().cast_unsigned());
+        let ended = thread.join().unwrap();
+        // Where kcmp is not allowed nothing is said of anything.
+        if share_descriptors(own, own).is_some() {
+            let tid = nix::unistd::gettid().as_raw().cast_unsigned();
+            assert_eq!(share_descriptors(own, tid), Some(true));
+            assert_eq!(share_descriptors(own, child.id()), Some(false));
+            assert_eq!(share_descriptors(own, ended), None);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -6,6 +6,10 @@
 //! which closes descriptors and waits for our answer, `fd`, `stat` and what is like them wait for
 //! that `execve` to end.
 //!
+//! Tables are read one after the other. A descriptor that is given another number meanwhile, or to
+//! another process, can be missed in both: each look that finds nothing is followed by a second one,
+//! and by more as long as closes of the same handle come meanwhile.
+//!
 //! What cannot be seen counts as open: the closing thread is in another pid namespace, `/proc` shows
 //! another one or hides processes, a descriptor is under way in a socket. A process of another user
 //! whose descriptors an unprivileged daemon may not see counts where it can have inherited one: it
@@ -18,6 +22,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::dataset::Descriptors;
 
@@ -26,6 +31,9 @@ const LASTING: i32 = libc::O_ACCMODE | libc::O_NOFOLLOW | libc::O_SYNC;
 
 /// Ancestors further up than this are not followed.
 const DEEPEST: usize = 64;
+
+/// A chunk whose descriptors are still moved after so many looks counts as open.
+const LOOKS: usize = 16;
 
 /// A close of one descriptor of a handle.
 #[derive(Debug)]
@@ -42,6 +50,8 @@ pub(super) struct Closing<'a> {
     pub(super) opener: u32,
     /// The thread that closes, likewise.
     pub(super) closer: u32,
+    /// How many closes of the handle have come.
+    pub(super) closes: &'a AtomicU64,
 }
 
 impl Descriptors for Closing<'_> {
@@ -49,7 +59,7 @@ impl Descriptors for Closing<'_> {
         if self.closer == 0 || !proc_is_ours() {
             return true;
         }
-        self.look().unwrap_or_else(|error| {
+        self.look_until_still().unwrap_or_else(|error| {
             log::debug!(
                 "/proc does not say who has {}: {error}",
                 self.name.display()
@@ -68,6 +78,21 @@ impl Descriptors for Closing<'_> {
 }
 
 impl Closing<'_> {
+    /// Who moves a descriptor closes the old one and waits for our answer, before it can move another
+    /// one: after two looks without a close none was missed.
+    fn look_until_still(&self) -> io::Result<bool> {
+        for _ in 0..LOOKS / 2 {
+            let closes = self.closes.load(Ordering::Acquire);
+            if self.look()? || self.look()? {
+                return Ok(true);
+            }
+            if self.closes.load(Ordering::Acquire) == closes {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn look(&self) -> io::Result<bool> {
         let own = std::process::id();
         let closer = Status::of(self.closer)?;
@@ -119,46 +144,41 @@ impl Closing<'_> {
 
     /// Whether a process has a descriptor of the chunk that can write it. One that is gone has none.
     fn in_process(&self, process: u32) -> io::Result<bool> {
-        let (found, open) = match self.in_table(&format!("/proc/{process}/fdinfo")) {
+        match self.in_table(&format!("/proc/{process}/fdinfo")) {
             Err(error) if is_gone(&error) => return Ok(false),
+            Ok(true) => return Ok(true),
             other => other?,
         };
-        if found {
-            return Ok(true);
-        }
-        // A thread may have a table of its own; most share one, and their directories say the same
-        // count, since Linux 6.2.
         let threads = match fs::read_dir(format!("/proc/{process}/task")) {
             Err(error) if is_gone(&error) => return Ok(false),
             other => other?,
         };
+        // A thread may have a table of its own; most share one.
         for thread in threads {
             let Ok(thread) = thread else { continue };
-            let Some(thread) = thread.file_name().to_str().map(str::to_owned) else {
+            let Some(thread) = thread.file_name().to_str().and_then(|it| it.parse().ok()) else {
                 continue;
             };
-            if thread == process.to_string() {
+            if thread == process || crate::sys::share_descriptors(process, thread) == Some(true) {
                 continue;
             }
-            let table = format!("/proc/{process}/task/{thread}/fdinfo");
-            let count = fs::read_dir(&table).map_or(0, Iterator::count);
-            if count != open && self.in_table(&table).is_ok_and(|(found, _)| found) {
-                return Ok(true);
+            match self.in_table(&format!("/proc/{process}/task/{thread}/fdinfo")) {
+                Err(error) if is_gone(&error) => {}
+                Ok(false) => {}
+                other => return other,
             }
         }
         Ok(false)
     }
 
-    /// Whether a table of descriptors has one of the chunk, and how many it has of all.
-    fn in_table(&self, table: &str) -> io::Result<(bool, usize)> {
-        let mut count = 0;
+    /// Whether a table of descriptors has one of the chunk.
+    fn in_table(&self, table: &str) -> io::Result<bool> {
         let mut text = Vec::new();
         for entry in fs::read_dir(table)? {
             let entry = match entry {
                 Err(error) if is_gone(&error) => break,
                 other => other?,
             };
-            count += 1;
             text.clear();
             let read = fs::File::open(entry.path()).and_then(|mut it| it.read_to_end(&mut text));
             // Closed meanwhile.
@@ -166,10 +186,10 @@ impl Closing<'_> {
                 continue;
             }
             if self.is_one(&text, table) {
-                return Ok((true, count));
+                return Ok(true);
             }
         }
-        Ok((false, count))
+        Ok(false)
     }
 
     fn is_one(&self, text: &[u8], table: &str) -> bool {
@@ -209,12 +229,30 @@ impl Closing<'_> {
     }
 }
 
-/// Whether `/proc` numbers processes as the kernel does for us.
+/// Whether `/proc` numbers processes as the kernel does for us, and shows them all.
 fn proc_is_ours() -> bool {
     static OURS: OnceLock<bool> = OnceLock::new();
     *OURS.get_or_init(|| {
-        fs::read_link("/proc/self")
-            .is_ok_and(|own| own.as_os_str() == OsStr::new(&std::process::id().to_string()))
+        let numbered = fs::read_link("/proc/self")
+            .is_ok_and(|own| own.as_os_str() == OsStr::new(&std::process::id().to_string()));
+        let mounts = fs::read_to_string("/proc/self/mountinfo");
+        numbered
+            && (nix::unistd::geteuid().is_root() || mounts.is_ok_and(|it| !hides_processes(&it)))
+    })
+}
+
+/// Whether `/proc` shows processes of other users as if they were not there (`hidepid`).
+fn hides_processes(mountinfo: &str) -> bool {
+    let at_proc = |line: &&str| line.split(' ').nth(4) == Some("/proc");
+    let options = mountinfo.lines().rfind(at_proc).and_then(|line| {
+        let (_, kind) = line.split_once(" - proc ")?;
+        kind.split(' ').nth(1)
+    });
+    options.is_some_and(|options| {
+        options
+            .split(',')
+            .filter_map(|option| option.strip_prefix("hidepid="))
+            .any(|hidden| !matches!(hidden, "0" | "off" | "1" | "noaccess"))
     })
 }
 
@@ -327,6 +365,8 @@ mod tests {
     use std::fs::File;
     use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
+    static CLOSES: AtomicU64 = AtomicU64::new(0);
+
     fn closing<'a>(file: &File, name: &'a OsStr, flags: i32) -> Closing<'a> {
         Closing {
             device: None,
@@ -335,6 +375,7 @@ mod tests {
             flags,
             opener: std::process::id(),
             closer: nix::unistd::gettid().as_raw().cast_unsigned(),
+            closes: &CLOSES,
         }
     }
 
@@ -393,6 +434,33 @@ mod tests {
         let one = closing(&file, name, libc::O_RDWR);
         let unseen = Closing { closer: 0, ..one };
         assert!(unseen.others_can_write() && !unseen.is_meant());
+    }
+
+    #[test]
+    fn a_proc_that_hides_processes_is_told_by_its_mount_options() {
+        let mounts = |options: &str| {
+            format!(
+                "22 27 0:21 / /proc rw,relatime - proc proc {options}\n\
+                 27 1 254:0 / / rw - ext4 /dev/vda rw,hidepid=2\n"
+            )
+        };
+        for shown in [
+            "rw",
+            "rw,hidepid=1",
+            "rw,hidepid=noaccess",
+            "rw,gid=5,hidepid=off",
+        ] {
+            assert!(!hides_processes(&mounts(shown)), "{shown}");
+        }
+        for hidden in [
+            "rw,hidepid=2",
+            "rw,hidepid=invisible",
+            "rw,gid=5,hidepid=ptraceable",
+        ] {
+            assert!(hides_processes(&mounts(hidden)), "{hidden}");
+        }
+        // The one that was mounted last is the one that is seen.
+        assert!(!hides_processes(&(mounts("rw,hidepid=2") + &mounts("rw"))));
     }
 
     #[test]

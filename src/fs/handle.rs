@@ -35,6 +35,8 @@ pub(crate) struct Chunk {
     pub(crate) flags: i32,
     /// The thread that opened it, by the kernel's word; 0 where it is in another namespace.
     pub(crate) opener: u32,
+    /// How many closes of its descriptors have come.
+    pub(crate) closes: AtomicU64,
 }
 
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::control::Text;
 use super::descriptors::Closing;
@@ -95,6 +95,7 @@ impl Fs {
             ino,
             flags,
             opener: caller.pid,
+            closes: AtomicU64::new(0),
         }));
         Opened {
             fh,
@@ -414,14 +415,26 @@ impl Fs {
                     flags: chunk.flags,
                     opener: chunk.opener,
                     closer: caller.pid,
+                    closes: &chunk.closes,
                 })
             }
             _ => Ok(()),
         }
     }
 
-    /// Whether a flush has much to copy or compare.
-    pub fn flush_is_slow(&self, fh: u64) -> bool {
+    /// Notes that a close has come, which [`Fs::flush`] will answer, and says whether that has much
+    /// to copy or compare, or looks at processes.
+    pub fn begin_flush(&self, fh: u64) -> bool {
+        if let Ok(handle) = self.handles.get(fh)
+            && let Handle::Chunk(chunk) = &*handle
+        {
+            chunk.closes.fetch_add(1, Ordering::AcqRel);
+        }
+        self.flush_is_slow(fh)
+    }
+
+    /// Whether a flush has much to copy or compare, or looks at processes.
+    fn flush_is_slow(&self, fh: u64) -> bool {
         self.handles.get(fh).is_ok_and(|handle| match &*handle {
             Handle::Chunk(chunk) => chunk.writer.flush_is_slow(),
             _ => false,

@@ -321,7 +321,7 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        let slow = self.fs.flush_is_slow(fh.0);
+        let slow = self.fs.begin_flush(fh.0);
         let (fs, caller) = (self.fs.clone(), caller(request));
         self.dispatch("flush", slow, move || {
             let done = fs.flush(fh.0, &caller);

@@ -83,19 +83,33 @@ impl Dataset {
     /// # Errors
     /// The store's.
     pub fn place_as_empty_file(&self, incoming: &Incoming) -> Result<bool> {
-        // Under the table's lock: between the chunk and the file no lookup misses both.
+        self.end_empty(incoming, false)
+    }
+
+    /// The last handle of a chunk of no bytes is gone. One that another has opened again meanwhile
+    /// goes on.
+    ///
+    /// # Errors
+    /// The store's: then the name is free.
+    pub(super) fn leave_empty_file(&self, incoming: &Incoming) -> Result<()> {
+        self.end_empty(incoming, true).map(drop)
+    }
+
+    fn end_empty(&self, incoming: &Incoming, unheld: bool) -> Result<bool> {
+        // Under the table's lock: between the chunk and the file no lookup misses both, and no open
+        // finds a chunk that has lost its name.
         let mut in_flight = crate::lock(&self.in_flight);
-        let Some(face) = incoming.lose_name_if_empty() else {
+        let Some(face) = incoming.lose_name_if_empty(unheld) else {
             return Ok(false);
         };
-        self.place_empty(incoming.name(), &face)?;
+        let placed = self.place_empty(incoming.name(), &face);
         if in_flight
             .get(incoming.name())
             .is_some_and(|holder| std::ptr::eq(&**holder, incoming))
         {
             in_flight.remove(incoming.name());
         }
-        Ok(true)
+        placed.map(|()| true)
     }
 
     /// The chunk is no longer in flight under its name, if it still had it.
@@ -110,7 +124,7 @@ impl Dataset {
     }
 
     /// An empty file that held the name until now.
-    pub(super) fn remove_placeholder(&self, name: &OsStr) {
+    pub(crate) fn remove_placeholder(&self, name: &OsStr) {
         match self.folder.remove(Path::new(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 log::warn!(

@@ -230,9 +230,9 @@ impl Incoming {
     }
 
     /// Takes the name of a chunk of no bytes away, and answers the attributes of the file that it
-    /// becomes.
-    pub(crate) fn lose_name_if_empty(&self) -> Option<Face> {
-        self.shared.lose_name_if_empty()
+    /// becomes. Only where no handle is left, if it is to be `unheld`.
+    pub(crate) fn lose_name_if_empty(&self, unheld: bool) -> Option<Face> {
+        self.shared.lose_name_if_empty(unheld)
     }
 
     /// Whether `id`, which may have `written` before, may write now.

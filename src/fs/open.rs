@@ -216,7 +216,12 @@ impl Fs {
                         mtime: None,
                         ..incoming.face()
                     };
-                    return self.open_chunk(node, face, flags, caller);
+                    let opened = self.open_chunk(node, face, flags, caller)?;
+                    if incoming.face().len == 0 {
+                        // Its last handle may have left it as an empty file meanwhile.
+                        dataset.remove_placeholder(name);
+                    }
+                    return Ok(opened);
                 }
                 None if write => {
                     return self.open_placeholder(node, flags, caller);

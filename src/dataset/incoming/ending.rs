@@ -300,11 +300,10 @@ impl Incoming {
             } else if state.len > 0 {
                 self.judge_unheard(&mut state);
             } else if ended.last {
-                if let Some(face) = self.shared.lose_name_if_empty()
-                    && let Err(error) = self.dataset.place_empty(&self.name, &face)
-                {
+                if let Err(error) = self.dataset.leave_empty_file(self) {
                     log::warn!("{}: {error}", self.dataset.label());
                 }
+                return;
             } else {
                 return;
             }

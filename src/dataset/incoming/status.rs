@@ -210,11 +210,12 @@ impl Shared {
         crate::lock(&self.0).may_be_replaced()
     }
 
-    /// Takes the name of a chunk of no bytes away: it becomes a file of no bytes.
-    pub(super) fn lose_name_if_empty(&self) -> Option<Face> {
+    /// Takes the name of a chunk of no bytes away: it becomes a file of no bytes. Only where no
+    /// handle is left, if it is to be `unheld`.
+    pub(super) fn lose_name_if_empty(&self, unheld: bool) -> Option<Face> {
         let mut record = crate::lock(&self.0);
         let may =
-            record.status != Status::TakenAway && record.may_be_replaced() && record.face.len == 0;
+            record.may_be_replaced() && record.face.len == 0 && !(unheld && record.handles > 0);
         if may {
             record.status = Status::TakenAway;
         }
@@ -281,6 +282,19 @@ mod tests {
         shared.go_on(by).unwrap();
         shared.change_face(|face| face.len = 10);
         shared
+    }
+
+    /// It lost its name between the two, and the second handle its chunk.
+    #[test]
+    fn an_empty_chunk_that_is_opened_again_while_its_last_handle_ends_goes_on() {
+        let shared = shared();
+        shared.opened();
+        assert!(shared.release(1).last);
+        assert_eq!(shared.reopen(2, Start::Truncate, true), Reopened::Joined);
+        assert!(shared.lose_name_if_empty(true).is_none());
+        shared.go_on(2).unwrap();
+        shared.release(2);
+        assert!(shared.lose_name_if_empty(true).is_some());
     }
 
     /// An unlink looked for a resting chunk, then for one that is written, and could miss one that
@@ -351,10 +365,13 @@ mod tests {
 
     #[test]
     fn only_a_chunk_of_no_bytes_becomes_a_file_of_no_bytes() {
-        assert!(written(1).lose_name_if_empty().is_none());
+        assert!(written(1).lose_name_if_empty(false).is_none());
         let shared = shared();
         shared.opened();
-        assert!(shared.lose_name_if_empty().is_some() && shared.lose_name_if_empty().is_none());
+        assert!(
+            shared.lose_name_if_empty(false).is_some()
+                && shared.lose_name_if_empty(false).is_none()
+        );
         assert_eq!(shared.go_on(1), Err(Lost::TakenAway));
     }
 }

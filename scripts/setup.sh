@@ -33,6 +33,14 @@ strace strace
 mkfs.btrfs btrfs-progs
 unshare util-linux
 mount mount
+bash bash
+dash dash
+zsh zsh
+busybox busybox
+flock util-linux
+make make
+ruby ruby
+stress-ng stress-ng
 python3 python3
 unzip unzip
 zip zip

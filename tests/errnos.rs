@@ -228,11 +228,13 @@ fn eexist_for_other_bytes_at_the_write_that_differs_at_close_and_by_rename() {
     // Through the handle that committed it.
     let new = dataset.join("d.npy");
     mount.expect_warning("write run7/d.npy: EEXIST");
+    mount.expect_warning("flush run7/d.npy: EEXIST");
     let mut file = File::create(&new).unwrap();
     file.write_all(&counted(100, 2)).unwrap();
     close(file.try_clone().unwrap()).unwrap();
     assert_eq!(errno(file.write(b"!")), Errno::EEXIST);
-    drop(file);
+    assert_eq!(errno(close(file.try_clone().unwrap())), Errno::EEXIST);
+    assert_eq!(errno(close(file)), Errno::EEXIST);
     let part = dataset.join("c.part");
     fs::write(&part, &other).unwrap();
     assert_eq!(errno(fs::rename(&part, &path)), Errno::EEXIST);
@@ -325,12 +327,19 @@ fn eperm_for_removing_cutting_or_moving_away_a_committed_chunk() {
     assert_eq!(errno(fs::remove_file(&path)), Errno::EPERM);
     let len = chunk.len() as i64;
     let truncate = |to| nix::unistd::truncate(&path, to).map_err(io::Error::from);
-    for to in [0, 128, len - 1, len + 1] {
+    for to in [128, len - 1, len + 1] {
         assert_eq!(errno(truncate(to)), Errno::EPERM, "to {to}");
         let file = writable(&path).unwrap();
         assert_eq!(errno(file.set_len(to as u64)), Errno::EPERM, "to {to}");
+        assert_eq!(errno(close(file)), Errno::EPERM, "to {to}");
     }
-    truncate(len).unwrap();
+    // To nothing is how a producer begins that writes the same again.
+    for to in [0, len] {
+        truncate(to).unwrap();
+        let file = writable(&path).unwrap();
+        file.set_len(to as u64).unwrap();
+        close(file).unwrap();
+    }
     fs::create_dir(mount.path("other")).unwrap();
     for to in ["other/c.npy", "run7/c.part", "c.npy"] {
         assert_eq!(

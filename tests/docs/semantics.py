@@ -91,8 +91,10 @@ os.write(fd, one[200:])
 fails("ENODEV", mmap.mmap, fd, 128)  # and closes its duplicate of the descriptor
 os.fsync(fd)
 assert rows() == 16
+second = os.dup(fd)
 fails("EEXIST", os.pwrite, fd, b"other", 130)
-os.close(fd)
+fails("EEXIST", os.close, second)
+fails("EEXIST", os.close, fd)
 fails("EINVAL", put, at("f.npy"), npy(np.zeros((1, 3), "f4")))
 fails("EINVAL", put, at("f.npy"), npy(np.zeros((1, 4))))
 fails("EINVAL", put, at("f.npy"), one + b"x")
@@ -117,6 +119,45 @@ subprocess.run(["sh", "-c", '(head -c 200 "$0"; tail -c +201 "$0") > "$1"',
                 at("one.npy"), at("halves.npy")], check=True)
 assert rows() == 28
 
+# A second handle, truncation and closing; those that are refused leave no rows.
+WRITE = os.O_WRONLY | os.O_CREAT
+
+
+def closes(fd):
+    """Closes a duplicate, which is not the last descriptor."""
+    os.close(os.dup(fd))
+
+
+first, second = os.open(at("f.npy"), WRITE), os.open(at("f.npy"), WRITE)
+os.write(second, one[:150])
+fails("EBUSY", os.write, first, one)
+fails("EBUSY", os.close, first)
+fails("EBUSY", os.open, at("f.npy"), WRITE | os.O_TRUNC)
+closes(second)  # Incomplete, and another descriptor can write it: 0, and the name can be had.
+third = os.open(at("f.npy"), os.O_WRONLY | os.O_APPEND)
+fails("ECANCELED", os.write, second, one[150:])
+fails("ECANCELED", os.close, second)
+closes(third)  # Nothing was written through it.
+os.write(third, one[150:180])
+fails("EINVAL", os.close, third)
+fails("ENOENT", os.stat, at("f.npy"))
+fd = os.open(at("f.npy"), os.O_RDWR | os.O_CREAT)
+os.write(fd, npy(np.zeros((9, 3)))[:300])
+os.ftruncate(fd, 0)
+os.pwrite(fd, one[:150], 0)
+os.ftruncate(fd, len(one))
+closes(fd)  # Complete by its length, and another descriptor can write it.
+assert rows() == 28 and os.fstat(fd).st_size == len(one)
+os.pwrite(fd, b"other", 0)
+closes(fd)
+fails("EINVAL", os.close, fd)
+fd = os.open(at("f.npy"), WRITE)
+fails("EINVAL", os.write, fd, npy(np.zeros((1, 3), "f4")))
+os.fstat(fd), os.lseek(fd, 0, os.SEEK_END)
+fails("EINVAL", closes, fd)
+fails("EINVAL", os.close, fd)
+assert rows() == 28
+
 # Committed chunks
 assert os.stat(at("one.npy")).st_blocks == 0
 put(at("one.npy"), one)
@@ -124,6 +165,15 @@ put(at("one.npy"), b"")
 fails("EEXIST", put, at("one.npy"), two)
 fails("EINVAL", put, at("one.npy"), one[:-8])
 fails("EPERM", os.truncate, at("one.npy"), 5)
+os.truncate(at("one.npy"), 0)
+fd = os.open(at("one.npy"), os.O_WRONLY)
+os.ftruncate(fd, 0)
+os.close(fd)
+assert os.stat(at("one.npy")).st_size == len(one)
+fd = os.open(at("one.npy"), os.O_WRONLY)
+os.ftruncate(fd, 0)
+os.write(fd, one)
+os.close(fd)
 fails("EPERM", os.remove, at("one.npy"))
 os.chmod(at("one.npy"), 0o640)
 os.utime(at("one.npy"), (1, 1))

@@ -149,6 +149,14 @@ pub fn read(received: &[u8]) -> Reading {
     })
 }
 
+/// The header of a file as it would be with another count of rows.
+pub fn with_count(file: &[u8], rows: u64) -> Vec<u8> {
+    match read(file) {
+        Reading::Header { form, .. } => form.header(rows),
+        _ => file[..file.len().min(HEAD)].to_vec(),
+    }
+}
+
 /// A hole in the padding of a header is padding too.
 fn padded(head: &[u8]) -> Vec<u8> {
     let text = head.iter().position(|&byte| byte == b'}').unwrap_or(0);

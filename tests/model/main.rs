@@ -11,6 +11,7 @@ mod chunks;
 mod common;
 mod content;
 mod mount;
+mod ops;
 mod reference;
 mod run;
 mod system;
@@ -23,7 +24,8 @@ use proptest::test_runner::{Config, TestRunner};
 
 use content::{Flaw, Form, Spec};
 use mount::Mounted;
-use run::{Op, Run};
+use ops::Op;
+use run::Run;
 use system::Engine;
 
 fn cases(normal: u32) -> Config {
@@ -72,6 +74,10 @@ static MOUNTS: Mutex<()> = Mutex::new(());
 
 /// Runs histories on a mount, each on a new dataset.
 fn on_a_mount(histories: impl FnOnce(&mut dyn FnMut(&[Op]))) {
+    if !mount::can_wait() {
+        common::skip("fusectl cannot be mounted, which tells when a handle has ended");
+        return;
+    }
     let _alone = MOUNTS.lock();
     let mut mount = Some(mount::start());
     let mut n = 0;
@@ -116,7 +122,7 @@ fn open(slot: usize, name: usize, spec: Spec) -> Op {
 fn fsync_of_a_chunk_that_was_taken_over_is_canceled() {
     let ops = [
         open(2, 4, good(1, 0)),
-        Op::FlushElsewhere { slot: 2 },
+        Op::Spawn,
         Op::Append {
             name: 4,
             spec: good(1, 1),
@@ -257,7 +263,7 @@ fn a_complete_chunk_of_another_dtype_is_refused_at_any_close_wherever_it_lies() 
             spec: other,
             same: false,
         },
-        Op::FlushElsewhere { slot: 2 },
+        Op::Spawn,
     ];
     on_all(&ops);
 }

@@ -1,102 +1,75 @@
-//! The reference: a list of rows, the chunks that they came in, and the writers of others.
+//! The reference: a list of rows, the chunks that they came in, those in flight, and the handles
+//! through which they are written.
 //!
-//! It says of every call what the answer must be, from what DESIGN.md promises and with nothing of
-//! the engine: no journal, no streams, no files.
+//! It says of every call what the answer must be, from what the documents promise and with nothing
+//! of the engine: no journal, no streams, no files. Of each handle it knows who holds descriptors,
+//! so it knows which close is that of the last one that can write.
+
+mod again;
+mod array;
+mod flight;
+mod names;
+mod received;
 
 use std::collections::BTreeSet;
 
 use nix::errno::Errno;
 
-use crate::content::{Form, HEAD, Reading, read};
+use again::Again;
+use array::Array;
+pub use flight::HandleId;
+use flight::{Ended, Flight, Life, Opened};
 
 pub type Answer = Result<(), Errno>;
 
-/// A committed chunk.
-#[derive(Clone, Debug)]
-pub struct Chunk {
-    pub name: String,
-    pub original: Vec<u8>,
-    pub view: Vec<u8>,
-    pub first_row: u64,
-    pub rows: u64,
-    pub mode: Option<u32>,
-    pub mtime: Option<i64>,
-}
-
-impl Chunk {
-    fn converted(&self) -> bool {
-        self.original != self.view
-    }
-
-    fn differs_at(&self, data: &[u8], offset: usize) -> bool {
-        self.view.get(offset..offset + data.len()) != Some(data)
-    }
-}
-
-/// Where a chunk in flight is in its life.
+/// Where a descriptor of a handle is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Life {
-    Open,
-    /// Closed incomplete.
-    Paused,
-    /// Unlinked or taken over.
-    Withdrawn,
-    /// As the n-th chunk of the dataset.
-    Committed(usize),
-    Refused(Errno),
+pub enum Holder {
+    /// In the process that opened the chunk.
+    Own,
+    /// In another process, which inherited it.
+    Child,
+    /// Under way in a socket: no process has it, and its end is no close.
+    Socket,
 }
 
-/// A new chunk and its writer.
-#[derive(Clone, Debug)]
-pub struct New {
-    pub life: Life,
-    /// It has its name still.
-    pub named: bool,
-    pub received: Vec<u8>,
-    /// Which of these bytes were written.
-    pub written: Vec<bool>,
-    /// Another process has closed it as it is, and was told that all is well.
-    pub promised: bool,
-    /// It did not come front to back: it is judged at close only.
-    pub unordered: bool,
-    pub mode: Option<u32>,
-    pub mtime: Option<i64>,
-}
-
-/// A committed chunk opened once more.
-#[derive(Clone, Debug)]
-pub struct Again {
-    pub chunk: usize,
-    pub truncated: bool,
-    pub received: Vec<u8>,
-    /// Which of these bytes were written.
-    pub written: Vec<bool>,
-    pub unordered: bool,
-    pub refused: Option<Errno>,
+/// What a close has to know of the other descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Another one can write, or may and cannot be seen.
+    pub others: bool,
+    /// The process called `close`: it was not the kernel that closed for one that ends.
+    pub meant: bool,
 }
 
 #[derive(Clone, Debug)]
-pub enum Writer {
-    New(New),
+enum Target {
+    /// A chunk in flight, or that was when this handle was opened.
+    Flight(usize),
     Again(Again),
 }
 
+/// An open of a chunk for writing.
 #[derive(Clone, Debug)]
-pub struct Slot {
-    pub name: String,
-    pub writer: Writer,
+pub struct Handle {
+    id: HandleId,
+    target: Target,
+    /// Its descriptors.
+    pub held: Vec<Holder>,
+    /// Something was written through it.
+    wrote: bool,
+    /// The answer to a change through it.
+    refused: Option<Errno>,
 }
 
 #[derive(Debug, Default)]
 pub struct Reference {
-    pub form: Option<Form>,
-    pub body: Vec<u8>,
-    pub rows: u64,
-    /// In commit order.
-    pub chunks: Vec<Chunk>,
+    pub array: Array,
     /// Empty files under chunks' names.
     pub empty: BTreeSet<String>,
-    pub slots: Vec<Option<Slot>>,
+    pub slots: Vec<Option<Handle>>,
+    flights: Vec<Flight>,
+    last_id: HandleId,
 }
 
 impl Reference {
@@ -107,495 +80,325 @@ impl Reference {
         }
     }
 
-    pub fn committed(&self, name: &str) -> Option<usize> {
-        self.chunks.iter().position(|chunk| chunk.name == name)
+    pub fn is_in_flight(&self, name: &str) -> bool {
+        self.in_flight(name).is_some()
     }
 
-    pub fn in_flight(&self, name: &str) -> Option<usize> {
-        self.slots.iter().position(|slot| match slot {
-            Some(Slot {
-                name: own,
-                writer: Writer::New(new),
-            }) => own == name && new.named,
-            _ => false,
-        })
+    fn in_flight(&self, name: &str) -> Option<usize> {
+        let is_it = |flight: &Flight| flight.named && flight.name == name;
+        self.flights.iter().position(is_it)
     }
 
     /// Every name that a listing shows.
     pub fn names(&self) -> BTreeSet<String> {
-        let chunks = self.chunks.iter().map(|chunk| chunk.name.clone());
-        let in_flight = self
-            .slots
-            .iter()
-            .flatten()
-            .filter_map(|slot| match &slot.writer {
-                Writer::New(new) if new.named => Some(slot.name.clone()),
-                _ => None,
-            });
+        let chunks = self.array.chunks.iter().map(|chunk| &chunk.name);
+        let flights = self.flights.iter().filter(|flight| flight.named);
         chunks
-            .chain(in_flight)
-            .chain(self.empty.iter().cloned())
+            .chain(flights.map(|flight| &flight.name))
+            .chain(&self.empty)
+            .cloned()
             .collect()
     }
 
-    fn fits(&self, form: Form) -> bool {
-        self.form.is_none_or(|dataset| form.fits(dataset))
+    pub fn handle(&self, slot: usize) -> &Handle {
+        self.slots[slot].as_ref().expect("it is open")
     }
 
-    fn append(
-        &mut self,
-        name: &str,
-        original: Vec<u8>,
-        mode: Option<u32>,
-        mtime: Option<i64>,
-    ) -> Result<usize, Errno> {
-        if self.committed(name).is_some() {
-            return Err(Errno::EEXIST);
+    pub fn handle_mut(&mut self, slot: usize) -> &mut Handle {
+        self.slots[slot].as_mut().expect("it is open")
+    }
+
+    /// The name of what a handle has open, if that has one.
+    pub fn name_of(&self, slot: usize) -> Option<String> {
+        match &self.handle(slot).target {
+            Target::Again(again) => Some(self.array.chunks[again.chunk].name.clone()),
+            &Target::Flight(flight) => match self.flights[flight].life {
+                Life::Committed(chunk) => Some(self.array.chunks[chunk].name.clone()),
+                _ => Some(&self.flights[flight])
+                    .filter(|flight| flight.named)
+                    .map(|flight| flight.name.clone()),
+            },
         }
-        let Reading::Header { form, rows, .. } = read(&original) else {
-            return Err(Errno::EINVAL);
-        };
-        if !self.fits(form) {
-            return Err(Errno::EINVAL);
-        }
-        let dataset = *self.form.get_or_insert(form.of_dataset());
-        let view = form.view(dataset, &original);
-        self.body.extend_from_slice(&view[HEAD..]);
-        self.chunks.push(Chunk {
-            name: name.to_owned(),
-            original,
-            view,
-            first_row: self.rows,
-            rows,
-            mode,
-            mtime,
-        });
-        self.rows += rows;
-        self.empty.remove(name);
-        Ok(self.chunks.len() - 1)
     }
 
     pub fn open(&mut self, slot: usize, name: &str, truncate: bool) -> Answer {
-        let writer = if let Some(chunk) = self.committed(name) {
-            Writer::Again(Again {
-                chunk,
-                truncated: truncate,
-                received: Vec::new(),
-                written: Vec::new(),
-                unordered: self.chunks[chunk].converted(),
-                refused: None,
-            })
+        self.last_id += 1;
+        let id = self.last_id;
+        let target = if let Some(chunk) = self.array.committed(name) {
+            Target::Again(Again::new(chunk, truncate))
         } else {
-            if let Some(other) = self.in_flight(name) {
-                let Some(Slot {
-                    writer: Writer::New(new),
-                    ..
-                }) = &mut self.slots[other]
-                else {
-                    unreachable!()
-                };
-                if new.life != Life::Paused {
-                    return Err(Errno::EBUSY);
-                }
-                (new.life, new.named) = (Life::Withdrawn, false);
-            }
-            self.empty.remove(name);
-            Writer::New(New {
-                life: Life::Open,
-                named: true,
-                received: Vec::new(),
-                written: Vec::new(),
-                promised: false,
-                unordered: false,
-                mode: None,
-                mtime: None,
-            })
+            let joined = match self.in_flight(name) {
+                None => None,
+                Some(flight) => match self.flights[flight].open(id, truncate) {
+                    Opened::Joined => Some(flight),
+                    Opened::Replaced => None,
+                    Opened::Busy => return Err(Errno::EBUSY),
+                },
+            };
+            let flight = joined.unwrap_or_else(|| {
+                self.empty.remove(name);
+                self.flights.push(Flight::new(name));
+                self.flights.len() - 1
+            });
+            self.flights[flight].handles += 1;
+            Target::Flight(flight)
         };
-        self.slots[slot] = Some(Slot {
-            name: name.to_owned(),
-            writer,
+        self.slots[slot] = Some(Handle {
+            id,
+            target,
+            held: vec![Holder::Own],
+            wrote: false,
+            refused: None,
         });
         Ok(())
     }
 
+    /// Remembers what a change through a handle came to; `true`: there was one.
+    fn note(&mut self, slot: usize, done: Result<bool, Errno>) -> Answer {
+        let handle = self.handle_mut(slot);
+        match done {
+            Ok(changed) => handle.wrote |= changed,
+            Err(errno) => handle.refused = Some(errno),
+        }
+        done.map(drop)
+    }
+
     pub fn write(&mut self, slot: usize, data: &[u8], offset: usize) -> Answer {
-        let form = self.form;
-        let fits = |chunk: Form| form.is_none_or(|dataset| chunk.fits(dataset));
-        let Some(slot) = &mut self.slots[slot] else {
-            unreachable!()
-        };
-        match &mut slot.writer {
-            Writer::New(new) => {
-                match new.life {
+        let done = self.try_to_write(slot, data, offset);
+        self.note(slot, done.map(|()| true))
+    }
+
+    fn try_to_write(&mut self, slot: usize, data: &[u8], offset: usize) -> Answer {
+        let handle = self.slots[slot].as_mut().expect("it is open");
+        if let Some(errno) = handle.refused {
+            return Err(errno);
+        }
+        match &mut handle.target {
+            Target::Again(again) => {
+                let chunk = &self.array.chunks[again.chunk];
+                again.write(chunk, data, offset)
+            }
+            Target::Flight(flight) => {
+                let flight = &mut self.flights[*flight];
+                match flight.life {
                     Life::Refused(errno) => return Err(errno),
                     Life::Withdrawn => return Err(Errno::ECANCELED),
-                    Life::Committed(chunk) if self.chunks[chunk].differs_at(data, offset) => {
-                        return Err(Errno::EEXIST);
+                    Life::Committed(chunk) => {
+                        return if self.array.chunks[chunk].differs_at(data, offset) {
+                            Err(Errno::EEXIST)
+                        } else {
+                            Ok(())
+                        };
                     }
-                    Life::Committed(_) => return Ok(()),
-                    Life::Open | Life::Paused => new.life = Life::Open,
+                    Life::Live => {}
                 }
-                new.promised = false;
-                let judged = new.take_in(data, offset, fits);
-                judged.inspect_err(|&errno| new.life = Life::Refused(errno))
-            }
-            Writer::Again(again) => {
-                if let Some(errno) = again.refused {
-                    return Err(errno);
-                }
-                let chunk = &self.chunks[again.chunk];
-                if again.truncated && offset != again.received.len() {
-                    again.unordered = true;
-                }
-                if (!again.truncated || !again.unordered) && chunk.differs_at(data, offset) {
-                    again.refused = Some(Errno::EEXIST);
-                    return Err(Errno::EEXIST);
-                }
-                if again.truncated {
-                    put(&mut again.received, &mut again.written, data, offset);
-                }
-                Ok(())
+                flight.claim(handle.id, handle.wrote)?;
+                let admits = |form| self.array.admits(form);
+                let taken = flight.received.take_in(data, offset, admits);
+                taken.inspect_err(|&errno| flight.life = Life::Refused(errno))
             }
         }
     }
 
     pub fn set_len(&mut self, slot: usize, len: usize) -> Answer {
-        let Some(slot) = &mut self.slots[slot] else {
-            unreachable!()
-        };
-        match &mut slot.writer {
-            Writer::New(new) => {
-                match new.life {
-                    Life::Refused(errno) => return Err(errno),
-                    Life::Withdrawn => return Err(Errno::ECANCELED),
-                    Life::Committed(chunk) if self.chunks[chunk].view.len() != len => {
-                        return Err(Errno::EPERM);
-                    }
-                    Life::Committed(_) => return Ok(()),
-                    Life::Open | Life::Paused => new.life = Life::Open,
-                }
-                new.promised = false;
-                if len != new.received.len() {
-                    new.received.resize(len, 0);
-                    new.written.resize(len, false);
-                    new.unordered = len > 0;
-                }
+        if len == 0
+            && let Some(chunk) = self.committed_by(slot)
+        {
+            // As if it had been opened with `O_TRUNC`.
+            if let Target::Flight(flight) = self.handle(slot).target {
+                self.flights[flight].handles -= 1;
             }
-            Writer::Again(again) => {
-                if let Some(errno) = again.refused {
-                    return Err(errno);
-                }
-                if !again.truncated {
-                    if len != self.chunks[again.chunk].view.len() {
-                        again.refused = Some(Errno::EPERM);
-                        return Err(Errno::EPERM);
+            let handle = self.handle_mut(slot);
+            handle.target = Target::Again(Again::new(chunk, true));
+            (handle.wrote, handle.refused) = (false, None);
+            return Ok(());
+        }
+        let done = self.try_to_set_len(slot, len);
+        self.note(slot, done)
+    }
+
+    /// The committed chunk that a handle has open.
+    fn committed_by(&self, slot: usize) -> Option<usize> {
+        match &self.handle(slot).target {
+            Target::Again(again) => Some(again.chunk),
+            &Target::Flight(flight) => match self.flights[flight].life {
+                Life::Committed(chunk) => Some(chunk),
+                _ => None,
+            },
+        }
+    }
+
+    fn try_to_set_len(&mut self, slot: usize, len: usize) -> Result<bool, Errno> {
+        let handle = self.slots[slot].as_mut().expect("it is open");
+        if let Some(errno) = handle.refused {
+            return Err(errno);
+        }
+        match &mut handle.target {
+            Target::Again(again) => again.set_len(&self.array.chunks[again.chunk], len),
+            Target::Flight(flight) => {
+                let flight = &mut self.flights[*flight];
+                match flight.life {
+                    Life::Refused(errno) => Err(errno),
+                    Life::Withdrawn => Err(Errno::ECANCELED),
+                    Life::Committed(chunk) if self.array.chunks[chunk].view.len() == len => {
+                        Ok(false)
                     }
-                } else if len != again.received.len() {
-                    again.unordered = true;
-                    again.received.resize(len, 0);
-                    again.written.resize(len, false);
+                    Life::Committed(_) => Err(Errno::EPERM),
+                    Life::Live if flight.received.len() == len => Ok(false),
+                    Life::Live => {
+                        flight.claim(handle.id, handle.wrote)?;
+                        flight.received.set_len(len);
+                        Ok(true)
+                    }
                 }
             }
         }
-        Ok(())
     }
 
-    /// What a read of all that the writer sees finds.
+    /// `posix_fallocate` up to `end`, which never shortens.
+    pub fn reserve(&mut self, slot: usize, end: usize) -> Answer {
+        let len = match &self.handle(slot).target {
+            Target::Again(again) => again.len(&self.array.chunks[again.chunk]),
+            &Target::Flight(flight) => self.flights[flight].received.len(),
+        };
+        if end > len {
+            self.set_len(slot, end)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// What a read of all that the handle sees finds.
     pub fn read(&self, slot: usize) -> Result<Vec<u8>, Errno> {
-        let Some(slot) = &self.slots[slot] else {
-            unreachable!()
-        };
-        match &slot.writer {
-            Writer::New(new) => match new.life {
+        let handle = self.handle(slot);
+        match &handle.target {
+            Target::Again(_) if handle.refused.is_some() => Err(handle.refused.unwrap()),
+            Target::Again(again) => Ok(again.read(&self.array.chunks[again.chunk])),
+            &Target::Flight(flight) => match self.flights[flight].life {
                 Life::Refused(errno) => Err(errno),
-                Life::Committed(chunk) => Ok(self.chunks[chunk].view.clone()),
-                _ => Ok(new.received.clone()),
-            },
-            Writer::Again(again) => match again.refused {
-                Some(errno) => Err(errno),
-                None if again.truncated => Ok(again.received.clone()),
-                None => Ok(self.chunks[again.chunk].view.clone()),
+                Life::Committed(chunk) => Ok(self.array.chunks[chunk].view.clone()),
+                _ => Ok(self.flights[flight].received.bytes.clone()),
             },
         }
     }
 
-    fn commit(&mut self, slot: usize) -> Answer {
-        let Some(Slot {
-            name,
-            writer: Writer::New(new),
-        }) = self.slots[slot].clone()
-        else {
-            unreachable!()
-        };
-        let appended = self.append(&name, new.received, new.mode, new.mtime);
-        let life = appended.map_or_else(Life::Refused, Life::Committed);
-        self.set_life(slot, life, false);
+    fn commit(&mut self, flight: usize) -> Answer {
+        let it = self.flights[flight].clone();
+        let bytes = it.received.bytes;
+        let appended = self.array.append(&it.name, bytes, it.mode, it.mtime);
+        let it = &mut self.flights[flight];
+        it.life = appended.map_or_else(Life::Refused, Life::Committed);
+        it.named = false;
         appended.map(drop)
     }
 
-    fn set_life(&mut self, slot: usize, life: Life, named: bool) {
-        if let Some(Slot {
-            writer: Writer::New(new),
-            ..
-        }) = &mut self.slots[slot]
-        {
-            (new.life, new.named) = (life, named);
-        }
+    fn refuse(&mut self, flight: usize, errno: Errno) -> Answer {
+        let it = &mut self.flights[flight];
+        (it.life, it.named) = (Life::Refused(errno), false);
+        Err(errno)
     }
 
-    /// A close of one descriptor, by the process that opened the chunk or by another.
-    pub fn flush(&mut self, slot: usize, by_opener: bool) -> Answer {
-        let Some(own) = &mut self.slots[slot] else {
-            unreachable!()
+    /// What a close of one of a handle's descriptors leaves.
+    pub fn left(&self, slot: usize, meant: bool) -> Left {
+        let under_way = |handle: &Handle| handle.held.contains(&Holder::Socket);
+        let others = self.handle(slot).held.len() > 1 || self.slots.iter().flatten().any(under_way);
+        Left { others, meant }
+    }
+
+    /// One descriptor of a handle is gone: the answer of its close, if that is one.
+    pub fn close(&mut self, slot: usize, n: usize, left: Left) -> Option<Answer> {
+        let holder = self.handle_mut(slot).held.remove(n);
+        (holder != Holder::Socket).then(|| self.flush(slot, left))
+    }
+
+    /// A close of a descriptor of a handle: who judges, and when.
+    pub fn flush(&mut self, slot: usize, left: Left) -> Answer {
+        let handle = self.handle(slot);
+        let id = handle.id;
+        if let Some(errno) = handle.refused {
+            if let Target::Flight(flight) = handle.target
+                && let Life::Refused(_) = self.flights[flight].life
+            {
+                self.flights[flight].named = false;
+            }
+            return Err(errno);
+        }
+        if !handle.wrote {
+            return Ok(());
+        }
+        let flight = match &handle.target {
+            Target::Again(again) => {
+                let judged = again.flush(&self.array.chunks[again.chunk], left.others);
+                return self.note(slot, judged.map(|()| false));
+            }
+            &Target::Flight(flight) => flight,
         };
-        match &mut own.writer {
-            Writer::New(new) => match new.life {
-                Life::Refused(errno) => {
-                    new.named = false;
-                    Err(errno)
-                }
-                Life::Committed(_) => Ok(()),
-                Life::Withdrawn => Err(Errno::ECANCELED),
-                Life::Open | Life::Paused => {
-                    let pause = new.received.is_empty() || !new.certain() && !by_opener;
-                    if pause {
-                        new.promised = !new.received.is_empty() && new.whole();
-                        new.life = Life::Paused;
-                        Ok(())
-                    } else if new.whole() {
-                        self.commit(slot)
-                    } else {
-                        (new.life, new.named) = (Life::Refused(Errno::EINVAL), false);
-                        Err(Errno::EINVAL)
-                    }
-                }
-            },
-            Writer::Again(again) => {
-                if let Some(errno) = again.refused {
-                    return Err(errno);
-                }
-                let chunk = &self.chunks[again.chunk];
-                let len = again.received.len();
-                if !again.truncated
-                    || len == 0
-                    || again.received == chunk.view
-                    || again.received == chunk.original
-                    || !by_opener
-                        && (len < chunk.original.len()
-                            || again.unordered && again.written.contains(&false))
-                {
-                    return Ok(());
-                }
-                let errno = if again.unordered {
-                    Errno::EEXIST
-                } else {
-                    Errno::EINVAL
-                };
-                again.refused = Some(errno);
+        let it = &mut self.flights[flight];
+        let complete = it.received.is_complete();
+        match it.life {
+            Life::Refused(errno) => {
+                it.named = false;
                 Err(errno)
             }
+            Life::Withdrawn => Err(Errno::ECANCELED),
+            Life::Committed(_) => Ok(()),
+            Life::Live if !it.is_held_by(id) => Ok(()),
+            Life::Live if it.received.is_empty() => {
+                it.resting = true;
+                Ok(())
+            }
+            Life::Live if it.received.is_plainly_complete() => self.commit(flight),
+            Life::Live if left.others => {
+                it.resting = true;
+                it.acknowledged |= complete && left.meant;
+                Ok(())
+            }
+            Life::Live if !complete => self.refuse(flight, Errno::EINVAL),
+            // Bytes that were never written are zeros only if a process says that it is done.
+            Life::Live if left.meant || it.acknowledged || it.received.is_wholly_written() => {
+                self.commit(flight)
+            }
+            Life::Live => self.refuse(flight, Errno::ECANCELED),
         }
     }
 
     pub fn fsync(&mut self, slot: usize) -> Answer {
-        let Some(own) = &self.slots[slot] else {
-            unreachable!()
+        let &Target::Flight(flight) = &self.handle(slot).target else {
+            return Ok(());
         };
-        match &own.writer {
-            Writer::New(new) => match new.life {
-                Life::Refused(errno) => Err(errno),
-                Life::Withdrawn => Err(Errno::ECANCELED),
-                Life::Open | Life::Paused if new.certain() => self.commit(slot),
-                _ => Ok(()),
-            },
-            Writer::Again(_) => Ok(()),
+        match self.flights[flight].life {
+            Life::Refused(errno) => Err(errno),
+            Life::Withdrawn => Err(Errno::ECANCELED),
+            Life::Live if self.flights[flight].received.is_final() => self.commit(flight),
+            Life::Live | Life::Committed(_) => Ok(()),
         }
     }
 
-    /// The last descriptor is gone.
+    /// The last descriptor of a handle is gone, and no process hears of what that does.
     pub fn release(&mut self, slot: usize) {
-        if let Some(Slot {
-            writer: Writer::New(new),
-            ..
-        }) = &self.slots[slot]
-            && matches!(new.life, Life::Open | Life::Paused)
-            && new.promised
-            && new.whole()
-        {
-            // Nobody hears whether that works.
-            self.commit(slot).unwrap_or_default();
-        }
-        if let Some(Slot {
-            name,
-            writer: Writer::New(new),
-        }) = self.slots[slot].take()
-            && matches!(new.life, Life::Open | Life::Paused)
-            && new.received.is_empty()
-        {
-            self.empty.insert(name);
-        }
-    }
-
-    pub fn unlink(&mut self, name: &str) -> Answer {
-        if let Some(slot) = self.in_flight(name) {
-            let Some(Slot {
-                writer: Writer::New(new),
-                ..
-            }) = &mut self.slots[slot]
-            else {
-                unreachable!()
-            };
-            new.named = false;
-            if !matches!(new.life, Life::Refused(_)) {
-                new.life = Life::Withdrawn;
-            }
-            Ok(())
-        } else if self.committed(name).is_some() {
-            Err(Errno::EPERM)
-        } else if self.empty.remove(name) {
-            Ok(())
-        } else {
-            Err(Errno::ENOENT)
-        }
-    }
-
-    /// Renames a chunk; never called for an empty file.
-    pub fn rename(&mut self, from: &str, to: &str) -> Answer {
-        if from == to {
-            return if self.names().contains(from) {
-                Ok(())
-            } else {
-                Err(Errno::ENOENT)
-            };
-        }
-        if self.in_flight(from).is_some() {
-            return Err(Errno::EBUSY);
-        }
-        let Some(chunk) = self.committed(from) else {
-            return Err(Errno::ENOENT);
+        let handle = self.slots[slot].take().expect("it is open");
+        let Target::Flight(flight) = handle.target else {
+            return;
         };
-        if self.empty.contains(to) || self.committed(to).is_some() {
-            return Err(Errno::EEXIST);
-        }
-        if self.in_flight(to).is_some() {
-            return Err(Errno::EBUSY);
-        }
-        self.chunks[chunk].name = to.to_owned();
-        Ok(())
-    }
-
-    /// An ordinary file of these bytes is renamed to a chunk's name.
-    pub fn rename_file(&mut self, bytes: &[u8], to: &str) -> Answer {
-        let other = self.in_flight(to);
-        if other.is_some_and(|slot| !self.is_paused(slot)) {
-            return Err(Errno::EBUSY);
-        }
-        if let Some(chunk) = self.committed(to) {
-            let chunk = &self.chunks[chunk];
-            let same = bytes == chunk.view || bytes == chunk.original;
-            return if same { Ok(()) } else { Err(Errno::EEXIST) };
-        }
-        match read(bytes) {
-            Reading::Header { len, .. } if len == bytes.len() => {
-                self.append(to, bytes.to_vec(), None, None)
-                    .map_err(|_| Errno::EBADMSG)?;
-                if let Some(slot) = other {
-                    self.set_life(slot, Life::Withdrawn, false);
-                }
-                Ok(())
-            }
-            _ => Err(Errno::EBADMSG),
-        }
-    }
-
-    fn is_paused(&self, slot: usize) -> bool {
-        matches!(
-            &self.slots[slot],
-            Some(Slot {
-                writer: Writer::New(New {
-                    life: Life::Paused,
-                    ..
-                }),
-                ..
-            })
-        )
-    }
-
-    pub fn set_attributes(&mut self, name: &str, mode: u32, mtime: i64) -> Answer {
-        if let Some(slot) = self.in_flight(name) {
-            if let Some(Slot {
-                writer: Writer::New(new),
-                ..
-            }) = &mut self.slots[slot]
-            {
-                (new.mode, new.mtime) = (Some(mode), Some(mtime));
-            }
-            Ok(())
-        } else if let Some(chunk) = self.committed(name) {
-            let chunk = &mut self.chunks[chunk];
-            (chunk.mode, chunk.mtime) = (Some(mode), Some(mtime));
-            Ok(())
-        } else {
-            Err(Errno::ENOENT)
-        }
-    }
-}
-
-impl New {
-    fn take_in(&mut self, data: &[u8], offset: usize, fits: impl Fn(Form) -> bool) -> Answer {
-        if data.is_empty() {
-            return Ok(());
-        }
-        let blank = data.iter().all(|byte| matches!(byte, 0 | b' ' | b'\n'));
-        if offset != self.received.len() || offset == 0 && blank {
-            self.unordered = true;
-        }
-        put(&mut self.received, &mut self.written, data, offset);
-        if self.unordered {
-            return Ok(());
-        }
-        match read(&self.received) {
-            Reading::Incomplete => Ok(()),
-            Reading::Invalid => Err(Errno::EINVAL),
-            // The header came with this write.
-            Reading::Header { form, .. } if offset < HEAD && !fits(form) => Err(Errno::EINVAL),
-            Reading::Header { rows, len, .. } if self.received.len() > len => {
-                // A count of 0 may be meant to be written last.
-                self.unordered = rows == 0;
-                if rows == 0 {
-                    Ok(())
+        let it = &mut self.flights[flight];
+        match it.release(handle.id) {
+            Ended::Nothing => {}
+            Ended::Denied => self.refuse(flight, Errno::ECANCELED).unwrap_or_default(),
+            Ended::Judged => {
+                let received = &it.received;
+                let wholly = received.is_wholly_written();
+                let done = if wholly || it.acknowledged && received.is_complete() {
+                    self.commit(flight)
                 } else {
-                    Err(Errno::EINVAL)
-                }
+                    self.refuse(flight, Errno::EINVAL)
+                };
+                done.unwrap_or_default();
             }
-            Reading::Header { .. } => Ok(()),
+            Ended::Empty => {
+                it.withdraw();
+                let name = it.name.clone();
+                self.empty.insert(name);
+            }
         }
     }
-
-    /// Whether its close is to commit it. The dataset may have got another form since its header
-    /// came: the commit says so.
-    fn whole(&self) -> bool {
-        matches!(read(&self.received), Reading::Header { len, .. } if len == self.received.len())
-    }
-
-    /// Whether it is whole whoever closes it: all of it was written, and its count is not one that
-    /// may be filled in later.
-    fn certain(&self) -> bool {
-        let rows = match read(&self.received) {
-            Reading::Header { rows, .. } => rows,
-            _ => 0,
-        };
-        self.whole() && rows > 0 && !self.written.contains(&false)
-    }
-}
-
-fn put(bytes: &mut Vec<u8>, written: &mut Vec<bool>, data: &[u8], offset: usize) {
-    if data.is_empty() {
-        return;
-    }
-    let end = offset + data.len();
-    bytes.resize(bytes.len().max(end), 0);
-    bytes[offset..end].copy_from_slice(data);
-    written.resize(bytes.len(), false);
-    written[offset..end].fill(true);
 }

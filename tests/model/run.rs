@@ -2,133 +2,13 @@
 
 use std::fmt::Debug;
 
-use proptest::prelude::*;
+use nix::errno::Errno;
 
 use crate::chunks;
-use crate::content::{HEAD, ROW, Spec};
-use crate::reference::{Reference, Writer};
+use crate::content::{HEAD, ROW, Spec, with_count};
+use crate::ops::{Count, NAMES, Op, SLOTS};
+use crate::reference::{Answer, Holder, Left, Reference};
 use crate::system::System;
-
-/// How many writers there are at a time.
-pub const SLOTS: usize = 4;
-const NAMES: [&str; 5] = ["a.npy", "b.npy", "c.npy", "d e.npy", "ü.npy"];
-
-/// One step; numbers are taken modulo what there is.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Op {
-    /// Opens a name to write this file, or, with `same`, what is committed under the name.
-    Open {
-        slot: usize,
-        name: usize,
-        truncate: bool,
-        spec: Spec,
-        same: bool,
-    },
-    /// Writes the next so many bytes of the file, or all that is left.
-    Write {
-        slot: usize,
-        bytes: usize,
-    },
-    Finish {
-        slot: usize,
-    },
-    /// Writes a piece of the file elsewhere: this percentage of its length on.
-    WriteAt {
-        slot: usize,
-        percent: usize,
-        bytes: usize,
-    },
-    /// Writes something else behind the header.
-    Scribble {
-        slot: usize,
-        offset: usize,
-    },
-    /// To nothing, to so much percent of the file, or beyond it.
-    SetLen {
-        slot: usize,
-        percent: usize,
-    },
-    Read {
-        slot: usize,
-    },
-    Flush {
-        slot: usize,
-    },
-    FlushElsewhere {
-        slot: usize,
-    },
-    Fsync {
-        slot: usize,
-    },
-    Close {
-        slot: usize,
-    },
-    /// The whole life of a chunk.
-    Append {
-        name: usize,
-        spec: Spec,
-    },
-    Unlink {
-        name: usize,
-    },
-    Rename {
-        from: usize,
-        to: usize,
-    },
-    RenameFile {
-        name: usize,
-        spec: Spec,
-        same: bool,
-    },
-    SetAttributes {
-        name: usize,
-        mode: u32,
-        mtime: i64,
-    },
-    Sync,
-    Reopen,
-}
-
-impl Op {
-    pub fn any(large: u64) -> impl Strategy<Value = Op> {
-        let slot = 0..SLOTS;
-        let name = 0..NAMES.len();
-        let spec = Spec::any(large);
-        let bytes = prop_oneof![
-            Just(1),
-            Just(10),
-            Just(64),
-            Just(HEAD),
-            Just(200),
-            Just(10_000)
-        ];
-        prop_oneof![
-            8 => (slot.clone(), name.clone(), prop::bool::weighted(0.7), spec.clone(), any::<bool>())
-                .prop_map(|(slot, name, truncate, spec, same)| Op::Open { slot, name, truncate, spec, same }),
-            8 => (slot.clone(), bytes.clone()).prop_map(|(slot, bytes)| Op::Write { slot, bytes }),
-            6 => slot.clone().prop_map(|slot| Op::Finish { slot }),
-            2 => (slot.clone(), 0..100usize, bytes)
-                .prop_map(|(slot, percent, bytes)| Op::WriteAt { slot, percent, bytes }),
-            1 => (slot.clone(), 0..400usize).prop_map(|(slot, offset)| Op::Scribble { slot, offset }),
-            1 => (slot.clone(), prop_oneof![Just(0), Just(100), 1..130usize])
-                .prop_map(|(slot, percent)| Op::SetLen { slot, percent }),
-            2 => slot.clone().prop_map(|slot| Op::Read { slot }),
-            2 => slot.clone().prop_map(|slot| Op::Flush { slot }),
-            2 => slot.clone().prop_map(|slot| Op::FlushElsewhere { slot }),
-            1 => slot.clone().prop_map(|slot| Op::Fsync { slot }),
-            6 => slot.prop_map(|slot| Op::Close { slot }),
-            6 => (name.clone(), spec.clone()).prop_map(|(name, spec)| Op::Append { name, spec }),
-            1 => name.clone().prop_map(|name| Op::Unlink { name }),
-            2 => (name.clone(), name.clone()).prop_map(|(from, to)| Op::Rename { from, to }),
-            2 => (name.clone(), spec, any::<bool>())
-                .prop_map(|(name, spec, same)| Op::RenameFile { name, spec, same }),
-            1 => (name, 0o400..0o777u32, 0..2_000_000_000_000_000_000i64)
-                .prop_map(|(name, mode, mtime)| Op::SetAttributes { name, mode: mode | 0o600, mtime }),
-            1 => Just(Op::Sync),
-            1 => Just(Op::Reopen),
-        ]
-    }
-}
 
 /// What one writer is to write, and how far it is.
 #[derive(Debug)]
@@ -204,34 +84,92 @@ impl<S: System> Run<S> {
                     self.write(slot, b"scribble", HEAD + offset, context);
                 }
             }
+            Op::Header { slot, count } => {
+                let Some(plan) = &mut self.plans[slot] else {
+                    return;
+                };
+                let rows = |bytes: usize| (bytes.saturating_sub(HEAD) / ROW) as u64;
+                let header = match count {
+                    Count::Blank => vec![b' '; HEAD],
+                    Count::Zero => with_count(&plan.file, 0),
+                    Count::SoFar => with_count(&plan.file, rows(plan.at)),
+                    Count::All => with_count(&plan.file, rows(plan.file.len())),
+                };
+                plan.at = plan.at.max(header.len().min(plan.file.len()));
+                self.write(slot, &header, 0, context);
+            }
             Op::SetLen { slot, percent } => self.set_len(slot, percent, context),
+            Op::Reserve { slot, percent } => {
+                let Some(plan) = &self.plans[slot] else {
+                    return;
+                };
+                let end = (plan.file.len() * percent / 100).max(1);
+                if self.has_own(slot)
+                    && let Some(handle) = &self.handles[slot]
+                {
+                    let found = self.system.reserve(handle, end as u64);
+                    assert_eq!(found, self.reference.reserve(slot, end), "{context}");
+                }
+            }
             Op::Read { slot } => {
-                if let Some(handle) = &self.handles[slot] {
-                    let found = self.system.read(handle);
+                if self.has_own(slot)
+                    && let Some(handle) = &self.handles[slot]
+                    && let Some(found) = self.system.read(handle)
+                {
                     same_bytes(&found, &self.reference.read(slot), context);
                 }
             }
             Op::Flush { slot } => {
-                if let Some(handle) = &self.handles[slot] {
-                    let found = self.system.flush(handle);
-                    assert_eq!(found, self.reference.flush(slot, true), "{context}");
+                if self.has_own(slot) {
+                    self.dup(slot, Holder::Own, context);
+                    self.close_one(slot, usize::MAX, true, context);
                 }
             }
-            Op::FlushElsewhere { slot } => {
-                if self.handles[slot].is_none() {
-                    return;
+            Op::Spawn => {
+                let closed = self.system.spawn(&self.handles);
+                self.flushed(closed, context);
+            }
+            Op::Dup { slot, holder } => {
+                if self.has_own(slot) {
+                    self.dup(slot, holder, context);
                 }
-                for (slot, found) in self.system.flush_elsewhere(&self.handles, slot) {
-                    let expected = self.reference.flush(slot, false);
-                    if let Some(found) = found {
-                        assert_eq!(found, expected, "{context}");
-                    }
+            }
+            Op::Receive { slot } => {
+                let Some(handle) = &mut self.handles[slot] else {
+                    return;
+                };
+                let held = &mut self.reference.handle_mut(slot).held;
+                if let Some(n) = held.iter().position(|it| *it == Holder::Socket) {
+                    held[n] = Holder::Own;
+                    self.system.receive(handle, n);
+                }
+            }
+            Op::CloseOne {
+                slot,
+                which,
+                killed,
+            } => {
+                if self.handles[slot].is_some() {
+                    self.close_one(slot, which, !killed, context);
                 }
             }
             Op::Fsync { slot } => {
-                if let Some(handle) = &self.handles[slot] {
+                if self.has_own(slot)
+                    && let Some(handle) = &self.handles[slot]
+                {
                     let found = self.system.fsync(handle);
                     assert_eq!(found, self.reference.fsync(slot), "{context}");
+                }
+            }
+            Op::Through {
+                slot,
+                of,
+                truncate,
+                spec,
+            } => {
+                if slot != of {
+                    self.close(slot, context);
+                    self.through(slot, of, truncate, spec, context);
                 }
             }
             Op::Close { slot } => self.close(slot, context),
@@ -249,15 +187,18 @@ impl<S: System> Run<S> {
             }
             Op::Rename { from, to } => {
                 let (from, to) = (NAMES[from], NAMES[to]);
-                if !self.reference.empty.contains(from) {
-                    let found = self.system.rename(from, to);
-                    assert_eq!(found, self.reference.rename(from, to), "{context}");
-                }
+                let found = self.system.rename(from, to);
+                assert_eq!(found, self.reference.rename(from, to), "{context}");
             }
             Op::RenameFile { name, spec, same } => {
                 let bytes = self.file(NAMES[name], spec, same);
                 let found = self.system.rename_file(&bytes, NAMES[name]);
                 let expected = self.reference.rename_file(&bytes, NAMES[name]);
+                assert_eq!(found, expected, "{context}");
+            }
+            Op::Truncate { name, len } => {
+                let found = self.system.truncate(NAMES[name], len as u64);
+                let expected = self.reference.truncate(NAMES[name], len);
                 assert_eq!(found, expected, "{context}");
             }
             Op::SetAttributes { name, mode, mtime } => {
@@ -279,8 +220,8 @@ impl<S: System> Run<S> {
     }
 
     fn file(&self, name: &str, spec: Spec, same: bool) -> Vec<u8> {
-        match self.reference.committed(name) {
-            Some(chunk) if same => self.reference.chunks[chunk].original.clone(),
+        match self.reference.array.committed(name) {
+            Some(chunk) if same => self.reference.array.chunks[chunk].original.clone(),
             _ => spec.bytes(),
         }
     }
@@ -295,8 +236,39 @@ impl<S: System> Run<S> {
         context: &str,
     ) {
         let file = self.file(name, spec, same);
-        let found = self.system.open(name, truncate);
+        let found = self.system.open(slot, name, truncate);
         let expected = self.reference.open(slot, name, truncate);
+        self.opened(slot, found, expected, file, context);
+    }
+
+    fn through(&mut self, slot: usize, of: usize, truncate: bool, spec: Spec, context: &str) {
+        if !self.has_own(of) {
+            return;
+        }
+        let (Some(handle), Some(name)) = (&self.handles[of], self.reference.name_of(of)) else {
+            return;
+        };
+        let found = self.system.through(slot, handle, &name, truncate);
+        let expected = self.reference.open(slot, &name, truncate);
+        // What goes on with the bytes that are there goes on where the other is.
+        let (file, at) = match &self.plans[of] {
+            Some(plan) if !truncate => (plan.file.clone(), plan.at),
+            _ => (spec.bytes(), 0),
+        };
+        self.opened(slot, found, expected, file, context);
+        if let Some(plan) = &mut self.plans[slot] {
+            plan.at = at;
+        }
+    }
+
+    fn opened(
+        &mut self,
+        slot: usize,
+        found: Result<S::Handle, Errno>,
+        expected: Answer,
+        file: Vec<u8>,
+        context: &str,
+    ) {
         assert_eq!(
             found.as_ref().map(drop),
             expected.as_ref().map(drop),
@@ -306,6 +278,11 @@ impl<S: System> Run<S> {
             self.handles[slot] = Some(handle);
             self.plans[slot] = Some(Plan { file, at: 0 });
         }
+    }
+
+    /// Whether our process has a descriptor of the handle, to make calls with.
+    fn has_own(&self, slot: usize) -> bool {
+        self.handles[slot].is_some() && self.reference.handle(slot).held.contains(&Holder::Own)
     }
 
     fn write_next(&mut self, slot: usize, bytes: usize, context: &str) {
@@ -321,7 +298,8 @@ impl<S: System> Run<S> {
 
     fn write(&mut self, slot: usize, data: &[u8], offset: usize, context: &str) {
         // No system sends a write of nothing on.
-        if let Some(handle) = &self.handles[slot]
+        if self.has_own(slot)
+            && let Some(handle) = &self.handles[slot]
             && !data.is_empty()
         {
             let found = self.system.write(handle, data, offset as u64);
@@ -336,25 +314,58 @@ impl<S: System> Run<S> {
         };
         let len = plan.file.len() * percent / 100;
         plan.at = plan.at.min(len);
-        if let Some(handle) = &self.handles[slot] {
+        if self.has_own(slot)
+            && let Some(handle) = &self.handles[slot]
+        {
             let found = self.system.set_len(handle, len as u64);
             assert_eq!(found, self.reference.set_len(slot, len), "{context}");
         }
     }
 
-    fn close(&mut self, slot: usize, context: &str) {
-        self.plans[slot] = None;
-        let Some(handle) = self.handles[slot].take() else {
-            return;
-        };
-        if let Some(found) = {
-            let flushed = self.system.flush(&handle);
-            assert_eq!(flushed, self.reference.flush(slot, true), "{context}");
-            self.system.release(handle)
-        } {
-            assert_eq!(found, self.reference.flush(slot, true), "{context}");
+    fn dup(&mut self, slot: usize, holder: Holder, context: &str) {
+        let closed = self.system.dup(&mut self.handles, slot, holder);
+        self.reference.handle_mut(slot).held.push(holder);
+        self.flushed(closed, context);
+    }
+
+    /// A program that was started has closed its copies of these handles' descriptors.
+    fn flushed(&mut self, closed: Vec<(usize, Option<Answer>)>, context: &str) {
+        for (slot, found) in closed {
+            let (others, meant) = (true, true);
+            let expected = self.reference.flush(slot, Left { others, meant });
+            assert_eq!(found.unwrap_or(expected), expected, "{context}");
         }
-        self.reference.release(slot);
+    }
+
+    /// Closes the n-th descriptor of a handle that has one. `meant`: by a call of `close`.
+    fn close_one(&mut self, slot: usize, n: usize, meant: bool, context: &str) {
+        let held = &self.reference.handle(slot).held;
+        let n = if n == usize::MAX {
+            held.len() - 1
+        } else {
+            n % held.len()
+        };
+        let meant = meant || held[n] == Holder::Own;
+        let left = self.reference.left(slot, meant);
+        let handle = self.handles[slot].as_mut().expect("it is open");
+        let found = self.system.close(handle, n, left);
+        let expected = self.reference.close(slot, n, left);
+        if let (Some(found), Some(expected)) = (found, expected) {
+            assert_eq!(found, expected, "{context}");
+        }
+        if self.reference.handle(slot).held.is_empty() {
+            self.plans[slot] = None;
+            self.system
+                .ended(self.handles[slot].take().expect("it is open"));
+            self.reference.release(slot);
+        }
+    }
+
+    /// Closes every descriptor of a handle.
+    fn close(&mut self, slot: usize, context: &str) {
+        while self.handles[slot].is_some() {
+            self.close_one(slot, 0, true, context);
+        }
     }
 
     fn check(&mut self, context: &str) {
@@ -362,12 +373,13 @@ impl<S: System> Run<S> {
         let reference = &self.reference;
         assert_eq!(self.system.names(), reference.names(), "{context}");
         let lines: Vec<_> = reference
+            .array
             .chunks
             .iter()
             .map(|chunk| (chunk.name.clone(), chunk.first_row, chunk.rows))
             .collect();
         assert_eq!(self.system.lines(), lines, "{context}");
-        for chunk in &reference.chunks {
+        for chunk in &reference.array.chunks {
             let context = format!("{} {context}", chunk.name);
             let found = self.system.chunk(&chunk.name).expect(&context);
             same_bytes(&Ok::<_, ()>(found.bytes), &Ok(chunk.view.clone()), &context);
@@ -378,26 +390,19 @@ impl<S: System> Run<S> {
                 assert_eq!(found.mtime, mtime, "time of {context}");
             }
         }
-        for name in NAMES
-            .iter()
-            .filter(|name| reference.committed(name).is_none())
-        {
-            let writer = reference
-                .in_flight(name)
-                .and_then(|slot| reference.slots[slot].as_ref());
-            if writer.is_none_or(|slot| !matches!(slot.writer, Writer::New(_)))
-                && !reference.empty.contains(*name)
-            {
-                assert!(
-                    self.system.chunk(name).is_none(),
-                    "{name} is there {context}"
-                );
-            }
+        for name in NAMES {
+            let is_there = reference.array.committed(name).is_some()
+                || reference.is_in_flight(name)
+                || reference.empty.contains(name);
+            assert!(
+                is_there || self.system.chunk(name).is_none(),
+                "{name} is there {context}"
+            );
         }
     }
 
     fn check_array(&mut self, context: &str) {
-        let reference = &self.reference;
+        let reference = &self.reference.array;
         let (snapshot, stored) = (self.system.snapshot(), self.system.stored());
         let (Some(form), Some(snapshot)) = (reference.form, &snapshot) else {
             assert!(

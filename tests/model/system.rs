@@ -10,11 +10,13 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use npyfs::dataset::disk::DiskFile;
-use npyfs::dataset::{Attributes, Budget, Change, Committed, Face, Found, View, Writing};
+use npyfs::dataset::{
+    Attributes, Budget, Change, ChunkWriter, Committed, Descriptors, Face, Found, Start, View,
+};
 use npyfs::{Dataset, DatasetOptions};
 
 use crate::common;
-use crate::reference::Answer;
+use crate::reference::{Answer, Holder, Left};
 
 /// A committed chunk as a reader sees it.
 #[derive(Debug)]
@@ -33,25 +35,45 @@ pub trait System {
     type Handle;
     type Snapshot;
 
-    fn open(&mut self, name: &str, truncate: bool) -> Result<Self::Handle, Errno>;
+    /// Opens a chunk, with the one descriptor that it has then. No two slots are opened in the same
+    /// way: descriptors of different slots can be told apart.
+    fn open(&mut self, slot: usize, name: &str, truncate: bool) -> Result<Self::Handle, Errno>;
+    /// Opens what a handle has open, and what has this name, once more: through that handle's
+    /// descriptor where this can be.
+    fn through(
+        &mut self,
+        slot: usize,
+        handle: &Self::Handle,
+        name: &str,
+        truncate: bool,
+    ) -> Result<Self::Handle, Errno>;
     fn write(&mut self, handle: &Self::Handle, data: &[u8], offset: u64) -> Answer;
     fn set_len(&mut self, handle: &Self::Handle, len: u64) -> Answer;
-    fn read(&mut self, handle: &Self::Handle) -> Result<Vec<u8>, Errno>;
-    /// A duplicate of the descriptor is closed by the process that opened it.
-    fn flush(&mut self, handle: &Self::Handle) -> Answer;
-    /// Another process closes a duplicate of this descriptor, or, if the system cannot do that
-    /// for one alone, of all of them: which, in what order, and the answers where they can be had.
-    fn flush_elsewhere(
+    fn reserve(&mut self, handle: &Self::Handle, end: u64) -> Answer;
+    /// `None` where the handle cannot read.
+    fn read(&mut self, handle: &Self::Handle) -> Option<Result<Vec<u8>, Errno>>;
+    /// One more descriptor of a handle, last in their order. Where a program is started for that,
+    /// it closes what it does not inherit: see [`System::spawn`].
+    fn dup(
         &mut self,
-        handles: &[Option<Self::Handle>],
-        which: usize,
+        handles: &mut [Option<Self::Handle>],
+        slot: usize,
+        holder: Holder,
     ) -> Vec<(usize, Option<Answer>)>;
+    /// The n-th descriptor, which is under way in a socket, comes to our process.
+    fn receive(&mut self, handle: &mut Self::Handle, n: usize);
+    /// Closes the n-th descriptor: the answer, where it can be had.
+    fn close(&mut self, handle: &mut Self::Handle, n: usize, left: Left) -> Option<Answer>;
+    /// Starts a program and waits for its end. It closes copies of the descriptors that our process
+    /// has: whose, in what order, and the answers where they can be had.
+    fn spawn(&mut self, handles: &[Option<Self::Handle>]) -> Vec<(usize, Option<Answer>)>;
     fn fsync(&mut self, handle: &Self::Handle) -> Answer;
-    /// The last descriptor is closed. Where that is a close like any other, its answer.
-    fn release(&mut self, handle: Self::Handle) -> Option<Answer>;
+    /// No descriptor is left.
+    fn ended(&mut self, handle: Self::Handle);
     fn unlink(&mut self, name: &str) -> Answer;
     fn rename(&mut self, from: &str, to: &str) -> Answer;
     fn rename_file(&mut self, bytes: &[u8], to: &str) -> Answer;
+    fn truncate(&mut self, name: &str, len: u64) -> Answer;
     fn set_attributes(&mut self, name: &str, mode: u32, mtime: i64) -> Answer;
     fn sync(&mut self) -> Answer;
     /// Closes everything and opens it again; no handle is open.
@@ -99,6 +121,23 @@ impl Engine {
     }
 }
 
+/// An open chunk, and where its descriptors are.
+#[derive(Debug)]
+pub struct Writer {
+    writer: ChunkWriter,
+    held: Vec<Holder>,
+}
+
+impl Descriptors for Left {
+    fn others_can_write(&self) -> bool {
+        self.others
+    }
+
+    fn is_meant(&self) -> bool {
+        self.meant
+    }
+}
+
 fn is_unlocked(path: &Path) -> bool {
     let Ok(file) = fs::File::open(path) else {
         return true;
@@ -131,10 +170,10 @@ pub fn read_whole(
 }
 
 impl System for Engine {
-    type Handle = Writing;
+    type Handle = Writer;
     type Snapshot = View;
 
-    fn open(&mut self, name: &str, truncate: bool) -> Result<Writing, Errno> {
+    fn open(&mut self, _slot: usize, name: &str, truncate: bool) -> Result<Writer, Errno> {
         let face = Face {
             len: 0,
             mode: 0o644,
@@ -142,67 +181,93 @@ impl System for Engine {
             gid: 0,
             mtime: None,
         };
-        let writing = answer(self.dataset.begin(OsStr::new(name), face, truncate))?;
+        let start = if truncate {
+            Start::Truncate
+        } else {
+            Start::Keep
+        };
+        let writer = answer(self.dataset.begin(OsStr::new(name), face, start))?;
         // As the filesystem does it: an empty file makes way for its chunk.
-        if matches!(writing, Writing::New(_)) {
+        if writer.is_new() {
             fs::remove_file(self.path(name)).unwrap_or_default();
         }
-        Ok(writing)
+        Ok(Writer {
+            writer,
+            held: vec![Holder::Own],
+        })
     }
 
-    fn write(&mut self, handle: &Writing, data: &[u8], offset: u64) -> Answer {
-        match handle {
-            Writing::New(incoming) => answer(incoming.write(data, offset, || ())),
-            Writing::Again(rewrite) => answer(rewrite.write(data, offset)),
-        }
-    }
-
-    fn set_len(&mut self, handle: &Writing, len: u64) -> Answer {
-        match handle {
-            Writing::New(incoming) => answer(incoming.set_len(len)),
-            Writing::Again(rewrite) => answer(rewrite.set_len(len)),
-        }
-    }
-
-    fn read(&mut self, handle: &Writing) -> Result<Vec<u8>, Errno> {
-        match handle {
-            Writing::New(incoming) => read_whole(|buffer, at| incoming.read(buffer, at)),
-            Writing::Again(rewrite) => read_whole(|buffer, at| rewrite.read(buffer, at)),
-        }
-    }
-
-    fn flush(&mut self, handle: &Writing) -> Answer {
-        match handle {
-            Writing::New(incoming) => answer(incoming.flush(|| true)),
-            Writing::Again(rewrite) => answer(rewrite.flush(|| true)),
-        }
-    }
-
-    fn flush_elsewhere(
+    fn through(
         &mut self,
-        handles: &[Option<Writing>],
-        which: usize,
-    ) -> Vec<(usize, Option<Answer>)> {
-        let flushed = match &handles[which] {
-            Some(Writing::New(incoming)) => incoming.flush(|| false),
-            Some(Writing::Again(rewrite)) => rewrite.flush(|| false),
-            None => return Vec::new(),
-        };
-        vec![(which, Some(answer(flushed)))]
+        slot: usize,
+        _handle: &Writer,
+        name: &str,
+        truncate: bool,
+    ) -> Result<Writer, Errno> {
+        self.open(slot, name, truncate)
     }
 
-    fn fsync(&mut self, handle: &Writing) -> Answer {
-        if let Writing::New(incoming) = handle {
-            answer(incoming.commit_if_whole())?;
+    fn write(&mut self, handle: &Writer, data: &[u8], offset: u64) -> Answer {
+        answer(handle.writer.write(data, offset, || ()))
+    }
+
+    fn set_len(&mut self, handle: &Writer, len: u64) -> Answer {
+        answer(handle.writer.set_len(len))
+    }
+
+    fn reserve(&mut self, handle: &Writer, end: u64) -> Answer {
+        answer(handle.writer.reserve(end))
+    }
+
+    fn read(&mut self, handle: &Writer) -> Option<Result<Vec<u8>, Errno>> {
+        Some(read_whole(|buffer, at| handle.writer.read(buffer, at)))
+    }
+
+    fn dup(
+        &mut self,
+        handles: &mut [Option<Writer>],
+        slot: usize,
+        holder: Holder,
+    ) -> Vec<(usize, Option<Answer>)> {
+        let handle = handles[slot].as_mut().expect("it is open");
+        handle.held.push(holder);
+        if holder == Holder::Child {
+            self.spawn(handles)
+        } else {
+            Vec::new()
         }
+    }
+
+    fn receive(&mut self, handle: &mut Writer, n: usize) {
+        handle.held[n] = Holder::Own;
+    }
+
+    fn close(&mut self, handle: &mut Writer, n: usize, left: Left) -> Option<Answer> {
+        let holder = handle.held.remove(n);
+        (holder != Holder::Socket).then(|| answer(handle.writer.flush(&left)))
+    }
+
+    fn spawn(&mut self, handles: &[Option<Writer>]) -> Vec<(usize, Option<Answer>)> {
+        let (others, meant) = (true, true);
+        let mut closed = Vec::new();
+        for (slot, handle) in handles.iter().enumerate() {
+            if let Some(handle) = handle
+                && handle.held.contains(&Holder::Own)
+            {
+                let flushed = handle.writer.flush(&Left { others, meant });
+                closed.push((slot, Some(answer(flushed))));
+            }
+        }
+        closed
+    }
+
+    fn fsync(&mut self, handle: &Writer) -> Answer {
+        answer(handle.writer.commit_if_complete())?;
         self.sync()
     }
 
-    fn release(&mut self, handle: Writing) -> Option<Answer> {
-        if let Writing::New(incoming) = handle {
-            incoming.release();
-        }
-        None
+    fn ended(&mut self, handle: Writer) {
+        handle.writer.release();
     }
 
     fn unlink(&mut self, name: &str) -> Answer {
@@ -214,17 +279,35 @@ impl System for Engine {
     }
 
     fn rename(&mut self, from: &str, to: &str) -> Answer {
-        let found = self.dataset.find(OsStr::new(from)).unwrap();
-        match found {
-            None if from == to && self.path(from).exists() => Ok(()),
-            None => Err(Errno::ENOENT),
-            Some(_) if from == to => Ok(()),
-            Some(Found::InFlight(_)) => Err(Errno::EBUSY),
-            Some(Found::Committed(_)) if self.path(to).exists() => Err(Errno::EEXIST),
-            Some(Found::Committed(_)) => {
-                answer(self.dataset.rename(OsStr::new(from), OsStr::new(to)))
-            }
+        let find = |name: &str| self.dataset.find(OsStr::new(name)).unwrap();
+        let found = find(from);
+        if found.is_none() && !self.path(from).exists() {
+            return Err(Errno::ENOENT);
         }
+        if from == to {
+            return Ok(());
+        }
+        if let Some(Found::Committed(_)) = found {
+            if self.path(to).exists() {
+                return Err(Errno::EEXIST);
+            }
+            return answer(self.dataset.rename(OsStr::new(from), OsStr::new(to)));
+        }
+        // One of no bytes, as the filesystem does it.
+        let waiting = |found: Option<Found>| match found {
+            Some(Found::Committed(_)) => Err(Errno::EEXIST),
+            Some(Found::InFlight(incoming)) => {
+                let waits = incoming.face().len == 0 && incoming.may_be_replaced();
+                waits.then_some(Some(incoming)).ok_or(Errno::EBUSY)
+            }
+            None => Ok(None),
+        };
+        let flights = [waiting(found)?, waiting(find(to))?];
+        for incoming in flights.iter().flatten() {
+            assert_eq!(answer(self.dataset.place_as_empty_file(incoming)), Ok(true));
+        }
+        fs::rename(self.path(from), self.path(to)).unwrap();
+        Ok(())
     }
 
     fn rename_file(&mut self, bytes: &[u8], to: &str) -> Answer {
@@ -248,7 +331,7 @@ impl System for Engine {
             })
         };
         let renamed = match self.dataset.find(name).unwrap() {
-            Some(Found::InFlight(incoming)) if incoming.is_paused() => {
+            Some(Found::InFlight(incoming)) if incoming.may_be_replaced() => {
                 append().map(|()| self.dataset.supersede(&incoming))
             }
             Some(Found::InFlight(_)) => Err(Errno::EBUSY),
@@ -257,6 +340,19 @@ impl System for Engine {
         };
         fs::remove_file(&path).unwrap();
         renamed
+    }
+
+    fn truncate(&mut self, name: &str, len: u64) -> Answer {
+        match self.dataset.find(OsStr::new(name)).unwrap() {
+            Some(Found::InFlight(incoming)) if len == 0 && incoming.face().len == 0 => Ok(()),
+            Some(Found::InFlight(_)) => Err(Errno::EBUSY),
+            Some(Found::Committed(_)) => {
+                answer(self.dataset.truncate_committed(OsStr::new(name), len))
+            }
+            None if !self.path(name).exists() => Err(Errno::ENOENT),
+            None if len > 0 => Err(Errno::EPERM),
+            None => Ok(()),
+        }
     }
 
     fn set_attributes(&mut self, name: &str, mode: u32, mtime: i64) -> Answer {

@@ -2,7 +2,8 @@
 //!
 //! Several handles may have one chunk open; the one that writes first has it. A handle answers for
 //! what was written through it, and for nothing else: one through which nothing was written judges
-//! nothing, and one of whose writes was refused says so at each of its closes.
+//! nothing, and one of whose writes was refused says so at each further write and at each close:
+//! nothing is committed by a close that reports an error.
 
 use std::ffi::{OsStr, OsString};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct ChunkWriter {
     target: Mutex<Target>,
-    /// Something was written through it.
+    /// Something was written through it, and not refused.
     wrote: AtomicBool,
     /// The answer of a change through it that was refused.
     refused: Mutex<Option<Error>>,
@@ -62,6 +63,10 @@ impl ChunkWriter {
         self.wrote.load(Ordering::Acquire)
     }
 
+    fn refusal(&self) -> Result<()> {
+        crate::lock(&self.refused).clone().map_or(Ok(()), Err)
+    }
+
     /// Whether the handle writes a new chunk, and does not compare with a committed one.
     pub fn is_new(&self) -> bool {
         matches!(*crate::lock(&self.target), Target::New(..))
@@ -83,6 +88,7 @@ impl ChunkWriter {
     /// writes, `ECANCELED` when the name is lost, `EEXIST` for other bytes than the committed ones,
     /// and what the store answers.
     pub fn write(&self, data: &[u8], offset: u64, ack: impl FnOnce()) -> Result<()> {
+        self.refusal()?;
         let written = self.has_written();
         // Noted before the answer: the close may come before this returns.
         let ack = || {
@@ -93,16 +99,18 @@ impl ChunkWriter {
             Target::New(id, incoming) => incoming.write(id, written, data, offset, ack),
             Target::Again(rewrite) => rewrite.write(data, offset).map(|()| ack()),
         };
-        self.note(done)
+        self.note(done.map(|()| true))
     }
 
-    /// Remembers what a change through this handle came to.
-    fn note(&self, done: Result<()>) -> Result<()> {
-        self.wrote.store(true, Ordering::Release);
-        if let Err(error) = &done {
-            *crate::lock(&self.refused) = Some(error.clone());
+    /// Remembers what a change through this handle came to; `true`: there was one.
+    fn note(&self, done: Result<bool>) -> Result<()> {
+        match &done {
+            Ok(changed) => {
+                self.wrote.fetch_or(*changed, Ordering::Release);
+            }
+            Err(error) => *crate::lock(&self.refused) = Some(error.clone()),
         }
-        done
+        done.map(drop)
     }
 
     /// Reads back what was written, from `offset`.
@@ -128,9 +136,7 @@ impl ChunkWriter {
         {
             return self.begin_anew(&dataset, &name);
         }
-        if len == self.face().len {
-            return Ok(());
-        }
+        self.refusal()?;
         let done = match self.target() {
             Target::New(id, incoming) => incoming.set_len(id, self.has_written(), len),
             Target::Again(rewrite) => rewrite.set_len(len),
@@ -177,16 +183,17 @@ impl ChunkWriter {
     /// # Errors
     /// Why the chunk was refused, or a write through this handle, now or before.
     pub fn flush(&self, left: &dyn Descriptors) -> Result<()> {
+        self.refusal().inspect_err(|_| {
+            if let Target::New(_, incoming) = self.target() {
+                incoming.leave_if_refused();
+            }
+        })?;
         if !self.has_written() {
             return Ok(());
         }
-        let judged = match self.target() {
+        match self.target() {
             Target::New(id, incoming) => incoming.flush(id, left),
             Target::Again(rewrite) => rewrite.flush(left),
-        };
-        match &*crate::lock(&self.refused) {
-            Some(error) => Err(error.clone()),
-            None => judged,
         }
     }
 

@@ -374,10 +374,12 @@ impl Incoming {
         };
         self.dataset.admit(&header)?;
         let end = state.head.len() as u64;
-        let body = state.head.split_off(header.len() as usize);
-        state.len = header.len();
+        let len = header.len();
         state.header = Some(header);
-        if self.overshoots(state, end)? {
+        let overshoots = self.overshoots(state, end)?;
+        let body = state.head.split_off(len as usize);
+        state.len = len;
+        if overshoots {
             self.stage(state)?;
             state.header = None;
         } else {
@@ -503,23 +505,23 @@ impl Incoming {
         Ok(len)
     }
 
-    /// Cuts or extends the chunk in flight to `len` bytes.
+    /// Cuts or extends the chunk in flight to `len` bytes. `false`: it had that length.
     ///
     /// # Errors
     /// As [`Incoming::write`]; `EPERM` once it is committed, except to the length that it has.
-    pub(crate) fn set_len(&self, id: HandleId, written: bool, len: u64) -> Result<()> {
+    pub(crate) fn set_len(&self, id: HandleId, written: bool, len: u64) -> Result<bool> {
         let mut state = self.state()?;
         match &state.phase {
             Phase::Refused(error) => return Err(error.clone()),
             &Phase::Committed(id) => {
                 drop(state);
                 let name = self.dataset.name_of(id)?;
-                return self.dataset.truncate_committed(&name, len);
+                self.dataset.truncate_committed(&name, len)?;
+                return Ok(false);
             }
+            Phase::Open if self.shared.is_taken_away() => return Err(self.withdrawn()),
+            Phase::Open if len == state.len => return Ok(false),
             Phase::Open => {}
-        }
-        if len == state.len {
-            return Ok(());
         }
         self.claim(id, written)?;
         state.touch();
@@ -527,7 +529,9 @@ impl Incoming {
         state.rewritten |= len < state.len;
         let resized = self.resize(&mut state, len);
         self.shared.change_face(|face| face.len = state.len);
-        resized.map_err(|error| self.refuse(&mut state, error))
+        resized
+            .map(|()| true)
+            .map_err(|error| self.refuse(&mut state, error))
     }
 
     fn resize(&self, state: &mut State, len: u64) -> Result<()> {

@@ -275,22 +275,22 @@ impl Rewrite {
         }
     }
 
-    /// Cuts or extends what the writer sees.
+    /// Cuts or extends what the writer sees. `false`: it had that length.
     ///
     /// # Errors
     /// `EPERM` where that would be the committed chunk.
-    pub(crate) fn set_len(&self, len: u64) -> Result<()> {
+    pub(crate) fn set_len(&self, len: u64) -> Result<bool> {
         let mut state = self.state()?;
         let committed = self.committed.view.len();
         if !self.truncated {
             return if len == committed {
-                Ok(())
+                Ok(false)
             } else {
                 Err(self.refuse(&mut state, not_truncated(committed, len)))
             };
         }
         if len == state.len {
-            return Ok(());
+            return Ok(false);
         }
         (state.unjudged, state.disordered) = (true, true);
         let file = self.stage(&mut state)?;
@@ -299,7 +299,7 @@ impl Rewrite {
             .context(|| "cannot resize the staged chunk".into())?;
         state.written.cut(len);
         state.len = len;
-        Ok(())
+        Ok(true)
     }
 
     /// A descriptor is being closed: as for a chunk in flight, but what is complete is compared, and

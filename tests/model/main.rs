@@ -297,3 +297,43 @@ fn the_byte_order_of_the_array_is_that_of_the_first_commit_whoever_streamed_befo
         on_all(&ops);
     }
 }
+
+/// The second of its writes was answered otherwise than the first; once the other handle was closed
+/// incomplete it went through, and a close committed the chunk that said EBUSY.
+#[test]
+fn a_handle_whose_write_was_refused_is_refused_from_then_on() {
+    let whole = Op::WriteAt {
+        slot: 1,
+        percent: 0,
+        bytes: 10_000,
+    };
+    let ops = [
+        open(0, 0, good(2, 0)),
+        open(1, 0, good(2, 0)),
+        Op::Write {
+            slot: 0,
+            bytes: 200,
+        },
+        whole.clone(),
+        whole.clone(),
+        Op::Flush { slot: 0 },
+        whole,
+        Op::Close { slot: 1 },
+        Op::Finish { slot: 0 },
+    ];
+    on_all(&ops);
+}
+
+/// It said 0 where the length was the same.
+#[test]
+fn a_chunk_that_has_lost_its_name_cannot_be_resized() {
+    let ops = [
+        open(0, 0, good(2, 0)),
+        Op::Unlink { name: 0 },
+        Op::SetLen {
+            slot: 0,
+            percent: 0,
+        },
+    ];
+    on_all(&ops);
+}

@@ -134,6 +134,16 @@ impl Incoming {
         Ok(Judged::Answer(Err(error)))
     }
 
+    /// A close has told of the refusal: its name is free.
+    pub(crate) fn leave_if_refused(&self) {
+        if self
+            .state()
+            .is_ok_and(|state| matches!(state.phase, Phase::Refused(_)))
+        {
+            self.dataset.leave(self);
+        }
+    }
+
     /// `fsync`: a complete chunk is committed, so that a sync of the dataset covers it. One that is
     /// complete by its length only, or whose bytes are written more than once, may not be what its
     /// producer means yet: its own bytes are synced, and with its commit its rows will be.

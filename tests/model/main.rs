@@ -298,6 +298,16 @@ fn the_byte_order_of_the_array_is_that_of_the_first_commit_whoever_streamed_befo
     }
 }
 
+fn reopen(slot: usize, name: usize) -> Op {
+    Op::Open {
+        slot,
+        name,
+        truncate: false,
+        spec: good(2, 0),
+        same: false,
+    }
+}
+
 /// The second of its writes was answered otherwise than the first; once the other handle was closed
 /// incomplete it went through, and a close committed the chunk that said EBUSY.
 #[test]
@@ -322,6 +332,65 @@ fn a_handle_whose_write_was_refused_is_refused_from_then_on() {
         Op::Finish { slot: 0 },
     ];
     on_all(&ops);
+}
+
+/// A handle that was open before wrote over the bytes of the first, which then was told ECANCELED.
+#[test]
+fn a_chunk_that_rests_is_not_written_by_a_handle_that_was_open_before() {
+    let ops = [
+        open(0, 0, good(2, 0)),
+        open(1, 0, good(2, 1)),
+        Op::Write {
+            slot: 0,
+            bytes: 200,
+        },
+        Op::Flush { slot: 0 },
+        Op::Finish { slot: 1 },
+        Op::Finish { slot: 0 },
+        Op::Close { slot: 0 },
+    ];
+    on_all(&ops);
+}
+
+/// Its last close said 0 of a chunk that was refused then.
+#[test]
+fn who_gets_a_chunk_back_judges_it_again() {
+    let ops = [
+        open(0, 0, good(2, 0)),
+        Op::Write {
+            slot: 0,
+            bytes: 200,
+        },
+        Op::Flush { slot: 0 },
+        reopen(1, 0),
+        Op::Close { slot: 1 },
+        Op::Close { slot: 0 },
+    ];
+    on_all(&ops);
+}
+
+/// Of a chunk that is complete by its length: the end of the handle committed it, after the close
+/// had said ECANCELED.
+#[test]
+fn a_chunk_whose_producer_was_told_that_it_is_canceled_is_not_committed() {
+    let taken_over = [
+        open(0, 0, good(2, 0)),
+        Op::SetLen {
+            slot: 0,
+            percent: 100,
+        },
+        Op::Write {
+            slot: 0,
+            bytes: 200,
+        },
+        Op::Flush { slot: 0 },
+        reopen(1, 0),
+        Op::Finish { slot: 0 },
+    ];
+    for slots in [[0, 1], [1, 0]] {
+        let ends = slots.map(|slot| Op::Close { slot });
+        on_all(&[&taken_over[..], &ends].concat());
+    }
 }
 
 /// It said 0 where the length was the same.

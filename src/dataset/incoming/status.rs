@@ -74,6 +74,8 @@ pub(super) struct Ended {
     pub(super) last: bool,
     /// The bytes are this handle's: it is the one to judge them.
     pub(super) judges: bool,
+    /// The handle whose bytes they are was told that it has lost them: they are refused.
+    pub(super) denied: bool,
 }
 
 #[derive(Debug)]
@@ -86,6 +88,11 @@ struct Record {
     writer: Option<HandleId>,
     /// That handle has written since it has the chunk.
     written: bool,
+    /// The handle whose bytes it took over, if that is still open: it gets them back from one that
+    /// writes nothing.
+    before: Option<HandleId>,
+    /// A write through that one was refused meanwhile: what it meant to write is not there.
+    denied: bool,
 }
 
 #[derive(Debug)]
@@ -99,6 +106,8 @@ impl Shared {
             handles: 0,
             writer: None,
             written: false,
+            before: None,
+            denied: false,
         }))
     }
 
@@ -128,8 +137,9 @@ impl Shared {
             Status::Resting if start == Start::Keep => {
                 record.handles += 1;
                 if writes {
-                    record.writer = Some(id);
+                    record.before = record.writer.replace(id);
                     record.written = false;
+                    record.denied = false;
                     record.status = Status::Open;
                 }
                 Reopened::Joined
@@ -146,10 +156,14 @@ impl Shared {
     pub(super) fn go_on(&self, id: HandleId) -> Result<(), Lost> {
         let mut record = crate::lock(&self.0);
         match record.status {
-            Status::Open if record.writer.is_some_and(|writer| writer != id) => Err(Lost::Busy),
+            Status::Open | Status::Resting if record.writer.is_some_and(|it| it != id) => {
+                record.denied |= record.before == Some(id);
+                Err(Lost::Busy)
+            }
             Status::Open | Status::Resting => {
                 record.writer = Some(id);
                 record.written = true;
+                record.before = None;
                 record.status = Status::Open;
                 Ok(())
             }
@@ -236,17 +250,31 @@ impl Shared {
         let mut record = crate::lock(&self.0);
         record.handles = record.handles.saturating_sub(1);
         let last = record.handles == 0;
-        let judges = record.writer == Some(id) && record.written;
-        if record.writer == Some(id) && (!record.written || record.face.len == 0) {
-            // It had the chunk and left it as it was: another handle may go on.
-            record.writer = None;
-            if record.status == Status::Open && record.face.len > 0 {
-                record.status = Status::Resting;
+        let has_it = record.writer == Some(id);
+        let judges = has_it && record.written;
+        let mut denied = false;
+        if record.before == Some(id) {
+            record.before = None;
+        }
+        if has_it && record.face.len == 0 {
+            (record.writer, record.before) = (None, None);
+        } else if has_it && !record.written {
+            // It had the chunk and left it as it was: the handle before may go on.
+            record.writer = record.before.take();
+            record.written = record.writer.is_some();
+            if matches!(record.status, Status::Open | Status::Resting) {
+                denied = record.denied;
+                record.status = if denied {
+                    Status::Refused
+                } else {
+                    Status::Resting
+                };
             }
         }
         Ended {
             last,
-            judges: judges || last,
+            judges: judges || last || denied,
+            denied,
         }
     }
 }
@@ -341,7 +369,8 @@ mod tests {
             shared.release(2),
             Ended {
                 last: true,
-                judges: true
+                judges: true,
+                denied: false
             }
         );
     }
@@ -354,12 +383,25 @@ mod tests {
         assert_eq!(shared.go_on(1), Ok(()));
         shared.rest();
         assert_eq!(shared.reopen(3, Start::Keep, true), Reopened::Joined);
-        assert_eq!(shared.go_on(1), Err(Lost::Busy));
-        // It wrote nothing: the first may go on.
+        assert!(!shared.is_writer(1));
+        // It wrote nothing: the first may go on, and no other.
         assert!(!shared.release(3).judges);
+        assert!(shared.is_writer(1));
+        assert_eq!(shared.go_on(2), Err(Lost::Busy));
         assert_eq!(shared.go_on(1), Ok(()));
         shared.rest();
         assert_eq!(shared.reopen(4, Start::Truncate, true), Reopened::Replaced);
+        assert_eq!(shared.go_on(1), Err(Lost::TakenAway));
+    }
+
+    #[test]
+    fn bytes_whose_author_was_told_that_they_are_lost_are_refused() {
+        let shared = written(1);
+        shared.rest();
+        assert_eq!(shared.reopen(2, Start::Keep, true), Reopened::Joined);
+        assert_eq!(shared.go_on(1), Err(Lost::Busy));
+        let ended = shared.release(2);
+        assert!(ended.denied && ended.judges && !ended.last);
         assert_eq!(shared.go_on(1), Err(Lost::TakenAway));
     }
 

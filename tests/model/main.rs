@@ -25,6 +25,7 @@ use proptest::test_runner::{Config, TestRunner};
 use content::{Flaw, Form, Spec};
 use mount::Mounted;
 use ops::Op;
+use reference::Holder;
 use run::Run;
 use system::Engine;
 
@@ -390,6 +391,66 @@ fn a_chunk_whose_producer_was_told_that_it_is_canceled_is_not_committed() {
     for slots in [[0, 1], [1, 0]] {
         let ends = slots.map(|slot| Op::Close { slot });
         on_all(&[&taken_over[..], &ends].concat());
+    }
+}
+
+/// One process has closed a preallocated chunk, another that inherited it is killed: the first was
+/// told 0, and the rows were not there.
+#[test]
+fn what_one_close_has_confirmed_the_end_of_another_process_does_not_undo() {
+    let ends = [
+        vec![Op::CloseOne {
+            slot: 0,
+            which: 0,
+            killed: true,
+        }],
+        vec![
+            Op::Dup {
+                slot: 0,
+                holder: Holder::Child,
+            },
+            Op::Dup {
+                slot: 0,
+                holder: Holder::Socket,
+            },
+            Op::CloseOne {
+                slot: 0,
+                which: 0,
+                killed: false,
+            },
+            Op::CloseOne {
+                slot: 0,
+                which: 0,
+                killed: true,
+            },
+        ],
+    ];
+    for end in ends {
+        let mut ops = vec![
+            open(0, 0, good(2, 0)),
+            Op::SetLen {
+                slot: 0,
+                percent: 100,
+            },
+            Op::Write {
+                slot: 0,
+                bytes: 200,
+            },
+            Op::Dup {
+                slot: 0,
+                holder: Holder::Child,
+            },
+        ];
+        if end.len() == 1 {
+            ops.push(Op::CloseOne {
+                slot: 0,
+                which: 0,
+                killed: false,
+            });
+        }
+        ops.extend(end);
+        ops.push(Op::Close { slot: 0 });
+        on_all(&ops);
     }
 }
 

@@ -536,9 +536,11 @@ impl Incoming {
 
     fn resize(&self, state: &mut State, len: u64) -> Result<()> {
         if len == 0 {
+            // As if it had been opened with `O_TRUNC`.
             self.drop_body(state);
             state.len = 0;
             state.written = Coverage::default();
+            (state.plain, state.rewritten) = (true, false);
             return Ok(());
         }
         self.stage(state)?;

@@ -454,6 +454,27 @@ fn what_one_close_has_confirmed_the_end_of_another_process_does_not_undo() {
     }
 }
 
+/// It was committed by the last close only, as if its bytes were written twice.
+#[test]
+fn a_chunk_that_is_cut_to_nothing_begins_anew() {
+    let ops = [
+        open(0, 0, good(2, 0)),
+        Op::Write {
+            slot: 0,
+            bytes: 200,
+        },
+        Op::SetLen {
+            slot: 0,
+            percent: 0,
+        },
+        Op::Finish { slot: 0 },
+        Op::Flush { slot: 0 },
+    ];
+    on_all(&ops);
+    let ops = [&ops[..4], &[Op::Fsync { slot: 0 }]].concat();
+    on_all(&ops);
+}
+
 /// It said 0 where the length was the same.
 #[test]
 fn a_chunk_that_has_lost_its_name_cannot_be_resized() {

@@ -148,7 +148,7 @@ impl ChunkWriter {
     fn committed(&self) -> Result<Option<(Arc<Dataset>, OsString)>> {
         match self.target() {
             Target::New(_, incoming) => incoming.committed(),
-            Target::Again(rewrite) => Ok(Some(rewrite.place())),
+            Target::Again(rewrite) => rewrite.place().map(Some),
         }
     }
 

@@ -65,12 +65,12 @@ impl Dataset {
         self.refresh()?;
         // The array before the catalog: a chunk in the catalog may be ahead of the rows that a
         // follower has seen, never behind those that an owner has published.
-        let (receipt, original) = {
+        let (id, receipt, original) = {
             let catalog = self.catalog();
-            let Some((_, receipt)) = catalog.find(name) else {
+            let Some((id, receipt)) = catalog.find(name) else {
                 return Ok(None);
             };
-            (*receipt, catalog.header(receipt.header))
+            (id, *receipt, catalog.header(receipt.header))
         };
         let Some(array) = self.array() else {
             return Ok(None);
@@ -88,6 +88,7 @@ impl Dataset {
             receipt.attributes.mtime,
         );
         Ok(Some(Committed {
+            id,
             receipt,
             view,
             original,

@@ -51,6 +51,8 @@ struct State {
 /// What a name stands for once it is committed.
 #[derive(Clone, Debug)]
 pub struct Committed {
+    /// Stays what it is when the chunk is renamed.
+    pub(crate) id: u32,
     /// Its place, attributes and checksum.
     pub receipt: Receipt,
     /// Its header and rows as a file.
@@ -367,9 +369,13 @@ impl Rewrite {
         }
     }
 
-    /// The dataset and the name.
-    pub(crate) fn place(&self) -> (Arc<Dataset>, OsString) {
-        (self.dataset.clone(), self.name.clone())
+    /// The dataset, and the name that the chunk has now.
+    ///
+    /// # Errors
+    /// `ESTALE` where it has none any more.
+    pub(crate) fn place(&self) -> Result<(Arc<Dataset>, OsString)> {
+        let name = self.dataset.name_of(self.committed.id)?;
+        Ok((self.dataset.clone(), name))
     }
 
     /// Whether the next `flush` has much to compare, or has to look at processes.

@@ -475,6 +475,25 @@ fn a_chunk_that_is_cut_to_nothing_begins_anew() {
     on_all(&ops);
 }
 
+/// A new chunk was begun under the old name.
+#[test]
+fn a_committed_chunk_is_cut_to_nothing_under_the_name_that_it_has_now() {
+    let ops = [
+        open(0, 0, good(2, 0)),
+        Op::Finish { slot: 0 },
+        Op::Close { slot: 0 },
+        reopen(0, 0),
+        Op::Rename { from: 0, to: 1 },
+        Op::SetLen {
+            slot: 0,
+            percent: 0,
+        },
+        Op::Finish { slot: 0 },
+        Op::Close { slot: 0 },
+    ];
+    on_all(&ops);
+}
+
 /// It said 0 where the length was the same.
 #[test]
 fn a_chunk_that_has_lost_its_name_cannot_be_resized() {

@@ -507,3 +507,20 @@ fn a_chunk_that_has_lost_its_name_cannot_be_resized() {
     ];
     on_all(&ops);
 }
+
+/// Zeros were read.
+#[test]
+fn an_unlinked_chunk_can_be_read_until_its_last_handle_ends() {
+    let ops = [
+        open(1, 0, good(2, 0)),
+        open(2, 0, good(2, 0)),
+        Op::Write {
+            slot: 1,
+            bytes: 200,
+        },
+        Op::Unlink { name: 0 },
+        Op::Close { slot: 1 },
+        Op::Read { slot: 2 },
+    ];
+    on_all(&ops);
+}

@@ -308,7 +308,9 @@ impl Incoming {
         };
         if matches!(state.phase, Phase::Open) {
             if self.shared.is_taken_away() {
-                self.drop_body(&mut state);
+                if ended.last {
+                    self.drop_body(&mut state);
+                }
             } else if ended.denied {
                 let lost = self.withdrawn();
                 self.refuse(&mut state, lost);

@@ -29,7 +29,10 @@ const TABLE: [(Exit, &str); 11] = [
     (Exit::Mount, "the kernel or fusermount3 refused the mount"),
     (Exit::NotMounted, "no npyfs mount there"),
     (Exit::Busy, "the mount is in use, or its daemon still runs"),
-    (Exit::Failed, "another failure, refused files and an unclean end included"),
+    (
+        Exit::Failed,
+        "another failure, refused files and an unclean end included",
+    ),
     (
         Exit::Interrupted,
         "a signal came before the mount was ready",

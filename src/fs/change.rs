@@ -13,7 +13,7 @@ use super::node::{Control, Kind, Node, ROOT};
 use super::open::{attributes_of, own_name};
 use super::{Attr, Caller, Fs, SetAttr};
 use crate::dataset::disk::{Blob, DiskFile};
-use crate::dataset::{self, Change, Dataset, Found, clock};
+use crate::dataset::{self, Change, Dataset, Found, Incoming, clock};
 use crate::error::{Context, Errno, Result};
 use crate::store::{self, Maker, Place, Seen};
 
@@ -291,10 +291,16 @@ impl Fs {
             let dataset = self.dataset(from_dir)?;
             match dataset.find(name)? {
                 // One of no bytes is a file of no bytes, as it is once its last handle is gone.
-                Some(Found::InFlight(incoming)) if !dataset.place_as_empty_file(&incoming)? => {
-                    return Err(err!(EBUSY, "{} is still being written", name.display()));
+                Some(Found::InFlight(incoming)) => {
+                    let waits = waits_for_bytes(&incoming);
+                    if waits && is_chunk(newname) {
+                        self.admit_empty(to_dir, newname)?;
+                    }
+                    if !waits || !dataset.place_as_empty_file(&incoming)? {
+                        return Err(err!(EBUSY, "{} is still being written", name.display()));
+                    }
+                    was_in_flight = true;
                 }
-                Some(Found::InFlight(_)) => was_in_flight = true,
                 Some(Found::Committed(_)) => {
                     let renamed = self.rename_chunk(&dataset, from_dir, name, to_dir, newname);
                     self.reported(&dataset, name, renamed)?;
@@ -409,6 +415,29 @@ impl Fs {
             ));
         }
         dataset.rename(name, newname)
+    }
+
+    /// Whether an empty file may get a chunk's name: a rename that fails changes nothing.
+    fn admit_empty(&self, dir: u64, name: &OsStr) -> Result<()> {
+        let dataset = self.dataset(dir)?;
+        let refused = match dataset.find(name)? {
+            Some(Found::Committed(_)) if !dataset.reuses_names() => {
+                err!(
+                    EEXIST,
+                    "{} is committed, and an empty file is not the same",
+                    name.display()
+                )
+            }
+            Some(Found::InFlight(other)) if !waits_for_bytes(&other) => {
+                err!(
+                    EBUSY,
+                    "{} is being written by another handle",
+                    name.display()
+                )
+            }
+            _ => return Ok(()),
+        };
+        self.reported(&dataset, name, Err(refused))
     }
 
     /// An ordinary file gets a chunk's name, which commits it. `true`: it was committed before, and
@@ -538,6 +567,11 @@ fn may_read(caller: &Caller, path: &Path, stat: &FileStat) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Whether a chunk in flight is no more than an empty file.
+fn waits_for_bytes(incoming: &Incoming) -> bool {
+    incoming.face().len == 0 && incoming.may_be_replaced()
 }
 
 fn append(dataset: &Dataset, name: &OsStr, blob: &dyn Blob, stat: &FileStat) -> Result<()> {

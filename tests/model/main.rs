@@ -524,3 +524,37 @@ fn an_unlinked_chunk_can_be_read_until_its_last_handle_ends() {
     ];
     on_all(&ops);
 }
+
+/// A chunk that is being written is told so, whatever its new name stands for.
+#[test]
+fn a_chunk_in_flight_is_not_renamed_even_onto_a_committed_name() {
+    let ops = [
+        Op::Append {
+            name: 0,
+            spec: good(2, 0),
+        },
+        open(0, 1, good(2, 1)),
+        Op::Write {
+            slot: 0,
+            bytes: 200,
+        },
+        Op::Rename { from: 1, to: 0 },
+    ];
+    on_all(&ops);
+}
+
+/// It became a file, and its handle lost it.
+#[test]
+fn an_empty_chunk_whose_rename_fails_goes_on() {
+    let ops = [
+        Op::Append {
+            name: 0,
+            spec: good(2, 0),
+        },
+        open(0, 1, good(2, 1)),
+        Op::Rename { from: 1, to: 0 },
+        Op::Finish { slot: 0 },
+        Op::Close { slot: 0 },
+    ];
+    on_all(&ops);
+}

@@ -536,11 +536,12 @@ impl Incoming {
 
     fn resize(&self, state: &mut State, len: u64) -> Result<()> {
         if len == 0 {
-            // As if it had been opened with `O_TRUNC`.
+            // Its producer begins again, and may once more: it is plain no more, but what it writes now
+            // is written for the first time.
             self.drop_body(state);
             state.len = 0;
             state.written = Coverage::default();
-            (state.plain, state.rewritten) = (true, false);
+            state.rewritten = false;
             return Ok(());
         }
         self.stage(state)?;

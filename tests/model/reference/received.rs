@@ -54,7 +54,12 @@ impl Received {
     /// A length that it has not. To be cut to nothing is to begin anew.
     pub fn set_len(&mut self, len: usize) {
         if len == 0 {
-            *self = Received::default();
+            // Its producer begins again, and may once more: no close but the last is taken for the end.
+            let plain = self.plain && self.len() == 0;
+            *self = Received {
+                plain,
+                ..Received::default()
+            };
             return;
         }
         self.rewritten |= len < self.len();

@@ -397,7 +397,7 @@ def unclean():
         if recorded:
             it.done(it.state(says=[DIED]), it.state(says=[ANEW]))
             continue
-        start = next(record[0] for record in it.records() if record[1] != 8)
+        start = next(record[0] for record in it.records() if record[1] not in (8, 11))
         it.write(it.read(JOURNAL)[:start], JOURNAL)
         it.chunks, it.rows = [], 0
         it.done(it.state(), it.state())

@@ -5,23 +5,16 @@
 
 mod common;
 
-use std::env;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::{Arc, mpsc};
-use std::thread;
+use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Chunk, Mount, Parked, Style, chunks_in, eventually, is_mounted, put_chunk};
+use common::{Chunk, Mount, Served, Style, chunks_in, eventually, place, put_chunk, serve};
 use npyfs::dataset::disk::{Blob, Directory, Folder, Listed, Lock, Open, Whereabouts};
-use npyfs::fs::{Fs, Options};
-use npyfs::fuse::Adapter;
-use npyfs::store::{self, Door, Store};
-
-/// Where the files are that tell a folder to panic.
-const PLACE: &str = "NPYFS_TEST_PANICS";
+use npyfs::store::{self, Door};
 
 #[derive(Debug)]
 struct Told {
@@ -109,125 +102,11 @@ impl Blob for PanickingBlob {
 
 fn panicking(dataset: &Path, directory: Directory) -> Arc<dyn Folder> {
     let told = Told {
-        place: env::var_os(PLACE).unwrap().into(),
+        // Where the files are that tell a folder to panic.
+        place: place().unwrap(),
         dataset: dataset.into(),
     };
     Arc::new(Panicking(directory, Arc::new(told)))
-}
-
-/// Serves `PLACE/store` at `PLACE/mnt` until it is unmounted.
-fn serve(place: &Path) {
-    env_logger::Builder::new()
-        .filter_module("npyfs", log::LevelFilter::Info)
-        .init();
-    let options = store::Options {
-        door: Door(panicking),
-        ..Default::default()
-    };
-    let store = Store::open(&place.join("store"), options).unwrap();
-    let options = Options {
-        cached: false,
-        read_only: false,
-        allow_delete: false,
-        sync_interval: Duration::from_millis(100),
-        remembered: 1 << 10,
-    };
-    let fs = Fs::new(store, options).unwrap();
-    let mut config = fuser::Config::default();
-    config.n_threads = Some(2);
-    config.mount_options = vec![fuser::MountOption::CUSTOM("subtype=npyfs".into())];
-    let session = fuser::Session::new(Adapter::new(fs.clone()), place.join("mnt"), &config);
-    session.unwrap().run().unwrap();
-    // Where a dataset took no writes any more, this says so; the next to open it recovers it.
-    if let Err(error) = fs.close() {
-        log::error!("{error}");
-    }
-}
-
-struct Served {
-    place: tempfile::TempDir,
-    daemon: Parked,
-}
-
-impl Served {
-    /// The calling test once more, as the daemon.
-    fn start(test: &str) -> Self {
-        let place = tempfile::tempdir().unwrap();
-        for name in ["store", "mnt"] {
-            fs::create_dir(place.path().join(name)).unwrap();
-        }
-        let daemon = common::parked(
-            Command::new(env::current_exe().unwrap())
-                .args(["--exact", test, "--nocapture"])
-                .env(PLACE, place.path())
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(File::create(place.path().join("daemon.log")).unwrap()),
-        );
-        let served = Served { place, daemon };
-        let mounted = eventually(Duration::from_secs(20), || is_mounted(&served.path("")));
-        assert!(mounted, "no mount: {}", served.log());
-        served
-    }
-
-    fn path(&self, path: impl AsRef<Path>) -> PathBuf {
-        let mountpoint = self.place.path().canonicalize().unwrap().join("mnt");
-        // With no slash at its end it is as the table of mounts has it.
-        match path.as_ref().as_os_str().is_empty() {
-            true => mountpoint,
-            false => mountpoint.join(path),
-        }
-    }
-
-    fn store(&self) -> PathBuf {
-        self.place.path().join("store")
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.place.path().join("daemon.log")).unwrap()
-    }
-
-    fn tell(&self, what: &str) {
-        fs::write(self.place.path().join(what), "").unwrap();
-    }
-
-    fn untell(&self, what: &str) {
-        fs::remove_file(self.place.path().join(what)).unwrap();
-    }
-
-    /// The answer to `ask`; where there is none the daemon is killed, which frees who waits for it.
-    #[track_caller]
-    fn answer<T: Send + 'static>(&mut self, ask: impl FnOnce() -> T + Send + 'static) -> T {
-        let (send, receive) = mpsc::channel();
-        thread::spawn(move || send.send(ask()));
-        match receive.recv_timeout(Duration::from_secs(20)) {
-            Ok(answer) => answer,
-            Err(_) => {
-                self.daemon.child().kill().unwrap();
-                panic!("no answer: {}", self.log());
-            }
-        }
-    }
-
-    #[track_caller]
-    fn sync(&mut self, dataset: &str) -> io::Result<()> {
-        let data = self.path(dataset).join("data.npy");
-        self.answer(move || common::sync_path(&data))
-    }
-
-    #[track_caller]
-    fn put(&mut self, dataset: &str, chunk: Chunk) -> io::Result<()> {
-        let dataset = self.path(dataset);
-        self.answer(move || put_chunk(&dataset, chunk))
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        if is_mounted(&self.path("")) {
-            common::force_unmount(&self.path(""));
-        }
-    }
 }
 
 fn small(n: usize) -> Vec<Chunk> {
@@ -246,8 +125,12 @@ fn is_eio<T>(result: io::Result<T>) {
 /// Has dataset `hit` panic at what is told while `strike` runs. `stopped`: it then takes no writes.
 #[track_caller]
 fn costs_only_its_dataset(test: &str, told: &str, stopped: bool, strike: fn(&mut Served, Chunk)) {
-    if let Some(place) = env::var_os(PLACE) {
-        return serve(Path::new(&place));
+    if let Some(place) = place() {
+        let options = store::Options {
+            door: Door(panicking),
+            ..Default::default()
+        };
+        return serve(&place, options);
     }
     let chunks = small(12);
     let mut served = Served::start(test);

@@ -81,6 +81,7 @@ use rewrite::Rewrite;
 pub use staged::Budget;
 pub use status::{CSV_HEAD, Status};
 pub use sync::Waiter;
+pub(crate) use view::Version;
 pub use view::View;
 
 pub(crate) use events::LOG;

@@ -4,7 +4,7 @@
 //! written once, behind all that any view covers.
 
 use std::io;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, RwLock, Weak};
 
 use super::disk::{Blob, read_exact_at};
 use crate::error::{Context, Result};
@@ -184,6 +184,18 @@ impl View {
         Some((self.body_start() + skip, len))
     }
 
+    /// What is known of it when its array is not open any more.
+    pub(crate) fn version(&self) -> Version {
+        Version {
+            header: self.header.clone(),
+            layout: Arc::downgrade(&self.layout),
+            first_row: self.first_row,
+            rows: self.rows,
+            len: self.len(),
+            modified: self.modified,
+        }
+    }
+
     /// Reads at `offset`; fewer bytes than asked for only at the end of the view.
     ///
     /// # Errors
@@ -205,5 +217,52 @@ impl View {
     /// Reads bytes of the rows, from `offset` bytes behind the header.
     pub(crate) fn read_body(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         read_exact_at(&*self.layout.data, buffer, self.body_start() + offset)
+    }
+}
+
+/// A view that does not keep its array open.
+#[derive(Clone, Debug)]
+pub(crate) struct Version {
+    header: Arc<[u8]>,
+    layout: Weak<Layout>,
+    first_row: u64,
+    rows: u64,
+    len: u64,
+    modified: i64,
+}
+
+impl Version {
+    /// The view; `None` where nothing keeps its array open any more.
+    pub(crate) fn view(&self) -> Option<View> {
+        let layout = self.layout.upgrade()?;
+        let header = self.header.clone();
+        Some(View::new(
+            header,
+            layout,
+            self.first_row,
+            self.rows,
+            self.modified,
+        ))
+    }
+
+    /// As the number of [`View::backing`]. No other array has it, also when this one is closed.
+    pub(crate) fn array(&self) -> usize {
+        self.layout.as_ptr() as usize
+    }
+
+    pub(crate) fn first_row(&self) -> u64 {
+        self.first_row
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(crate) fn modified(&self) -> i64 {
+        self.modified
     }
 }

@@ -521,29 +521,6 @@ impl Fs {
         }
         Ok(committed)
     }
-
-    /// Whether a rename has a chunk to copy, or one that holds the writer to wait for.
-    pub fn rename_is_slow(&self, name: &OsStr, newname: &OsStr) -> bool {
-        let is_chunk = |name| dataset::Kind::of(name) == dataset::Kind::Chunk;
-        is_chunk(newname) || is_chunk(name)
-    }
-
-    /// Whether setting attributes has to wait for a lock that is held for long.
-    pub fn setattr_is_slow(&self, ino: u64, set: &SetAttr) -> bool {
-        let Ok(node) = self.nodes.get(ino) else {
-            return false;
-        };
-        let resizes = set
-            .size
-            .zip(set.fh)
-            .is_some_and(|(size, fh)| self.write_is_slow(fh, size));
-        let waits = matches!(node.kind, Kind::Entry)
-            && node.parent != ROOT
-            && self
-                .dataset(node.parent)
-                .is_ok_and(|dataset| dataset.is_busy());
-        resizes || waits
-    }
 }
 
 /// Whether the caller may read a file that is about to become rows, which others read. The kernel

@@ -9,7 +9,7 @@ use super::control;
 use super::handle::Handle;
 use super::node::{Control, Kind, Node, ROOT, shown_number};
 use super::{Attr, Fs, NEVER, READ_SIZE, TTL, WRITE_SIZE};
-use crate::dataset::{self, CONTROL, DATA, Face, Found, View, clock};
+use crate::dataset::{self, CONTROL, DATA, Face, Found, Version, View, clock};
 use crate::error::{Context, Errno, Result};
 use crate::store::{self, Place, Seen};
 
@@ -51,14 +51,14 @@ impl Fs {
     }
 
     fn view_entry(&self, dir: u64, name: &OsStr, view: View, thread: u32) -> Result<Attr> {
-        let mut attr = self.view_attr(dir, &view)?;
+        let mut attr = self.view_attr(dir, &view.version())?;
         attr.node = self.nodes.version(dir, name, view, thread);
         attr.ino = shown_number(dir, name);
         Ok(attr)
     }
 
     /// A version of the array, or a slice: read-only, owned by whoever owns the dataset.
-    fn view_attr(&self, dir: u64, view: &View) -> Result<Attr> {
+    fn view_attr(&self, dir: u64, view: &Version) -> Result<Attr> {
         let place = self.same_place(dir)?;
         let stat = place.stat();
         Ok(Attr {

@@ -2,7 +2,8 @@
 //!
 //! Each method is what one system call means here; `fuse` translates the kernel's requests to them
 //! and back. Methods may block on the store but not for long, except where a `…_is_slow` method
-//! says so beforehand: those belong on [`Fs::run`].
+//! says so beforehand: those belong on [`Fs::run`]. Where a dataset may have to be opened first, a
+//! `…_route` method says where the request belongs: [`Fs::run_at`] takes it there.
 //!
 //! | module | holds |
 //! | --- | --- |
@@ -14,6 +15,7 @@
 //! | `list` | directories |
 //! | `descriptors` | which descriptors are left after a close |
 //! | `control` | `.npyfs` |
+//! | `openings` | where a request is served, and opening datasets |
 //! | `workers` | threads for what takes long |
 //!
 //! No lock of this layer is held while the engine is called.
@@ -26,6 +28,7 @@ mod list;
 mod lookup;
 mod node;
 mod open;
+mod openings;
 #[doc = include_str!("SEMANTICS.md")]
 pub mod semantics {}
 mod workers;
@@ -40,6 +43,8 @@ use std::time::{Duration, SystemTime};
 
 pub use list::Entry;
 pub use node::ROOT;
+pub(crate) use openings::near;
+pub use openings::{Need, Route};
 
 use crate::dataset::{Dataset, View};
 use crate::error::{Context, Errno, Result};
@@ -47,6 +52,7 @@ use crate::store::{Now, Place, Seen, Store};
 use handle::Handles;
 use nix::sys::stat::FileStat;
 use node::{Kind, Node, Nodes};
+use openings::Openings;
 use workers::Workers;
 
 /// How the mount behaves.
@@ -73,6 +79,7 @@ pub struct Fs {
     nodes: Nodes,
     handles: Handles,
     workers: Arc<Workers>,
+    openings: Openings,
     kernel: OnceLock<Arc<dyn Kernel>>,
     /// `major:minor` of the mount.
     device: OnceLock<String>,
@@ -197,6 +204,8 @@ pub struct SetAttr {
     pub fh: Option<u64>,
 }
 
+/// How many copies, conversions and waits for the disk go on at once.
+const WORKERS: usize = 16;
 /// For names and attributes that change only through this mount, or rarely.
 const TTL: Duration = Duration::from_secs(1);
 /// For names that stand for something else with every commit.
@@ -224,11 +233,12 @@ impl Fs {
                 .context(|| "cannot start the thread that syncs".into())?;
         }
         Ok(Arc::new(Fs {
+            nodes: Nodes::new(options.remembered, store.most_idle() / 2),
             store,
-            nodes: Nodes::new(options.remembered),
             options,
             handles: Handles::new(),
-            workers: Arc::default(),
+            workers: Arc::new(Workers::new(WORKERS)),
+            openings: Openings::new(),
             kernel: OnceLock::new(),
             device: OnceLock::new(),
             ticker: Mutex::new(Some(ticker)),
@@ -293,6 +303,7 @@ impl Fs {
     /// The first dataset's that could not be closed cleanly.
     pub fn close(&self) -> Result<()> {
         crate::lock(&self.ticker).take();
+        self.openings.finish();
         self.workers.finish();
         for handle in self.handles.drain() {
             Self::end(&handle);
@@ -420,29 +431,6 @@ impl Fs {
             ESTALE,
             "the owner or the mode of {path} was changed in the store"
         )
-    }
-
-    /// Whether a name in a directory cannot be looked up before its dataset is opened, which reads
-    /// the journal and may recover it.
-    pub fn lookup_is_slow(&self, dir: u64) -> bool {
-        dir != ROOT && self.nodes.dataset(dir).is_none()
-    }
-
-    /// Whether a chunk cannot be created or opened for writing before its dataset is owned, or, where
-    /// the store failed, written again, which waits for the disk.
-    pub fn create_is_slow(&self, dir: u64) -> bool {
-        let ready = |dataset: Arc<Dataset>| dataset.is_owned() && !dataset.has_failed();
-        dir != ROOT && !self.nodes.dataset(dir).is_some_and(ready)
-    }
-
-    /// As [`Fs::create_is_slow`], for opening what an inode stands for.
-    pub fn open_is_slow(&self, ino: u64, flags: i32) -> bool {
-        let writes = flags & (libc::O_ACCMODE | libc::O_TRUNC) != libc::O_RDONLY;
-        writes
-            && self
-                .nodes
-                .get(ino)
-                .is_ok_and(|node| self.create_is_slow(node.parent))
     }
 }
 

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use crate::dataset::{DATA, Dataset, View};
+use crate::dataset::{self, DATA, Dataset, Version, View};
 use crate::error::Result;
 use crate::store::Seen;
 
@@ -54,8 +54,9 @@ pub(crate) enum Kind {
     Dir,
     /// A chunk or an ordinary file: whatever has the name now.
     Entry,
-    /// A version of the array, or a slice of one.
-    Array(Arc<View>),
+    /// A version of the array, or a slice of one. The kernel remembers it for long, and its array
+    /// does not stay open for that.
+    Array(Arc<Version>),
     /// Something in the `.npyfs` of the parent.
     Control(Control),
 }
@@ -91,8 +92,9 @@ impl Node {
     }
 }
 
-fn version<'a>(dir: u64, name: &'a OsStr, view: &View) -> Key<'a> {
-    Key::Version(dir, name, view.backing().1, view.first_row(), view.rows())
+fn version<'a>(dir: u64, name: &'a OsStr, version: &Version) -> Key<'a> {
+    let (first_row, rows) = (version.first_row(), version.rows());
+    Key::Version(dir, name, version.array(), first_row, rows)
 }
 
 #[derive(Debug)]
@@ -152,6 +154,9 @@ struct Table {
     /// What the kernel was told of directories and ordinary files, and what is stored of `.npyfs`.
     /// Beside the nodes: chunks, which are the most of them, have none of this.
     seen: HashMap<u64, Seen>,
+    /// The views that were looked up last, with their directories and numbers: they are about to be
+    /// opened. A view may be the last that has its array open, and is dropped without the lock.
+    recent: VecDeque<(u64, u64, View)>,
     /// The kernel has no pages of arrays: a version may become another while it is not open.
     uncached: bool,
     /// The files, oldest first, that the kernel was not asked to forget yet.
@@ -202,7 +207,7 @@ impl Table {
     }
 
     /// Has the newest version of a directory's array, if nobody has it open, become `view`.
-    fn advance(&mut self, dir: u64, view: &Arc<View>) {
+    fn advance(&mut self, dir: u64, view: &Arc<Version>) {
         let Some(&ino) = self.newest.get(&dir) else {
             return;
         };
@@ -210,7 +215,7 @@ impl Table {
             Kind::Array(old) => {
                 slot.opens == 0
                     && !slot.node.gone
-                    && old.backing().1 == view.backing().1
+                    && old.array() == view.array()
                     && old.rows() < view.rows()
             }
             _ => false,
@@ -225,6 +230,18 @@ impl Table {
             slot.node.kind = Kind::Array(view.clone());
         }
         self.index(ino);
+    }
+
+    /// Takes out those of the recent views that have this directory and number.
+    fn drop_recent(&mut self, is_it: impl Fn(u64, u64) -> bool) -> Vec<(u64, u64, View)> {
+        if !self.recent.iter().any(|(dir, ino, _)| is_it(*dir, *ino)) {
+            return Vec::new();
+        }
+        let (dropped, kept) = std::mem::take(&mut self.recent)
+            .into_iter()
+            .partition(|(dir, ino, _)| is_it(*dir, *ino));
+        self.recent = kept;
+        Vec::from(dropped)
     }
 
     fn remove(&mut self, key: &Key<'_>) -> Option<u64> {
@@ -284,6 +301,8 @@ pub(crate) struct Nodes {
     table: Mutex<Table>,
     /// How many files that are not in use it is to remember.
     remembered: usize,
+    /// How many views stay open for those who have looked them up.
+    recent: usize,
 }
 
 /// The number that `stat` shows for all versions of an array or slice: cp compares what it found by
@@ -296,7 +315,7 @@ pub(crate) fn shown_number(dir: u64, name: &OsStr) -> u64 {
 }
 
 impl Nodes {
-    pub(crate) fn new(remembered: usize) -> Self {
+    pub(crate) fn new(remembered: usize, recent: usize) -> Self {
         let root = Node {
             ino: ROOT,
             parent: ROOT,
@@ -313,6 +332,7 @@ impl Nodes {
             datasets: HashMap::new(),
             newest: HashMap::new(),
             seen: HashMap::new(),
+            recent: VecDeque::new(),
             uncached: false,
             files: VecDeque::new(),
             next: ROOT + 1,
@@ -320,6 +340,7 @@ impl Nodes {
         Self {
             table: Mutex::new(table),
             remembered,
+            recent: recent.max(1),
         }
     }
 
@@ -439,8 +460,10 @@ impl Nodes {
 
     /// The number of a version of the array, or of a slice of one, which `thread` is told of.
     pub(crate) fn version(&self, dir: u64, name: &OsStr, view: View, thread: u32) -> u64 {
+        let _oldest;
+        let looked_up = view;
+        let view = Arc::new(looked_up.version());
         let mut table = crate::lock(&self.table);
-        let view = Arc::new(view);
         if table.uncached && name == DATA {
             table.advance(dir, &view);
         }
@@ -454,6 +477,9 @@ impl Nodes {
         if name == DATA {
             table.newest.insert(dir, ino);
         }
+        let full = table.recent.len() >= self.recent;
+        _oldest = full.then(|| table.recent.pop_front());
+        table.recent.push_back((dir, ino, looked_up));
         table.tell(ino, thread);
         ino
     }
@@ -469,12 +495,16 @@ impl Nodes {
         let mut table = crate::lock(&self.table);
         let uncached = table.uncached;
         if let Some(slot) = table.slots.get_mut(&ino)
-            && let Kind::Array(view) = &slot.node.kind
+            && let Kind::Array(version) = &slot.node.kind
         {
+            // The kernel looks it up again, and opens what it finds then.
+            let view = version
+                .view()
+                .ok_or_else(|| err!(ESTALE, "the array was closed since it was looked up"))?;
             slot.opens += 1;
             let doubtful = uncached && slot.told.and(thread) != Told::One(thread);
             slot.told = Told::Nobody.and(thread);
-            return Ok((View::clone(view), doubtful));
+            return Ok((view, doubtful));
         }
         Err(err!(ESTALE, "inode {ino} is no version of an array"))
     }
@@ -488,6 +518,7 @@ impl Nodes {
 
     /// The kernel forgets `count` lookups.
     pub(crate) fn forget(&self, ino: u64, count: u64) {
+        let _dropped;
         let mut table = crate::lock(&self.table);
         let Some(slot) = table.slots.get_mut(&ino) else {
             return;
@@ -499,18 +530,23 @@ impl Nodes {
         if !slot.node.gone {
             table.unindex(ino);
         }
-        if let Some(slot) = table.slots.remove(&ino)
+        let slot = table.slots.remove(&ino);
+        if let Some(slot) = &slot
             && table.newest.get(&slot.node.parent) == Some(&ino)
         {
             table.newest.remove(&slot.node.parent);
         }
+        let is_array = slot.is_some_and(|slot| matches!(slot.node.kind, Kind::Array(_)));
+        _dropped = is_array.then(|| table.drop_recent(|_, other| other == ino));
         table.datasets.remove(&ino);
         table.seen.remove(&ino);
     }
 
     /// A name was removed: its node, if there is one, stands for nothing any more.
     pub(crate) fn removed(&self, parent: u64, name: &OsStr) {
+        let _dropped;
         let mut table = crate::lock(&self.table);
+        _dropped = (name == DATA).then(|| table.drop_recent(|dir, _| dir == parent));
         if let Some(ino) = table.remove(&Key::Name(parent, name)) {
             table.datasets.remove(&ino);
         }
@@ -553,6 +589,21 @@ impl Nodes {
         if table.slots.get(&dir).is_some_and(|slot| !slot.node.gone) {
             table.datasets.insert(dir, Arc::downgrade(dataset));
         }
+    }
+
+    /// The directory whose dataset knows what an inode stands for, and the dataset if it is known and
+    /// still open. Some texts are made of it when they are opened.
+    pub(crate) fn dataset_of(&self, ino: u64, opens: bool) -> Option<(u64, Option<Arc<Dataset>>)> {
+        let table = crate::lock(&self.table);
+        let node = &table.slots.get(&ino)?.node;
+        let needed = match &node.kind {
+            Kind::Entry => !node.gone && dataset::Kind::of(&node.name) == dataset::Kind::Chunk,
+            Kind::Control(Control::Status | Control::Chunks) => opens,
+            Kind::Control(_) | Kind::Dir | Kind::Array(_) => false,
+        };
+        let dir = node.parent;
+        let dataset = || table.datasets.get(&dir).and_then(Weak::upgrade);
+        (needed && dir != ROOT).then(|| (dir, dataset()))
     }
 
     /// The path of a directory, relative to the store.

@@ -446,14 +446,6 @@ impl Fs {
         })
     }
 
-    /// Whether lining up for a sync may take long: all but a chunk that has little to copy.
-    pub fn fsync_is_slow(&self, fh: u64) -> bool {
-        self.handles.get(fh).map_or(true, |handle| match &*handle {
-            Handle::Chunk(chunk) if chunk.writer.is_new() => chunk.writer.flush_is_slow(),
-            _ => true,
-        })
-    }
-
     /// Has a file, or all rows committed so far, survive a power loss; `done` is told, from a
     /// thread that waited for the disk.
     pub fn fsync(self: &Arc<Self>, ino: u64, fh: u64, done: Waiter) {

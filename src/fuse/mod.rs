@@ -21,7 +21,7 @@ use std::sync::Arc;
 use fuser::{Errno, FileAttr, FileType, INodeNo, Notifier, ReplyEmpty, Request};
 
 use crate::error::{Error, Result};
-use crate::fs::{Attr, Caller, Fs, is_routine};
+use crate::fs::{Attr, Caller, Fs, Route, is_routine};
 use asking::Asking;
 use backing::Backing;
 use entry::Device;
@@ -175,11 +175,10 @@ impl Adapter {
         }
     }
 
-    fn dispatch(&self, operation: &'static str, slow: bool, job: impl FnOnce() + Send + 'static) {
-        if slow {
-            self.fs.run(move || guarded(operation, job));
-        } else {
-            self.serve(operation, job);
+    fn dispatch(&self, operation: &'static str, route: Route, job: impl FnOnce() + Send + 'static) {
+        match route {
+            Route::Here(_kept) => self.serve(operation, job),
+            elsewhere => self.fs.run_at(elsewhere, move || guarded(operation, job)),
         }
     }
 

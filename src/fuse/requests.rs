@@ -16,7 +16,7 @@ use fuser::{
 use super::backing::cache_flags;
 use super::patience::patiently;
 use super::{Adapter, Subject, attributes, caller, empty, failed, guarded, pages, with_buffer};
-use crate::fs::{Attr, Fs, SetAttr};
+use crate::fs::{Attr, Fs, Route, SetAttr, near};
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
@@ -36,11 +36,11 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let slow = self.fs.lookup_is_slow(parent.0);
+        let route = self.fs.lookup_route(parent.0, name);
         let (fs, name) = (self.fs.clone(), name.to_owned());
         let (device, unique) = (self.device.clone(), request.unique().0);
         let thread = request.pid();
-        self.dispatch("lookup", slow, move || {
+        self.dispatch("lookup", route, move || {
             match fs.lookup(parent.0, &name, thread) {
                 Ok(attr) => device.entry(unique, &attr, reply),
                 Err(error) => {
@@ -56,15 +56,12 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        let fh = fh.map(|fh| fh.0);
-        self.serve("getattr", || {
-            match self.fs.getattr(ino.0, fh, request.pid()) {
-                Ok(attr) => reply.attr(&attr.attr_ttl, &attributes(&attr)),
-                Err(error) => {
-                    reply.error(failed(&self.fs, "getattr", &Subject::Inode(ino.0), &error));
-                }
-            }
-        });
+        let (fs, fh, thread) = (self.fs.clone(), fh.map(|fh| fh.0), request.pid());
+        let job = move || match fs.getattr(ino.0, fh, thread) {
+            Ok(attr) => reply.attr(&attr.attr_ttl, &attributes(&attr)),
+            Err(error) => reply.error(failed(&fs, "getattr", &Subject::Inode(ino.0), &error)),
+        };
+        self.dispatch("getattr", self.fs.getattr_route(ino.0), job);
     }
 
     fn setattr(
@@ -103,7 +100,7 @@ impl Filesystem for Adapter {
             Err(error) => reply.error(failed(fs, "setattr", &Subject::Inode(ino.0), &error)),
         };
         let job = move || patiently(&fs, "setattr", ask, answer);
-        self.dispatch("setattr", self.fs.setattr_is_slow(ino.0, &set), job);
+        self.dispatch("setattr", self.fs.setattr_route(ino.0, &set), job);
     }
 
     fn mkdir(
@@ -130,18 +127,18 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        // Where it removes what is committed, it waits for whoever commits.
-        let slow = self.fs.options().allow_delete;
+        let route = self.fs.unlink_route(parent.0, name);
         let (fs, name) = (self.fs.clone(), name.to_owned());
-        self.dispatch("unlink", slow, move || {
+        self.dispatch("unlink", route, move || {
             let done = fs.unlink(parent.0, &name);
             empty(&fs, done, "unlink", &Subject::Name(parent.0, &name), reply);
         });
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let route = self.fs.rmdir_route(parent.0, name);
         let (fs, name) = (self.fs.clone(), name.to_owned());
-        self.dispatch("rmdir", true, move || {
+        self.dispatch("rmdir", route, move || {
             let done = fs.rmdir(parent.0, &name);
             empty(&fs, done, "rmdir", &Subject::Name(parent.0, &name), reply);
         });
@@ -192,20 +189,28 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let slow = self.fs.rename_is_slow(name, newname);
+        let route = self.fs.rename_route(parent.0, name, newparent.0, newname);
         let (fs, name, newname) = (self.fs.clone(), name.to_owned(), newname.to_owned());
         let caller = caller(request);
-        let to = newname.clone();
-        let ask = move |fs: &Fs| {
-            let flags = flags.bits();
-            fs.rename(parent.0, &name, newparent.0, &newname, flags, &caller)
-        };
-        let answer = move |fs: &Fs, renamed| {
-            let subject = Subject::Name(newparent.0, &to);
-            empty(fs, renamed, "rename", &subject, reply);
-        };
-        self.dispatch("rename", slow, move || {
-            patiently(&fs, "rename", ask, answer);
+        self.dispatch("rename", route, move || {
+            // One of the two datasets is open now, the other may not be.
+            let route = fs.rename_route(parent.0, &name, newparent.0, &newname);
+            let route = match route {
+                Route::Opener { .. } => route,
+                Route::Here(kept) | Route::Worker(kept) => Route::Here(kept),
+            };
+            let to = newname.clone();
+            let ask = move |fs: &Fs| {
+                let flags = flags.bits();
+                fs.rename(parent.0, &name, newparent.0, &newname, flags, &caller)
+            };
+            let answer = move |fs: &Fs, renamed| {
+                let subject = Subject::Name(newparent.0, &to);
+                empty(fs, renamed, "rename", &subject, reply);
+            };
+            let serving = fs.clone();
+            let job = move || patiently(&fs, "rename", ask, answer);
+            serving.run_at(route, move || guarded("rename", job));
         });
     }
 
@@ -219,10 +224,10 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let slow = self.fs.create_is_slow(parent.0);
+        let route = self.fs.create_route(parent.0, name);
         let (fs, name, caller) = (self.fs.clone(), name.to_owned(), caller(request));
         let (device, unique) = (self.device.clone(), request.unique().0);
-        self.dispatch("create", slow, move || {
+        self.dispatch("create", route, move || {
             match fs.create(parent.0, &name, mode & !umask, flags, &caller) {
                 Ok((attr, opened)) => {
                     let (fh, flags) = (FileHandle(opened.fh), cache_flags(&opened.mode));
@@ -237,14 +242,16 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let slow = self.fs.open_is_slow(ino.0, flags.0);
+        let route = self.fs.open_route(ino.0, flags.0);
         let (fs, backing, caller) = (self.fs.clone(), self.backing.clone(), caller(request));
         let ask = move |fs: &Fs| fs.open(ino.0, flags.0, &caller);
         let answer = move |fs: &Fs, done: crate::Result<_>| match done {
             Ok(opened) => backing.answer(opened, reply, || fs.set_uncached(false)),
             Err(error) => reply.error(failed(fs, "open", &Subject::Inode(ino.0), &error)),
         };
-        self.dispatch("open", slow, move || patiently(&fs, "open", ask, answer));
+        self.dispatch("open", route, move || {
+            patiently(&fs, "open", ask, answer);
+        });
     }
 
     fn read(
@@ -307,7 +314,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let fs = self.fs.clone();
-        self.dispatch("fallocate", true, move || {
+        self.dispatch("fallocate", near(true), move || {
             let done = fs.fallocate(fh.0, offset, length, mode);
             empty(&fs, done, "fallocate", &Subject::Inode(ino.0), reply);
         });
@@ -323,7 +330,7 @@ impl Filesystem for Adapter {
     ) {
         let slow = self.fs.begin_flush(fh.0);
         let (fs, caller) = (self.fs.clone(), caller(request));
-        self.dispatch("flush", slow, move || {
+        self.dispatch("flush", near(slow), move || {
             let done = fs.flush(fh.0, &caller);
             empty(&fs, done, "flush", &Subject::Inode(ino.0), reply);
         });
@@ -342,7 +349,7 @@ impl Filesystem for Adapter {
         self.backing.release(fh.0);
         let slow = self.fs.release_is_slow(fh.0);
         let fs = self.fs.clone();
-        self.dispatch("release", slow, move || {
+        self.dispatch("release", near(slow), move || {
             let done = fs.release(fh.0);
             empty(&fs, done, "release", &Subject::Inode(ino.0), reply);
         });
@@ -357,8 +364,8 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let fs = self.fs.clone();
-        let slow = self.fs.fsync_is_slow(fh.0);
-        self.dispatch("fsync", slow, move || {
+        let route = self.fs.fsync_route(ino.0, fh.0);
+        self.dispatch("fsync", route, move || {
             let asked = fs.clone();
             let answer = move |done| empty(&asked, done, "fsync", &Subject::Inode(ino.0), reply);
             fs.fsync(ino.0, fh.0, Box::new(answer));
@@ -382,8 +389,9 @@ impl Filesystem for Adapter {
     ) {
         // The kernel's way of saying that an entry's inode is not known: it is found by lookup.
         const UNKNOWN: INodeNo = INodeNo(0xffff_ffff);
-        self.serve("readdir", || {
-            let listed = self.fs.readdir(ino.0, fh.0, offset, |entry| {
+        let fs = self.fs.clone();
+        self.dispatch("readdir", self.fs.readdir_route(ino.0), move || {
+            let listed = fs.readdir(ino.0, fh.0, offset, |entry| {
                 let kind = if entry.is_dir {
                     FileType::Directory
                 } else {
@@ -394,7 +402,7 @@ impl Filesystem for Adapter {
             match listed {
                 Ok(()) => reply.ok(),
                 Err(error) => {
-                    reply.error(failed(&self.fs, "readdir", &Subject::Inode(ino.0), &error))
+                    reply.error(failed(&fs, "readdir", &Subject::Inode(ino.0), &error));
                 }
             }
         });
@@ -423,7 +431,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let fs = self.fs.clone();
-        self.dispatch("fsyncdir", true, move || {
+        self.dispatch("fsyncdir", self.fs.fsyncdir_route(ino.0), move || {
             let asked = fs.clone();
             let answer = move |done| empty(&asked, done, "fsyncdir", &Subject::Inode(ino.0), reply);
             fs.fsyncdir(ino.0, Box::new(answer));

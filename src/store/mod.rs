@@ -7,10 +7,12 @@
 //! | --- | --- |
 //! | `registry` | which datasets are open |
 //! | `seen` | what was seen of a file, so that another in its place is noticed |
+//! | `sparing` | what is done where no descriptor is left |
 //! | `tree` | directories and ordinary files |
 
 mod registry;
 mod seen;
+mod sparing;
 mod tree;
 
 use std::fs::File;
@@ -39,7 +41,7 @@ pub struct Options {
     pub rejected_limit: u64,
     /// A committed name may be written again, and stands for the newest chunk then.
     pub reuse_names: bool,
-    /// How many datasets may be open that nobody uses.
+    /// How many datasets may be open that nobody uses, as far as there are descriptors for them.
     pub idle_datasets: usize,
     /// Where tests stand between the datasets and the disk.
     pub door: Door,
@@ -87,7 +89,7 @@ pub struct Store {
     fd: OwnedFd,
     options: Options,
     memory: Arc<Budget>,
-    registry: Registry,
+    registry: Arc<Registry>,
 }
 
 impl Store {
@@ -123,8 +125,8 @@ impl Store {
             root,
             fd: dir.into(),
             memory: Budget::new(options.memory),
+            registry: Arc::new(Registry::new(options.idle_datasets)),
             options,
-            registry: Registry::default(),
         }))
     }
 

@@ -1,39 +1,282 @@
 //! Which datasets are open: each once, from its first use until it is closed as idle.
+//!
+//! The table of them is locked for as long as it takes to look into it, never while the disk works.
+//! Whoever opens or closes a dataset leaves a [`Turn`] in its place, for which those wait who want
+//! that dataset, and nobody else.
+//!
+//! A dataset is idle when the table has the only reference to it. That is settled by taking the
+//! value out of the reference under the lock of the table: whoever has got a reference meanwhile,
+//! from wherever, keeps the dataset open; whoever comes later finds it closing, and opens it anew.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::fstat;
 
 use super::Store;
+use super::sparing::Sparing;
 use crate::dataset::Dataset;
 use crate::dataset::disk::Directory;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 
-#[derive(Debug, Default)]
+/// Device and inode of a dataset's directory.
+type Key = (u64, u64);
+
+/// How many descriptors an idle dataset holds: its directory and the `.npyfs` there, the array, the
+/// journal and the lock.
+const DESCRIPTORS: u64 = 5;
+/// How often descriptors are looked for, while others take those that were found.
+const ATTEMPTS: usize = 16;
+
+#[derive(Debug)]
 pub(super) struct Registry {
-    /// By device and inode of their directories.
-    open: Mutex<HashMap<(u64, u64), Arc<Dataset>>>,
+    slots: Mutex<HashMap<Key, Slot>>,
     /// Counts the times that a dataset was asked for.
     moment: AtomicU64,
+    /// How many datasets may be open that nobody uses.
+    limit: usize,
+    /// Given up for a moment where no descriptor is left: closing a dataset may take one.
+    spare: Mutex<Option<File>>,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Open(Arc<Dataset>),
+    Busy(Arc<Turn>),
+}
+
+/// An opening, or a closing, for which others wait.
+#[derive(Debug, Default)]
+struct Turn(OnceLock<Outcome>);
+
+#[derive(Clone, Debug)]
+enum Outcome {
+    Opened(Arc<Dataset>),
+    /// For those who have waited; whoever comes later tries anew.
+    Failed(Error),
+    Closed,
+}
+
+/// Ends a turn, also that of a thread that panics: those who wait must not do so for ever.
+struct Ending<'a> {
+    registry: &'a Registry,
+    key: Key,
+    turn: Arc<Turn>,
+    outcome: Outcome,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        {
+            let mut slots = crate::lock(&self.registry.slots);
+            match &self.outcome {
+                Outcome::Opened(dataset) => {
+                    slots.insert(self.key, Slot::Open(dataset.clone()));
+                }
+                Outcome::Failed(_) | Outcome::Closed => {
+                    slots.remove(&self.key);
+                }
+            }
+        }
+        if self.turn.0.set(self.outcome.clone()).is_err() {
+            log::error!("a dataset was opened or closed by two");
+        }
+    }
+}
+
+impl Registry {
+    pub(super) fn new(idle_datasets: usize) -> Self {
+        Self {
+            slots: Mutex::default(),
+            moment: AtomicU64::new(0),
+            limit: affordable(idle_datasets),
+            spare: Mutex::new(spare()),
+        }
+    }
+
+    /// The dataset with this key, which `open` opens where nobody has.
+    fn get(&self, key: Key, open: impl FnOnce() -> Result<Arc<Dataset>>) -> Result<Arc<Dataset>> {
+        let mut turn: Arc<Turn> = Arc::default();
+        let mut ending = loop {
+            {
+                let mut slots = crate::lock(&self.slots);
+                match slots.get(&key) {
+                    Some(Slot::Open(dataset)) => return Ok(dataset.clone()),
+                    Some(Slot::Busy(other)) => turn = other.clone(),
+                    None => {
+                        slots.insert(key, Slot::Busy(turn.clone()));
+                        let panicked = err!(EIO, "a failure inside npyfs ended the opening");
+                        break self.ending(key, turn, Outcome::Failed(panicked));
+                    }
+                }
+            }
+            match turn.0.wait() {
+                Outcome::Opened(dataset) => return Ok(dataset.clone()),
+                Outcome::Failed(error) => return Err(error.clone()),
+                Outcome::Closed => turn = Arc::default(),
+            }
+        };
+        let opened = open();
+        ending.outcome = match &opened {
+            Ok(dataset) => Outcome::Opened(dataset.clone()),
+            Err(error) => Outcome::Failed(error.clone()),
+        };
+        opened
+    }
+
+    fn ending(&self, key: Key, turn: Arc<Turn>, outcome: Outcome) -> Ending<'_> {
+        Ending {
+            registry: self,
+            key,
+            turn,
+            outcome,
+        }
+    }
+
+    fn touch(&self, dataset: &Dataset) {
+        dataset.touch(self.moment.fetch_add(1, Ordering::Relaxed));
+    }
+
+    fn datasets(&self) -> Vec<Arc<Dataset>> {
+        let slots = crate::lock(&self.slots);
+        let open = slots.values().filter_map(|slot| match slot {
+            Slot::Open(dataset) => Some(dataset.clone()),
+            Slot::Busy(_) => None,
+        });
+        open.collect()
+    }
+
+    fn count(&self) -> usize {
+        let is_open = |slot: &&Slot| matches!(slot, Slot::Open(_));
+        crate::lock(&self.slots).values().filter(is_open).count()
+    }
+
+    /// Closes the datasets that were used longest ago and are not in use, until no more than `most`
+    /// are open. Answers how many it has closed.
+    fn close_idle(&self, most: usize) -> usize {
+        let mut idle: Vec<(u64, Key)> = {
+            let slots = crate::lock(&self.slots);
+            let idle = slots.iter().filter_map(|(key, slot)| match slot {
+                // No more than a hint: it may be in use before its turn comes.
+                Slot::Open(dataset) if Arc::strong_count(dataset) == 1 => {
+                    Some((dataset.last_used(), *key))
+                }
+                _ => None,
+            });
+            idle.collect()
+        };
+        idle.sort_unstable();
+        let mut closed = 0;
+        for (_, key) in idle {
+            if self.count() <= most {
+                break;
+            }
+            if let Some((dataset, ending)) = self.take_idle(key) {
+                if let Err(error) = dataset.close() {
+                    log::error!("{error}");
+                }
+                // Its lock with it: whoever waits for the end of this takes that anew.
+                drop(dataset);
+                drop(ending);
+                closed += 1;
+            }
+        }
+        closed
+    }
+
+    /// Takes a dataset that nobody uses: nobody has it any more, nor can get it.
+    fn take_idle(&self, key: Key) -> Option<(Dataset, Ending<'_>)> {
+        let mut slots = crate::lock(&self.slots);
+        let slot = slots.get_mut(&key)?;
+        if matches!(slot, Slot::Busy(_)) {
+            return None;
+        }
+        let turn: Arc<Turn> = Arc::default();
+        let Slot::Open(dataset) = std::mem::replace(slot, Slot::Busy(turn.clone())) else {
+            return None;
+        };
+        match Arc::try_unwrap(dataset) {
+            Ok(dataset) => Some((dataset, self.ending(key, turn, Outcome::Closed))),
+            Err(dataset) => {
+                *slot = Slot::Open(dataset);
+                None
+            }
+        }
+    }
+
+    /// Closes idle datasets for their descriptors. False where there is none.
+    pub(super) fn relieve(&self) -> bool {
+        drop(crate::lock(&self.spare).take());
+        let closed = self.close_idle(self.count() / 4 * 3);
+        let mut spare_one = crate::lock(&self.spare);
+        if spare_one.is_none() {
+            *spare_one = spare();
+        }
+        closed > 0
+    }
+
+    /// Does what takes descriptors; where none is left, once more when idle datasets have given up
+    /// theirs.
+    pub(super) fn sparing<T, E>(
+        &self,
+        is_short: impl Fn(&E) -> bool,
+        mut work: impl FnMut() -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        for _ in 1..ATTEMPTS {
+            match work() {
+                Err(error) if is_short(&error) && self.relieve() => {}
+                done => return done,
+            }
+        }
+        work()
+    }
+}
+
+/// How many of the datasets that nobody uses may stay open: they may hold half of the descriptors
+/// that this process can have.
+fn affordable(wanted: usize) -> usize {
+    let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    let most = usize::try_from(soft / 2 / DESCRIPTORS).unwrap_or(usize::MAX);
+    wanted.min(most).max(1)
+}
+
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+fn is_shortage(error: &Error) -> bool {
+    matches!(error.errno(), Errno::EMFILE | Errno::ENFILE)
 }
 
 impl Store {
-    /// The dataset of a directory.
+    /// The dataset of a directory. Opening it may take long, and is waited for by those who want
+    /// this dataset only.
     ///
     /// # Errors
     /// Those of opening it.
     pub fn dataset(&self, path: &Path) -> Result<Arc<Dataset>> {
-        let fd = self.directory(path)?;
-        let stat = fstat(&fd).context(|| format!("cannot look at {}", path.display()))?;
-        let key = (stat.st_dev, stat.st_ino);
-        let mut open = crate::lock(&self.registry.open);
-        if let Some(dataset) = open.get(&key) {
-            self.touch(dataset);
-            return Ok(dataset.clone());
+        let registry = &self.registry;
+        let dataset = registry.sparing(is_shortage, || {
+            let fd = self.directory(path)?;
+            let stat = fstat(&fd).context(|| format!("cannot look at {}", path.display()))?;
+            registry.get((stat.st_dev, stat.st_ino), || {
+                let directory = (self.options.door.0)(path, Directory::from_fd(fd));
+                self.open_dataset(path, Sparing::new(directory, registry))
+            })
+        })?;
+        registry.touch(&dataset);
+        if registry.count() > registry.limit {
+            registry.close_idle(registry.limit / 4 * 3);
         }
+        Ok(dataset)
+    }
+
+    fn open_dataset(&self, path: &Path, folder: Sparing) -> Result<Arc<Dataset>> {
         let options = crate::DatasetOptions {
             read_only: self.options.read_only,
             memory: self.memory.clone(),
@@ -42,58 +285,28 @@ impl Store {
             depth: path.components().count(),
             boot: None,
         };
-        let folder = (self.options.door.0)(path, Directory::from_fd(fd));
-        let dataset = Dataset::open_in(folder, path, options).map_err(|error| {
-            error.context(format!("cannot open the dataset {}", path.display()))
-        })?;
-        self.touch(&dataset);
-        open.insert(key, dataset.clone());
-        let too_many = open.len() > self.options.idle_datasets;
-        drop(open);
-        if too_many {
-            self.close_idle();
-        }
-        Ok(dataset)
+        Dataset::open_in(Arc::new(folder), path, options)
+            .map_err(|error| error.context(format!("cannot open the dataset {}", path.display())))
+    }
+
+    /// How many datasets may be open that nobody uses.
+    pub fn most_idle(&self) -> usize {
+        self.registry.limit
     }
 
     /// Notes that a dataset is in use: those that are not are closed first.
     pub fn touch(&self, dataset: &Dataset) {
-        dataset.touch(self.registry.moment.fetch_add(1, Ordering::Relaxed));
-    }
-
-    /// Closes the datasets that were used longest ago and are not in use, down to three quarters of
-    /// the limit.
-    fn close_idle(&self) {
-        let mut idle: Vec<_> = crate::lock(&self.registry.open)
-            .iter()
-            .filter(|(_, dataset)| Arc::strong_count(dataset) == 1)
-            .map(|(key, dataset)| (*key, dataset.clone()))
-            .collect();
-        idle.sort_unstable_by_key(|(_, dataset)| dataset.last_used());
-        for (key, dataset) in idle {
-            // Closed while it is still in the table: whoever comes for it meanwhile finds this one,
-            // and takes its lock again, instead of another that would find the lock taken.
-            if let Err(error) = dataset.close() {
-                log::error!("{error}");
-            }
-            let mut open = crate::lock(&self.registry.open);
-            if Arc::strong_count(&dataset) == 2 {
-                open.remove(&key);
-            }
-            if open.len() <= self.options.idle_datasets / 4 * 3 {
-                return;
-            }
-        }
-    }
-
-    /// The datasets that are open now.
-    pub fn open_datasets(&self) -> Vec<Arc<Dataset>> {
-        crate::lock(&self.registry.open).values().cloned().collect()
+        self.registry.touch(dataset);
     }
 
     /// Syncs what was committed since the last time.
     pub fn sync_dirty(&self) {
-        for dataset in self.open_datasets() {
+        // No more than one of them is in use because of that.
+        let all: Vec<Weak<Dataset>> = {
+            let datasets = self.registry.datasets();
+            datasets.iter().map(Arc::downgrade).collect()
+        };
+        for dataset in all.iter().filter_map(Weak::upgrade) {
             if dataset.is_dirty()
                 && let Err(error) = dataset.sync()
             {
@@ -108,7 +321,7 @@ impl Store {
     /// The first that could not be closed cleanly; all are tried.
     pub fn close(&self) -> Result<()> {
         let mut first = Ok(());
-        for dataset in self.open_datasets() {
+        for dataset in self.registry.datasets() {
             if let Err(error) = dataset.close() {
                 log::error!("{error}");
                 if first.is_ok() {
@@ -116,14 +329,18 @@ impl Store {
                 }
             }
         }
-        crate::lock(&self.registry.open).clear();
+        crate::lock(&self.registry.slots).clear();
         first
     }
 
     /// A dataset's directory is about to be removed.
     pub(super) fn forget(&self, path: &Path) -> Result<()> {
         if let Some(stat) = self.stat(path)? {
-            crate::lock(&self.registry.open).remove(&(stat.st_dev, stat.st_ino));
+            let mut slots = crate::lock(&self.registry.slots);
+            let key = (stat.st_dev, stat.st_ino);
+            if matches!(slots.get(&key), Some(Slot::Open(_))) {
+                slots.remove(&key);
+            }
         }
         Ok(())
     }

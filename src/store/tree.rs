@@ -7,6 +7,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, geteuid, unlinkat};
 
-use super::{Maker, Seen, Store, is_dir, is_file};
+use super::{Maker, Seen, Store, is_dir, is_file, sparing};
 use crate::dataset::disk::Directory;
 use crate::dataset::{CONTROL, Change, DATA, LOG};
 use crate::door::open_beneath;
@@ -99,7 +100,7 @@ impl Store {
     }
 
     fn open_dir(&self, path: &Path, flags: OFlag) -> Result<OwnedFd> {
-        open_beneath(self.fd.as_fd(), path, flags, Mode::empty())
+        self.open_path(path, flags)
             .context(|| format!("cannot open the directory {}", path.display()))
             .map_err(|error| match error.errno() {
                 Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => error.with_errno(Errno::ESTALE),
@@ -107,12 +108,32 @@ impl Store {
             })
     }
 
+    /// Opens what a path leads to. For this and all else that takes a descriptor, idle datasets give
+    /// up theirs where none is left.
+    fn open_path(&self, path: &Path, flags: OFlag) -> io::Result<OwnedFd> {
+        let open = || open_beneath(self.fd.as_fd(), path, flags, Mode::empty());
+        self.registry.sparing(sparing::is_shortage, open)
+    }
+
+    /// Opens what a name in a directory stands for.
+    fn open_at(
+        &self,
+        dir: &OwnedFd,
+        name: impl AsRef<OsStr>,
+        flags: OFlag,
+        mode: Mode,
+    ) -> nix::Result<OwnedFd> {
+        let is_shortage = |errno: &Errno| matches!(errno, Errno::EMFILE | Errno::ENFILE);
+        let open = || openat(dir, name.as_ref(), flags, mode);
+        self.registry.sparing(is_shortage, open)
+    }
+
     /// A file or directory; `None` where there is nothing that npyfs shows.
     ///
     /// # Errors
     /// The operating system's.
     pub fn stat(&self, path: &Path) -> Result<Option<FileStat>> {
-        let looked = open_beneath(self.fd.as_fd(), path, LOOK, Mode::empty());
+        let looked = self.open_path(path, LOOK);
         let failed = || format!("cannot look at {}", path.display());
         match looked.context(failed) {
             Ok(fd) => Ok(Some(fstat(&fd).context(failed)?).filter(is_shown)),
@@ -237,7 +258,8 @@ impl<'a> Place<'a> {
     /// # Errors
     /// The operating system's.
     pub(super) fn readable(&self) -> Result<OwnedFd> {
-        openat(&self.fd, ".", READ_DIR, Mode::empty())
+        self.store
+            .open_at(&self.fd, ".", READ_DIR, Mode::empty())
             .context(|| format!("cannot read the directory {}", self.path.display()))
     }
 
@@ -247,7 +269,9 @@ impl<'a> Place<'a> {
     /// The operating system's.
     pub fn enter(&self, name: &OsStr) -> Result<Option<Self>> {
         let path = self.path.join(name);
-        let held = openat(&self.fd, name, LOOK | OFlag::O_DIRECTORY, Mode::empty())
+        let held = self
+            .store
+            .open_at(&self.fd, name, LOOK | OFlag::O_DIRECTORY, Mode::empty())
             .and_then(|fd| Ok((fstat(&fd)?, fd)));
         match held {
             Ok((stat, fd)) => Ok(Some(Place {
@@ -455,7 +479,10 @@ impl<'a> Place<'a> {
         let failed = || self.failed("create", name);
         // Never what is there already: it is about to get the caller's owner and mode.
         let how = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | CAREFUL;
-        let fd = match openat(&self.fd, name, how, Mode::S_IRUSR | Mode::S_IWUSR) {
+        let fd = match self
+            .store
+            .open_at(&self.fd, name, how, Mode::S_IRUSR | Mode::S_IWUSR)
+        {
             Err(Errno::EEXIST) if flags & libc::O_EXCL == 0 => return Err(self.taken(name)?),
             made => made.context(failed)?,
         };
@@ -505,7 +532,10 @@ impl<'a> Place<'a> {
             let path = self.path.join(name);
             err!(ESTALE, "{} is no regular file any more", path.display())
         };
-        let fd = match openat(&self.fd, name, how | CAREFUL, Mode::empty()) {
+        let fd = match self
+            .store
+            .open_at(&self.fd, name, how | CAREFUL, Mode::empty())
+        {
             Ok(fd) => fd,
             Err(Errno::EAGAIN) => {
                 let path = self.path.join(name);
@@ -545,7 +575,10 @@ impl<'a> Place<'a> {
     /// `ESTALE` where there is none, and the operating system's.
     pub fn entry(&self, name: &OsStr) -> Result<Entry<'_>> {
         let path = self.path.join(name);
-        let held = openat(&self.fd, name, LOOK, Mode::empty()).and_then(|fd| Ok((fstat(&fd)?, fd)));
+        let held = self
+            .store
+            .open_at(&self.fd, name, LOOK, Mode::empty())
+            .and_then(|fd| Ok((fstat(&fd)?, fd)));
         match held {
             Ok((stat, fd)) if is_shown(&stat) => Ok(Entry {
                 store: self.store,

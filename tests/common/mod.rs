@@ -12,6 +12,7 @@ mod need;
 mod npy;
 mod place;
 mod process;
+mod served;
 mod strace;
 
 use std::cell::RefCell;
@@ -40,6 +41,7 @@ pub use place::{Place, try_mount, umount};
 pub use process::{
     Parked, alone, eventually, force_unmount, is_alive, is_mounted, kill, npyfs, parked, run,
 };
+pub use served::{Served, place, serve};
 pub use strace::Strace;
 
 /// `require!(fuse)`, `require!(root)`, `require!(fusermount3)`, `require!(python)`,
@@ -62,6 +64,7 @@ pub struct Builder {
     store: Option<PathBuf>,
     background: bool,
     user: Option<User>,
+    descriptors: Option<u32>,
 }
 
 impl Builder {
@@ -97,6 +100,12 @@ impl Builder {
     /// As this user, who owns the mount point and the store.
     pub fn user(mut self, user: User) -> Self {
         self.user = Some(user);
+        self
+    }
+
+    /// The daemon may have this many descriptors.
+    pub fn descriptors(mut self, most: u32) -> Self {
+        self.descriptors = Some(most);
         self
     }
 
@@ -265,6 +274,12 @@ impl Mount {
             Some(user) => user.command(&self.binary),
             None => Command::new(&self.binary),
         };
+        if let Some(most) = self.builder.descriptors {
+            assert!(self.builder.user.is_none(), "not both");
+            let limited = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
+            command = Command::new("sh");
+            command.arg("-c").arg(limited).arg(&self.binary);
+        }
         command
             .arg("mount")
             .args([&self.store, &self.mountpoint])

@@ -1,0 +1,313 @@
+//! Where a request is served: at once, on a worker thread, or where its dataset is opened.
+//!
+//! Opening a dataset may take long, up to a recovery of all its rows, or for ever where the disk
+//! does not answer, and that concerns its own users only. So it is done on no thread that serves
+//! others: the first request that needs it has a thread for it, and those that come meanwhile wait
+//! in a list, with no thread each. The same holds for owning a dataset.
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::OsStr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+
+use super::handle::{Chunk, Handle};
+use super::node::ROOT;
+use super::workers::{Job, Workers};
+use super::{Fs, SetAttr};
+use crate::dataset::{self, Dataset, Writing};
+
+/// How many datasets may be opened at once.
+const MOST: usize = 256;
+
+/// Where a request is to be served.
+#[derive(Debug)]
+pub enum Route {
+    /// On the thread that took it. The dataset stays open until then.
+    Here(Option<Arc<Dataset>>),
+    /// On a worker thread: it has much to do, or to wait for.
+    Worker(Option<Arc<Dataset>>),
+    /// After the dataset of this directory was opened, or owned.
+    Opener {
+        /// The directory's inode.
+        dir: u64,
+        /// What is to be done first.
+        need: Need,
+        /// Then on a worker thread.
+        slow: bool,
+    },
+}
+
+/// What a request needs of its dataset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// That it is open.
+    Open,
+    /// That it is owned, and that the store has not failed.
+    Owned,
+}
+
+impl Need {
+    fn is_met(self, dataset: &Dataset) -> bool {
+        match self {
+            Need::Open => true,
+            Need::Owned => dataset.is_owned() && !dataset.has_failed(),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Openings {
+    /// By the inodes of their directories: who waits for an opening that is under way.
+    lists: Mutex<HashMap<u64, VecDeque<Waiting>>>,
+    threads: Workers,
+}
+
+struct Waiting {
+    job: Job,
+    need: Need,
+    slow: bool,
+}
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Waiting")
+    }
+}
+
+impl Openings {
+    pub(super) fn new() -> Self {
+        Self {
+            lists: Mutex::default(),
+            threads: Workers::new(MOST),
+        }
+    }
+
+    pub(super) fn finish(&self) {
+        self.threads.finish();
+    }
+}
+
+impl Fs {
+    /// Runs a job where it belongs.
+    pub fn run_at(self: &Arc<Self>, route: Route, job: impl FnOnce() + Send + 'static) {
+        match route {
+            Route::Here(_kept) => job(),
+            Route::Worker(kept) => self.run_with(kept, Box::new(job)),
+            Route::Opener { dir, need, slow } => {
+                let job = Box::new(job);
+                let waiting = Waiting { job, need, slow };
+                let mut lists = crate::lock(&self.openings.lists);
+                if let Some(list) = lists.get_mut(&dir) {
+                    list.push_back(waiting);
+                    return;
+                }
+                lists.insert(dir, VecDeque::new());
+                drop(lists);
+                let fs = self.clone();
+                self.openings
+                    .threads
+                    .run(move || fs.serve_list(dir, waiting));
+            }
+        }
+    }
+
+    fn run_with(&self, kept: Option<Arc<Dataset>>, job: Job) {
+        self.workers.run(move || {
+            job();
+            drop(kept);
+        });
+    }
+
+    /// Runs the request that opens a dataset, and those that wait for it. Where it cannot be opened
+    /// each of them tries by itself, one after the other.
+    fn serve_list(self: &Arc<Self>, dir: u64, first: Waiting) {
+        let mut next = Some(first);
+        while let Some(waiting) = next {
+            // A panic answers this request, and no other.
+            let served = catch_unwind(AssertUnwindSafe(|| self.serve_waiting(dir, waiting)));
+            if served.is_err() {
+                log::error!("opening the dataset of inode {dir} panicked");
+            }
+            let kept = self.nodes.dataset(dir);
+            let open = kept.is_some();
+            let owned = kept.as_deref().is_some_and(|it| Need::Owned.is_met(it));
+            let is_ready = |waiting: &Waiting| match waiting.need {
+                Need::Open => open,
+                Need::Owned => owned,
+            };
+            let ready: Vec<Waiting>;
+            {
+                let mut lists = crate::lock(&self.openings.lists);
+                let list = lists.remove(&dir).unwrap_or_default();
+                let (now, mut later): (VecDeque<_>, VecDeque<_>) =
+                    list.into_iter().partition(is_ready);
+                ready = now.into();
+                next = later.pop_front();
+                if next.is_some() {
+                    lists.insert(dir, later);
+                }
+            }
+            for waiting in ready {
+                self.run_with(kept.clone(), waiting.job);
+            }
+        }
+    }
+
+    fn serve_waiting(&self, dir: u64, waiting: Waiting) {
+        if waiting.slow
+            && let Ok(dataset) = self.dataset(dir)
+        {
+            self.run_with(Some(dataset), waiting.job);
+        } else {
+            (waiting.job)();
+        }
+    }
+
+    /// The route of a request that needs the dataset of `dir`.
+    fn route(&self, dir: u64, need: Need, slow: bool) -> Route {
+        self.route_in(dir, self.nodes.dataset(dir), need, slow)
+    }
+
+    fn route_in(&self, dir: u64, dataset: Option<Arc<Dataset>>, need: Need, slow: bool) -> Route {
+        match dataset {
+            _ if dir == ROOT => near(slow),
+            Some(dataset) if slow && need.is_met(&dataset) => Route::Worker(Some(dataset)),
+            Some(dataset) if need.is_met(&dataset) => Route::Here(Some(dataset)),
+            Some(_) => Route::Opener { dir, need, slow },
+            None if self.directory(dir).is_ok() => Route::Opener { dir, need, slow },
+            // It is refused at once.
+            None => near(slow),
+        }
+    }
+
+    /// Of a lookup.
+    pub fn lookup_route(&self, parent: u64, name: &OsStr) -> Route {
+        match dataset::Kind::of(name) {
+            dataset::Kind::Control | dataset::Kind::Ordinary => Route::Here(None),
+            dataset::Kind::Array | dataset::Kind::Slice { .. } | dataset::Kind::Chunk => {
+                self.route(parent, Need::Open, false)
+            }
+        }
+    }
+
+    /// Of a question for attributes.
+    pub fn getattr_route(&self, ino: u64) -> Route {
+        match self.nodes.dataset_of(ino, false) {
+            Some((dir, dataset)) => self.route_in(dir, dataset, Need::Open, false),
+            None => Route::Here(None),
+        }
+    }
+
+    /// Of a change of attributes.
+    pub fn setattr_route(&self, ino: u64, set: &SetAttr) -> Route {
+        let resizes = set
+            .size
+            .zip(set.fh)
+            .is_some_and(|(size, fh)| self.write_is_slow(fh, size));
+        let Some((dir, dataset)) = self.nodes.dataset_of(ino, false) else {
+            return near(resizes);
+        };
+        // What changes of a committed chunk is written to the journal, by the dataset's owner.
+        let waits = |dataset: &Arc<Dataset>| dataset.is_busy() || !dataset.is_owned();
+        let slow = resizes || dataset.as_ref().is_some_and(waits);
+        self.route_in(dir, dataset, Need::Open, slow)
+    }
+
+    /// Of the creation of a file. A chunk's dataset is owned first.
+    pub fn create_route(&self, parent: u64, name: &OsStr) -> Route {
+        if is_chunk(name) {
+            self.route(parent, Need::Owned, false)
+        } else {
+            Route::Here(None)
+        }
+    }
+
+    /// Of opening what an inode stands for. A chunk that is to be written has its dataset owned
+    /// first.
+    pub fn open_route(&self, ino: u64, flags: i32) -> Route {
+        let writes = flags & (libc::O_ACCMODE | libc::O_TRUNC) != libc::O_RDONLY;
+        let need = if writes { Need::Owned } else { Need::Open };
+        match self.nodes.dataset_of(ino, true) {
+            Some((dir, dataset)) => self.route_in(dir, dataset, need, false),
+            None => Route::Here(None),
+        }
+    }
+
+    /// Of a removal. One of what is committed waits for whoever commits.
+    pub fn unlink_route(&self, parent: u64, name: &OsStr) -> Route {
+        let slow = self.options.allow_delete;
+        match dataset::Kind::of(name) {
+            dataset::Kind::Chunk | dataset::Kind::Array => self.route(parent, Need::Open, slow),
+            _ => near(slow),
+        }
+    }
+
+    /// Of the removal of a directory, whose dataset is opened to see that it is empty.
+    pub fn rmdir_route(&self, parent: u64, name: &OsStr) -> Route {
+        match self.nodes.number(parent, name) {
+            Some(dir) => self.route(dir, Need::Open, true),
+            None => near(true),
+        }
+    }
+
+    /// Of a rename. One to or from a chunk's name may have a chunk to copy, or one that holds the
+    /// writer to wait for.
+    pub fn rename_route(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        newparent: u64,
+        newname: &OsStr,
+    ) -> Route {
+        let from = is_chunk(name).then(|| self.route(parent, Need::Open, true));
+        let to = is_chunk(newname).then(|| self.route(newparent, Need::Open, true));
+        match (from, to) {
+            (Some(opener @ Route::Opener { .. }), _) => opener,
+            (_, Some(route)) | (Some(route), None) => route,
+            (None, None) => Route::Here(None),
+        }
+    }
+
+    /// Of a listing.
+    pub fn readdir_route(&self, ino: u64) -> Route {
+        self.route(ino, Need::Open, false)
+    }
+
+    /// Of lining up for a sync, which may take long: all but that of a chunk with little to copy.
+    pub fn fsync_route(&self, ino: u64, fh: u64) -> Route {
+        let Ok(handle) = self.handles.get(fh) else {
+            return Route::Here(None);
+        };
+        match &*handle {
+            Handle::Chunk(Chunk {
+                writing: Writing::New(incoming),
+                ..
+            }) => near(incoming.flush_is_slow()),
+            Handle::File(_) | Handle::Text(_) => near(true),
+            Handle::Chunk(_) | Handle::View(_) | Handle::Version(..) | Handle::Dir(_) => {
+                match self.nodes.get(ino) {
+                    Ok(node) => self.route(node.parent, Need::Open, true),
+                    Err(_) => near(true),
+                }
+            }
+        }
+    }
+
+    /// As [`Fs::fsync_route`], for a directory.
+    pub fn fsyncdir_route(&self, ino: u64) -> Route {
+        self.route(ino, Need::Open, true)
+    }
+}
+
+/// The route of a request that needs no dataset to be opened.
+pub(crate) fn near(slow: bool) -> Route {
+    if slow {
+        Route::Worker(None)
+    } else {
+        Route::Here(None)
+    }
+}
+
+fn is_chunk(name: &OsStr) -> bool {
+    dataset::Kind::of(name) == dataset::Kind::Chunk
+}

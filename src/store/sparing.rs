@@ -1,0 +1,80 @@
+//! A dataset's directory, for which idle datasets give up their descriptors where none is left.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+
+use super::registry::Registry;
+use crate::dataset::disk::{Blob, Folder, Listed, Lock, Open};
+
+#[derive(Debug)]
+pub(super) struct Sparing {
+    folder: Arc<dyn Folder>,
+    registry: Weak<Registry>,
+}
+
+impl Sparing {
+    pub(super) fn new(folder: Arc<dyn Folder>, registry: &Arc<Registry>) -> Self {
+        Self {
+            folder,
+            registry: Arc::downgrade(registry),
+        }
+    }
+
+    fn sparing<T>(&self, mut work: impl FnMut(&dyn Folder) -> io::Result<T>) -> io::Result<T> {
+        let done = work(&*self.folder);
+        match (&done, self.registry.upgrade()) {
+            (Err(error), Some(registry)) if is_shortage(error) && registry.relieve() => {
+                registry.sparing(is_shortage, || work(&*self.folder))
+            }
+            _ => done,
+        }
+    }
+}
+
+/// Whether there is no descriptor left, for this process or in the system.
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+impl Folder for Sparing {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn Blob>> {
+        self.sparing(|folder| folder.open(path, how))
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
+        self.folder.identity(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.folder.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.folder.remove(path)
+    }
+
+    fn make_dir(&self, path: &Path) -> io::Result<()> {
+        self.folder.make_dir(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Listed>> {
+        self.sparing(|folder| folder.list(path))
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        self.sparing(|folder| folder.sync(path))
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        self.sparing(|folder| folder.lock(path))
+    }
+
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        self.sparing(|folder| folder.is_locked(path))
+    }
+
+    fn hand_over(&self, array: &dyn Blob) -> io::Result<()> {
+        self.folder.hand_over(array)
+    }
+}

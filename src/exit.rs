@@ -28,7 +28,10 @@ const TABLE: [(Exit, &str); 11] = [
     (Exit::Store, "the store or the dataset cannot be used"),
     (Exit::Mount, "the kernel or fusermount3 refused the mount"),
     (Exit::NotMounted, "no npyfs mount there"),
-    (Exit::Busy, "the mount is in use, or its daemon still runs"),
+    (
+        Exit::Busy,
+        "the mount is in use, or its daemon still runs or does not answer",
+    ),
     (
         Exit::Failed,
         "another failure, refused files and an unclean end included",

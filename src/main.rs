@@ -3,6 +3,7 @@
 // They panic where they cannot write; `output` does not.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod asking;
 mod cli;
 mod commands;
 mod daemon;

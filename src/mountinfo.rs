@@ -1,16 +1,19 @@
 //! The kernel's table of mounts, and paths that may lead to a dead one.
 //!
-//! Nothing here asks a filesystem that might not answer, except where the caller wants to know
-//! just that ([`is_dead`], [`canonical`]).
+//! A filesystem that might not answer is asked by another process, and no longer than [`PATIENCE`];
+//! but for [`is_dead`], which is for those who have an answer already.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::statfs::statfs;
+
+use crate::asking::{Asked, PATIENCE, ask, tell};
 
 /// The filesystem type of our mounts.
 pub(crate) const FSTYPE: &str = "fuse.npyfs";
@@ -33,6 +36,42 @@ pub(crate) struct Entry {
 impl Entry {
     pub(crate) fn is_npyfs(&self) -> bool {
         self.fstype == FSTYPE
+    }
+
+    /// That its daemon does not answer, and what is known of that.
+    pub(crate) fn silence(&self) -> String {
+        let at = self.mountpoint.display();
+        let Some(pid) = self.daemon() else {
+            return format!("the daemon of the mount at {at} does not answer");
+        };
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+        if state.is_some_and(|state| state.trim_start().starts_with(['T', 't'])) {
+            return format!(
+                "the daemon of the mount at {at} is stopped: kill -CONT {pid} lets it go on"
+            );
+        }
+        format!("the daemon of the mount at {at} (process {pid}) does not answer")
+    }
+
+    /// The process that has the connection of this mount open, where the kernel tells.
+    fn daemon(&self) -> Option<u32> {
+        let connection = self.device.strip_prefix("0:")?;
+        let is_it = |info: fs::DirEntry| {
+            let info = fs::read_to_string(info.path()).unwrap_or_default();
+            let said = info
+                .lines()
+                .find_map(|it| it.strip_prefix("fuse_connection:"));
+            said.is_some_and(|said| said.trim() == connection)
+        };
+        let serves = |pid: &u32| {
+            let infos = fs::read_dir(format!("/proc/{pid}/fdinfo"));
+            infos.into_iter().flatten().flatten().any(is_it)
+        };
+        let processes = fs::read_dir("/proc").ok()?.flatten();
+        processes
+            .filter_map(|process| process.file_name().to_str()?.parse().ok())
+            .find(serves)
     }
 
     /// The store's path.
@@ -147,14 +186,148 @@ fn is_loss(errno: Errno) -> bool {
     matches!(errno, Errno::ENOTCONN | Errno::ECONNABORTED)
 }
 
-/// The canonical path, also of a dead mount point, where realpath(3) fails.
+/// How a mount of ours is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Its daemon has this process number, if it tells any.
+    Served(Option<i32>),
+    /// It has lost its daemon.
+    Dead,
+    /// Its daemon does not answer.
+    Silent,
+}
+
+/// Asks a mount how it is.
+pub(crate) fn ask_state(mountpoint: &Path) -> io::Result<Asked> {
+    ask(|pipe| {
+        if is_dead(mountpoint) {
+            return tell(pipe, b"dead");
+        }
+        let pid = fs::read_to_string(mountpoint.join(".npyfs/daemon"));
+        tell(pipe, pid.unwrap_or_default().trim().as_bytes())
+    })
+}
+
+impl State {
+    /// What a mount has answered.
+    pub(crate) fn of(mut asked: Asked, deadline: Instant) -> io::Result<Self> {
+        match asked.wait(deadline) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(State::Silent),
+            come => come?,
+        }
+        let text = String::from_utf8_lossy(asked.come());
+        Ok(match text.trim() {
+            "dead" => State::Dead,
+            pid => State::Served(pid.parse().ok().filter(|pid| *pid > 0)),
+        })
+    }
+}
+
+/// How the mount at this path is.
+pub(crate) fn state(mountpoint: &Path) -> io::Result<State> {
+    State::of(ask_state(mountpoint)?, Instant::now() + PATIENCE)
+}
+
+/// The states of all mounts of ours, which are asked at once.
+pub(crate) fn states() -> io::Result<Vec<(Entry, State)>> {
+    let mut mounts = read()?;
+    mounts.retain(Entry::is_npyfs);
+    let asked: io::Result<Vec<Asked>> = mounts
+        .iter()
+        .map(|mount| ask_state(&mount.mountpoint))
+        .collect();
+    let deadline = Instant::now() + PATIENCE;
+    mounts
+        .into_iter()
+        .zip(asked?)
+        .map(|(mount, asked)| Ok((mount, State::of(asked, deadline)?)))
+        .collect()
+}
+
+/// The canonical path of what answers, or of a dead mount point, where realpath(3) fails.
+///
+/// `TimedOut` where a mount of ours on the way does not answer; the error says which. Others are
+/// waited for.
 pub(crate) fn canonical(path: &Path) -> io::Result<PathBuf> {
+    resolved(path, canonical_or_dead)
+}
+
+/// As [`canonical`], but nothing else than realpath(3).
+pub(crate) fn real(path: &Path) -> io::Result<PathBuf> {
+    resolved(path, |path| fs::canonicalize(path))
+}
+
+fn resolved(path: &Path, resolve: impl Fn(&Path) -> io::Result<PathBuf>) -> io::Result<PathBuf> {
+    let mut asked = ask(|pipe| {
+        trace(path, pipe)?;
+        let found = resolve(path).inspect(|found| {
+            // The kernel may have known the path. This it has to ask for.
+            is_dead(found);
+        });
+        match found {
+            Ok(found) => {
+                pipe.write_all(b"+")?;
+                pipe.write_all(found.as_os_str().as_bytes())
+            }
+            Err(error) => write!(pipe, "{}", error.raw_os_error().unwrap_or(libc::EIO)),
+        }
+    })?;
+    while let Err(error) = asked.wait(Instant::now() + PATIENCE) {
+        if error.kind() != io::ErrorKind::TimedOut {
+            return Err(error);
+        }
+        let reached = asked.come().rsplit(|byte| *byte == 0).nth(1);
+        let reached = Path::new(OsStr::from_bytes(reached.unwrap_or_default()));
+        if let Some(mount) = containing(reached)?.filter(Entry::is_npyfs) {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, mount.silence()));
+        }
+    }
+    let answer = asked.come().rsplit(|byte| *byte == 0).next();
+    let answer = answer.unwrap_or_default();
+    if let Some(found) = answer.strip_prefix(b"+") {
+        return Ok(PathBuf::from(OsStr::from_bytes(found)));
+    }
+    let errno = String::from_utf8_lossy(answer).parse();
+    Err(io::Error::from_raw_os_error(errno.unwrap_or(libc::EIO)))
+}
+
+/// Follows a path as the kernel does, and tells each place, with a zero byte behind it, before it
+/// asks for it. Their parents are canonical.
+fn trace(path: &Path, pipe: &mut fs::File) -> io::Result<()> {
+    const MOST_LINKS: usize = 40;
+    let words = |path: &Path| -> Vec<OsString> {
+        let words = path.components().rev();
+        words.map(|word| word.as_os_str().to_owned()).collect()
+    };
+    let mut links = 0;
+    let mut at = PathBuf::from("/");
+    let mut left = words(&std::path::absolute(path)?);
+    while let Some(word) = left.pop() {
+        if word == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(word);
+        pipe.write_all(next.as_os_str().as_bytes())?;
+        pipe.write_all(&[0])?;
+        match fs::read_link(&next) {
+            Ok(target) if links < MOST_LINKS => {
+                links += 1;
+                left.extend(words(&target));
+            }
+            _ => at = next,
+        }
+    }
+    Ok(())
+}
+
+fn canonical_or_dead(path: &Path) -> io::Result<PathBuf> {
     let error = match fs::canonicalize(path) {
         Err(error) if lost(&error) => error,
         other => return other,
     };
     match fs::read_link(path) {
-        Ok(target) => canonical(&path.parent().unwrap_or(Path::new("/")).join(target)),
+        Ok(target) => canonical_or_dead(&path.parent().unwrap_or(Path::new("/")).join(target)),
         Err(_) => {
             let name = path.file_name().ok_or(error)?;
             let parent = path.parent().unwrap_or(Path::new("/"));

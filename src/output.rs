@@ -17,6 +17,12 @@ pub(crate) fn line(text: impl fmt::Display) -> Result<(), Failure> {
     print(format_args!("{text}\n"))
 }
 
+/// A warning to the terminal, of what goes on nevertheless.
+pub(crate) fn warn(text: impl fmt::Display) {
+    // Where stderr cannot be written, nothing is left to tell.
+    writeln!(io::stderr(), "npyfs: {text}").unwrap_or_default();
+}
+
 /// Says why a command failed. Where not even that can be written, the exit code says it.
 pub(crate) fn complain(failure: &Failure) {
     if !failure.message.is_empty() {

@@ -20,7 +20,7 @@ use common::{
 };
 use nix::errno::Errno;
 use npyfs::dataset::disk::{Blob, Directory, Folder, Listed, Lock, Open};
-use npyfs::dataset::{Closer, Face, Writing};
+use npyfs::dataset::{Face, NoOthers, Start};
 use npyfs::store::{Door, Options, Store};
 
 /// A dataset's directory in which a file `.hold-CALL` holds up that call, and `.fail-CALL` fails it.
@@ -196,14 +196,11 @@ fn a_dataset_taken_into_use_while_another_closes_stays_open() {
         let third = scope.spawn(|| store.dataset(Path::new("third")).unwrap());
         wait_until_held(&first, "sync");
         let second = store.dataset(Path::new("second")).unwrap();
-        let begun = second.begin(OsStr::new("b.npy"), FACE, true).unwrap();
-        let Writing::New(chunk) = begun else {
-            panic!("b.npy is new");
-        };
+        let chunk = second.begin(OsStr::new("b.npy"), FACE, Start::New).unwrap();
         untell(&first, ".hold-sync");
         third.join().unwrap();
         chunk.write(&counted(2, 2), 0, || ()).unwrap();
-        chunk.flush(|| Closer::Opener).unwrap();
+        chunk.flush(&NoOthers).unwrap();
         chunk.release();
     });
 }
@@ -255,13 +252,10 @@ fn no_close_of_many_finds_its_dataset_closed() {
                     // Neighbours in time are in different datasets.
                     let dataset = store.dataset(Path::new(names[n * 7 % DATASETS])).unwrap();
                     let name = format!("{n}.npy");
-                    let Writing::New(chunk) = dataset.begin(name.as_ref(), FACE, true).unwrap()
-                    else {
-                        panic!("{name} is new");
-                    };
+                    let chunk = dataset.begin(name.as_ref(), FACE, Start::New).unwrap();
                     chunk.write(&counted(n as u64, 1), 0, || ()).unwrap();
                     thread::sleep(Duration::from_millis(1));
-                    chunk.flush(|| Closer::Opener).unwrap();
+                    chunk.flush(&NoOthers).unwrap();
                     chunk.release();
                 }
             });

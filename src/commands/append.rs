@@ -14,6 +14,7 @@ use npyfs::{Dataset, err};
 use super::place::Place;
 use super::walk;
 use crate::exit::{Exit, Failure, OrExit};
+use crate::mountinfo;
 use crate::output;
 
 #[derive(clap::Args, Debug)]
@@ -106,6 +107,19 @@ fn check_dataset(place: &Place) -> Result<bool, Failure> {
     Ok(false)
 }
 
+/// Fails where a chunk is in a mount of ours that does not answer.
+fn check_answers(chunk: &Path) -> npyfs::Result<()> {
+    let mount = std::path::absolute(chunk)
+        .and_then(|chunk| mountinfo::containing(&chunk))
+        .context(|| "cannot read the table of mounts".into())?;
+    match mount {
+        Some(mount) if mount.is_npyfs() => super::canonical(chunk, Exit::Failed)
+            .map(drop)
+            .map_err(|failure| err!(EIO, "{failure}")),
+        _ => Ok(()),
+    }
+}
+
 /// A file that could be a chunk.
 struct Chunk<'a> {
     name: &'a OsStr,
@@ -114,6 +128,7 @@ struct Chunk<'a> {
 }
 
 fn look(path: &Path) -> npyfs::Result<Chunk<'_>> {
+    check_answers(path)?;
     let name = path
         .file_name()
         .ok_or_else(|| err!(EINVAL, "the path has no name"))?;

@@ -8,10 +8,14 @@ mod status;
 mod umount;
 mod walk;
 
+use std::io;
+use std::path::{Path, PathBuf};
+
 use clap::Subcommand;
 
 use crate::cli::MountArgs;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure, OrExit};
+use crate::mountinfo;
 
 /// What the program was asked to do.
 #[derive(Subcommand, Debug)]
@@ -38,4 +42,14 @@ impl Command {
             Command::Append(args) => append::run(&args),
         }
     }
+}
+
+/// The canonical path; `otherwise` where it leads to nothing.
+fn canonical(path: &Path, otherwise: Exit) -> Result<PathBuf, Failure> {
+    let found = mountinfo::canonical(path);
+    let exit = match &found {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Exit::Busy,
+        _ => otherwise,
+    };
+    found.or_exit(exit, || path.display().to_string())
 }

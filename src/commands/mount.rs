@@ -120,7 +120,7 @@ fn open_log(path: &Path) -> Result<File, Failure> {
 fn check_store(path: &Path, read_only: bool) -> Result<PathBuf, Failure> {
     let shown = path.display();
     let refuse = |why: String| Err(Failure::new(Exit::Store, why));
-    let store = match fs::canonicalize(path) {
+    let store = match mountinfo::real(path) {
         Ok(store) => store,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return refuse(format!("{shown} does not exist: make the store first"));
@@ -209,7 +209,7 @@ fn warn_if_exposed(plan: &Plan, logs_to_file: bool) {
     );
     log::warn!("{warning}");
     if logs_to_file {
-        eprintln!("npyfs: {warning}");
+        crate::output::warn(&warning);
     }
 }
 

@@ -3,13 +3,14 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::{Map, Value};
 
-use super::umount::pid_of;
 use super::walk;
+use crate::asking::{PATIENCE, ask, tell};
 use crate::exit::{Exit, Failure, OrExit};
-use crate::mountinfo::{self, Entry};
+use crate::mountinfo::{self, Entry, State};
 use crate::output;
 
 #[derive(clap::Args, Debug)]
@@ -27,19 +28,19 @@ type Status = Map<String, Value>;
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let mut found = Vec::new();
     let mut text = String::new();
+    // What was found is printed, whatever could not be.
+    let mut outcome = Ok(());
     match &args.path {
         Some(path) => {
-            let path =
-                mountinfo::canonical(path).or_exit(Exit::Store, || path.display().to_string())?;
+            let path = super::canonical(path, Exit::Store)?;
             let mount = mountinfo::containing(&path)
                 .or_exit(Exit::Failed, || "cannot read the table of mounts".into())?;
-            if mount.is_some_and(|mount| mount.is_npyfs()) {
-                collect(&path, &mut found)?;
-            } else {
-                unmounted(&path, &mut found)?;
+            match mount.filter(Entry::is_npyfs) {
+                Some(mount) => outcome = collect(&mount, &path, &mut found),
+                None => unmounted(&path, &mut found)?,
             }
         }
-        None => text = all_mounts(&mut found)?,
+        None => outcome = all_mounts(&mut text, &mut found),
     }
     if args.json {
         let found = found.into_iter().map(Value::Object).collect();
@@ -47,40 +48,96 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     } else if !found.is_empty() {
         text.push_str(&table(&found));
     }
-    output::print(text)
+    output::print(text)?;
+    outcome
 }
 
-/// The datasets of every mount, and a line about each mount itself.
-fn all_mounts(found: &mut Vec<Status>) -> Result<String, Failure> {
-    let mut text = String::new();
-    let mut mounts =
-        mountinfo::read().or_exit(Exit::Failed, || "cannot read the table of mounts".into())?;
-    mounts.retain(Entry::is_npyfs);
+/// The datasets of every mount, and a line about each mount itself. The failure is of those that do
+/// not answer.
+fn all_mounts(text: &mut String, found: &mut Vec<Status>) -> Result<(), Failure> {
+    let mounts =
+        mountinfo::states().or_exit(Exit::Failed, || "cannot read the table of mounts".into())?;
     if mounts.is_empty() {
         text.push_str("no npyfs mounts\n");
     }
-    for mount in mounts {
+    let mut silent = Vec::new();
+    for (mount, state) in mounts {
         let at = mount.mountpoint.display();
-        let state = if mountinfo::is_dead(&mount.mountpoint) {
-            "dead: npyfs umount clears it".into()
-        } else {
-            match collect(&mount.mountpoint, found) {
-                Ok(()) => match pid_of(&mount.mountpoint) {
+        let line = match state {
+            State::Dead => "dead: npyfs umount clears it".into(),
+            State::Silent => {
+                silent.push(mount.silence());
+                "does not answer".into()
+            }
+            State::Served(pid) => match collect(&mount, &mount.mountpoint, found) {
+                Ok(()) => match pid {
                     Some(pid) => format!("served by process {pid}"),
                     None => "served".into(),
                 },
+                Err(failure) if failure.exit == Exit::Busy => {
+                    silent.push(failure.message);
+                    "does not answer".into()
+                }
                 // Somebody else's mount, which not even root may look into without allow_other.
                 Err(failure) => failure.message,
-            }
+            },
         };
         let store = mount.store().display();
-        text.push_str(&format!("{store} on {at}: {state}\n"));
+        text.push_str(&format!("{store} on {at}: {line}\n"));
     }
-    Ok(text)
+    if silent.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Busy, silent.join("; ")))
+}
+
+/// The datasets at and below a directory of a mount, in order of name, as far as the mount answers.
+fn collect(mount: &Entry, directory: &Path, found: &mut Vec<Status>) -> Result<(), Failure> {
+    let failed = || format!("cannot ask {}", mount.mountpoint.display());
+    let mut asked = ask(|pipe| {
+        let told = visit(directory, &mut |status| {
+            let line = serde_json::to_vec(&status).map_err(io::Error::from)?;
+            tell(pipe, &line)
+        });
+        match told {
+            Ok(()) => tell(pipe, b"."),
+            Err(failure) => {
+                let line = format!("{} {}", failure.exit as u8, failure.message);
+                tell(pipe, line.replace('\n', "?").as_bytes())
+            }
+        }
+    })
+    .or_exit(Exit::Failed, failed)?;
+    loop {
+        let line = match asked.line(Instant::now() + PATIENCE) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                // A dataset that is being recovered takes its time.
+                let state = mountinfo::state(&mount.mountpoint).or_exit(Exit::Failed, failed)?;
+                if state == State::Silent {
+                    return Err(Failure::new(Exit::Busy, mount.silence()));
+                }
+                continue;
+            }
+            line => line.or_exit(Exit::Failed, failed)?,
+        };
+        let ended = || Failure::new(Exit::Failed, failed());
+        let line = line.ok_or_else(ended)?;
+        if line == b"." {
+            return Ok(());
+        }
+        if line.starts_with(b"{") {
+            found.push(serde_json::from_slice(&line).or_exit(Exit::Failed, failed)?);
+            continue;
+        }
+        let text = String::from_utf8_lossy(&line);
+        let (exit, message) = text.split_once(' ').ok_or_else(ended)?;
+        let exit = exit.parse().map_or(Exit::Failed, Exit::from_number);
+        return Err(Failure::new(exit, message));
+    }
 }
 
 /// The datasets at and below a directory of a mount, in order of name.
-fn collect(directory: &Path, found: &mut Vec<Status>) -> Result<(), Failure> {
+fn visit(directory: &Path, each: &mut impl FnMut(Status) -> io::Result<()>) -> Result<(), Failure> {
     let shown = directory.display();
     let failed = || format!("cannot read {shown}");
     match fs::read(directory.join(".npyfs/status.json")) {
@@ -88,7 +145,7 @@ fn collect(directory: &Path, found: &mut Vec<Status>) -> Result<(), Failure> {
             let mut status: Status = serde_json::from_slice(&text)
                 .or_exit(Exit::Failed, || format!("{shown}/.npyfs/status.json"))?;
             status.insert("path".into(), shown.to_string().into());
-            found.push(status);
+            each(status).or_exit(Exit::Failed, failed)?;
         }
         // The root of a mount is no dataset; nor is a file that was named.
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound) => {}
@@ -102,7 +159,7 @@ fn collect(directory: &Path, found: &mut Vec<Status>) -> Result<(), Failure> {
         }
     }
     below.sort();
-    below.iter().try_for_each(|below| collect(below, found))
+    below.iter().try_for_each(|below| visit(below, each))
 }
 
 /// The datasets at and below a directory that is not in a mount. Nothing is written to them: one

@@ -10,7 +10,7 @@ use npyfs::sys::Process;
 
 use crate::daemon::attach;
 use crate::exit::{Exit, Failure, OrExit};
-use crate::mountinfo;
+use crate::mountinfo::{self, Entry, State};
 
 /// A daemon syncs and closes its datasets when its mount is gone; a full disk cache takes a while.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -23,15 +23,18 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let shown = args.mountpoint.display();
-    let path = mountinfo::canonical(&args.mountpoint)
-        .or_exit(Exit::NotMounted, || format!("cannot unmount {shown}"))?;
-    check_ours(&path)?;
-    if mountinfo::is_dead(&path) {
-        return attach::unmount(&path, true).or_exit(Exit::Failed, || {
-            format!("cannot clear the dead mount {shown}")
-        });
-    }
-    let daemon = daemon_of(&path);
+    let path = super::canonical(&args.mountpoint, Exit::NotMounted)?;
+    let mount = check_ours(&path)?;
+    let state = mountinfo::state(&path);
+    let daemon = match state.or_exit(Exit::Failed, || format!("cannot ask {shown}"))? {
+        State::Dead => {
+            return attach::unmount(&path, true).or_exit(Exit::Failed, || {
+                format!("cannot clear the dead mount {shown}")
+            });
+        }
+        State::Silent => return Err(Failure::new(Exit::Busy, mount.silence())),
+        State::Served(pid) => pid.and_then(daemon_of),
+    };
     match unmount_idle(&path) {
         Ok(()) => {}
         Err(error) if error.errno() == Errno::EBUSY => {
@@ -76,13 +79,13 @@ fn unmount_idle(path: &Path) -> npyfs::Result<()> {
     attach::unmount(path, false)
 }
 
-fn check_ours(path: &Path) -> Result<(), Failure> {
+fn check_ours(path: &Path) -> Result<Entry, Failure> {
     let table = "cannot read the table of mounts";
     let refuse = |why: String| Err(Failure::new(Exit::NotMounted, why));
     let shown = path.display();
     if let Some(entry) = mountinfo::at(path).or_exit(Exit::Failed, || table.into())? {
         if entry.is_npyfs() {
-            return Ok(());
+            return Ok(entry);
         }
         return refuse(format!(
             "{shown} is a mount of type {}, not of npyfs",
@@ -98,17 +101,10 @@ fn check_ours(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// The daemon of the mount at `path`, by the number that the mount itself tells. `None` where it
-/// tells none, or where this process may not see it (another PID namespace).
-fn daemon_of(path: &Path) -> Option<(i32, Process)> {
-    let pid = pid_of(path)?;
+/// The daemon, by the number that the mount itself tells. `None` where this process may not see it
+/// (another PID namespace).
+fn daemon_of(pid: i32) -> Option<(i32, Process)> {
     Some((pid, Process::open(pid).ok()?))
-}
-
-/// The process number in `.npyfs/daemon`.
-pub(crate) fn pid_of(mountpoint: &Path) -> Option<i32> {
-    let text = fs::read_to_string(mountpoint.join(".npyfs/daemon")).ok()?;
-    text.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
 /// ` by python3 (123), bash (99)`: who has something open below `path`, as far as we may see.

@@ -221,6 +221,14 @@ impl ChunkWriter {
         }
     }
 
+    /// Whether what `fsync` does before the dataset is synced has much to copy.
+    pub fn fsync_is_slow(&self) -> bool {
+        match self.target() {
+            Target::New(_, incoming) => incoming.flush_is_slow(),
+            Target::Again(_) => false,
+        }
+    }
+
     /// Whether the next `flush` has much to copy or compare, or has to look at processes.
     pub fn flush_is_slow(&self) -> bool {
         self.has_written()

@@ -10,11 +10,11 @@ use std::ffi::OsStr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
-use super::handle::{Chunk, Handle};
+use super::handle::Handle;
 use super::node::ROOT;
 use super::workers::{Job, Workers};
 use super::{Fs, SetAttr};
-use crate::dataset::{self, Dataset, Writing};
+use crate::dataset::{self, Dataset};
 
 /// How many datasets may be opened at once.
 const MOST: usize = 256;
@@ -279,10 +279,7 @@ impl Fs {
             return Route::Here(None);
         };
         match &*handle {
-            Handle::Chunk(Chunk {
-                writing: Writing::New(incoming),
-                ..
-            }) => near(incoming.flush_is_slow()),
+            Handle::Chunk(chunk) if chunk.writer.is_new() => near(chunk.writer.fsync_is_slow()),
             Handle::File(_) | Handle::Text(_) => near(true),
             Handle::Chunk(_) | Handle::View(_) | Handle::Version(..) | Handle::Dir(_) => {
                 match self.nodes.get(ino) {

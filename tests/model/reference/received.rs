@@ -55,7 +55,7 @@ impl Received {
     pub fn set_len(&mut self, len: usize) {
         if len == 0 {
             // Its producer begins again, and may once more: no close but the last is taken for the end.
-            let plain = self.plain && self.len() == 0;
+            let plain = self.plain && self.bytes.is_empty();
             *self = Received {
                 plain,
                 ..Received::default()

@@ -379,6 +379,10 @@ fn a_directory_that_cannot_be_searched_is_not_called_good() {
     let binary = files.root.join("npyfs");
     run(Command::new("cp").arg(npyfs()).arg(&binary));
     mode(&files.root, 0o755);
+    // What npyfs keeps of a dataset is its writer's alone.
+    let owner = format!("{}:{}", user.uid, user.gid);
+    let datasets = [files.store("a"), files.store("c")];
+    run(Command::new("chown").args(["-R", &owner]).args(datasets));
     mode(&files.store("shut"), 0o700);
     mode(&files.store("c/.npyfs/chunks.log"), 0);
     let mut check = user.command(&binary);

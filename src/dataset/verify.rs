@@ -107,7 +107,12 @@ impl Verifier<'_> {
             (Some(run), Record::Run(more)) => run.goes_on_as(more),
             _ => false,
         };
-        if !goes_on {
+        // Records that tell of no rows may come between those of one run.
+        let has_rows = matches!(
+            record,
+            Record::Chunk(_) | Record::Foreign { .. } | Record::Run(_)
+        );
+        if has_rows && !goes_on {
             self.end_run();
         }
         self.verified.findings.follow(record);

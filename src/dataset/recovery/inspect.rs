@@ -63,7 +63,7 @@ pub(crate) fn lost_chunks(folder: &Arc<dyn Folder>) -> Result<Vec<String>> {
             let Some(record) = reader.next()? else {
                 break;
             };
-            if let Some((run, after)) = run.take_if(|(run, _)| !is_more_of(run, &record)) {
+            if let Some((run, after)) = run.take_if(|(run, _)| ends(run, &record)) {
                 inspection.look_at_run(&run, after)?;
             }
             inspection.findings.follow(&record);
@@ -94,9 +94,13 @@ pub(crate) fn lost_chunks(folder: &Arc<dyn Folder>) -> Result<Vec<String>> {
     }
 }
 
-/// Whether a record, wherever it is, is of the same run, with as many rows or more.
-fn is_more_of(run: &RunRecord, record: &Record<'_>) -> bool {
-    matches!(record, Record::Run(more) if run.goes_on_as(more) && run.rows <= more.rows)
+/// Whether a record, wherever it is, tells of other rows than those of the run, or of fewer.
+fn ends(run: &RunRecord, record: &Record<'_>) -> bool {
+    match record {
+        Record::Run(more) => !run.goes_on_as(more) || run.rows > more.rows,
+        Record::Chunk(_) | Record::Foreign { .. } => true,
+        _ => false,
+    }
 }
 
 struct Inspection {

@@ -300,10 +300,10 @@ fn rows_of_a_stream_are_told_where_the_journal_is_damaged() {
     left.record(&Record::Closed { rows: 14 });
     let lines = super::super::lost_chunks(left.at()).unwrap();
     let expected = [
-        "rows of a stream: rows 2 to 7 are not what was committed",
+        "rows 2 to 7, which a stream appended, are not what was committed",
         "rows 7 to 9: the record of their chunk is damaged",
-        "rows of a stream: rows 9 to 12 are whole, but its record is behind the damage",
-        "rows of a stream: rows 12 to 14 are not what was committed",
+        "rows 9 to 12, which a stream appended, are whole, but their record is behind the damage",
+        "rows 12 to 14, which a stream appended, are not what was committed",
     ];
     assert_eq!(lines, expected);
 }

@@ -120,7 +120,7 @@ impl Builder {
             // Where other users are let in, the store is kept out of their reach, as they are told.
             let allows_others = |word: &OsString| word.to_string_lossy().contains("allow_other");
             let above = match self.arguments.iter().any(allows_others) {
-                true => private_directory(&root),
+                true => private_directory(&root, self.user),
                 false => root.clone(),
             };
             let store = above.join("store");
@@ -456,9 +456,12 @@ impl Drop for Mount {
     }
 }
 
-fn private_directory(above: &Path) -> PathBuf {
+fn private_directory(above: &Path, owner: Option<User>) -> PathBuf {
     let private = above.join("private");
     fs::create_dir(&private).unwrap();
+    if let Some(user) = owner {
+        chown(&private, Some(user.uid), Some(user.gid)).unwrap();
+    }
     fs::set_permissions(&private, PermissionsExt::from_mode(0o700)).unwrap();
     private
 }

@@ -25,7 +25,6 @@ use proptest::test_runner::{Config, TestRunner};
 use content::{Flaw, Form, Spec};
 use mount::Mounted;
 use ops::Op;
-use reference::Holder;
 use run::Run;
 use system::Engine;
 
@@ -394,10 +393,10 @@ fn a_chunk_whose_producer_was_told_that_it_is_canceled_is_not_committed() {
     }
 }
 
-/// One process has closed a preallocated chunk, another that inherited it is killed: the first was
-/// told 0, and the rows were not there.
+/// One process has closed a preallocated chunk, another that inherited it is killed before it has
+/// written all: what was never written is not taken for zeros.
 #[test]
-fn what_one_close_has_confirmed_the_end_of_another_process_does_not_undo() {
+fn a_killed_process_leaves_no_zeros_though_another_has_closed_the_chunk_before() {
     let ends = [
         vec![Op::CloseOne {
             slot: 0,

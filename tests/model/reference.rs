@@ -350,14 +350,12 @@ impl Reference {
             Life::Live if it.received.is_plainly_complete() => self.commit(flight),
             Life::Live if left.others => {
                 it.resting = true;
-                it.acknowledged |= complete && left.meant;
+                it.acknowledged = complete && left.meant;
                 Ok(())
             }
             Life::Live if !complete => self.refuse(flight, Errno::EINVAL),
             // Bytes that were never written are zeros only if a process says that it is done.
-            Life::Live if left.meant || it.acknowledged || it.received.is_wholly_written() => {
-                self.commit(flight)
-            }
+            Life::Live if left.meant || it.received.is_wholly_written() => self.commit(flight),
             Life::Live => self.refuse(flight, Errno::ECANCELED),
         }
     }

@@ -116,14 +116,12 @@ impl Incoming {
         let error = match (complete, left) {
             (_, Left::Unknown) => return Ok(Judged::Ask),
             (complete, Left::Others { meant }) => {
-                state.acknowledged |= meant && complete.is_ok();
+                state.acknowledged = meant && complete.is_ok();
                 self.shared.rest();
                 return Ok(Judged::Answer(Ok(())));
             }
-            // Bytes that were never written are zeros only if a process has said that it is done.
-            (Ok(header), Left::None { meant: false })
-                if !header.is_written(&state) && !state.acknowledged =>
-            {
+            // Bytes that were never written are zeros only if the producer says that it is done.
+            (Ok(header), Left::None { meant: false }) if !header.is_written(&state) => {
                 never_closed()
             }
             (Ok(header), Left::None { .. }) => {

@@ -20,6 +20,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -149,7 +150,12 @@ impl Closing<'_> {
             Ok(true) => return Ok(true),
             other => other?,
         };
-        let threads = match fs::read_dir(format!("/proc/{process}/task")) {
+        let task = format!("/proc/{process}/task");
+        // Two links, and one for each thread: most have one, and then the listing is saved.
+        if fs::metadata(&task).is_ok_and(|it| it.nlink() == 3) {
+            return Ok(false);
+        }
+        let threads = match fs::read_dir(task) {
             Err(error) if is_gone(&error) => return Ok(false),
             other => other?,
         };
@@ -173,19 +179,17 @@ impl Closing<'_> {
 
     /// Whether a table of descriptors has one of the chunk.
     fn in_table(&self, table: &str) -> io::Result<bool> {
-        let mut text = Vec::new();
+        let mut text = vec![0; 4096];
         for entry in fs::read_dir(table)? {
             let entry = match entry {
                 Err(error) if is_gone(&error) => break,
                 other => other?,
             };
-            text.clear();
-            let read = fs::File::open(entry.path()).and_then(|mut it| it.read_to_end(&mut text));
             // Closed meanwhile.
-            if read.is_err() {
+            let Ok(len) = read_at_once(&entry.path(), &mut text) else {
                 continue;
-            }
-            if self.is_one(&text, table) {
+            };
+            if self.is_one(&text[..len], table) {
                 return Ok(true);
             }
         }
@@ -254,6 +258,21 @@ fn hides_processes(mountinfo: &str) -> bool {
             .filter_map(|option| option.strip_prefix("hidepid="))
             .any(|hidden| !matches!(hidden, "0" | "off" | "1" | "noaccess"))
     })
+}
+
+/// Reads one of the files that the kernel makes as a whole at the first read, with as few calls as
+/// that takes: there are many of them. Answers how much of `text` it fills, which grows for it.
+fn read_at_once(path: &Path, text: &mut Vec<u8>) -> io::Result<usize> {
+    let mut file = fs::File::open(path)?;
+    let mut len = 0;
+    loop {
+        let read = file.read(&mut text[len..])?;
+        len += read;
+        if read == 0 || len < text.len() {
+            return Ok(len);
+        }
+        text.resize(2 * len, 0);
+    }
 }
 
 fn is_gone(error: &io::Error) -> bool {
@@ -363,7 +382,7 @@ fn unescape(text: &[u8]) -> OsString {
 mod tests {
     use super::*;
     use std::fs::File;
-    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+    use std::os::unix::fs::OpenOptionsExt;
 
     static CLOSES: AtomicU64 = AtomicU64::new(0);
 
@@ -461,6 +480,19 @@ mod tests {
         }
         // The one that was mounted last is the one that is seen.
         assert!(!hides_processes(&(mounts("rw,hidepid=2") + &mounts("rw"))));
+    }
+
+    #[test]
+    fn a_file_that_does_not_fit_is_read_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let whole: Vec<u8> = (0..1000_u32).flat_map(u32::to_le_bytes).collect();
+        for len in [0, 9, 10, 11, 40, 4000] {
+            fs::write(&path, &whole[..len]).unwrap();
+            let mut text = vec![0; 10];
+            let read = read_at_once(&path, &mut text).unwrap();
+            assert_eq!(text[..read], whole[..len]);
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ use proptest::test_runner::{Config, TestRunner};
 use content::{Flaw, Form, Spec};
 use mount::Mounted;
 use ops::Op;
+use reference::Holder;
 use run::Run;
 use system::Engine;
 

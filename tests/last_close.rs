@@ -978,3 +978,37 @@ fn a_chunk_that_came_front_to_back_is_committed_without_a_look_at_processes() {
     });
     assert!(disordered > 0);
 }
+
+/// A user opens a chunk on a mount that lets no other user in, and hands the descriptor to root's
+/// program, which writes all of it.
+#[test]
+fn a_user_of_no_access_who_was_handed_a_descriptor_hears_the_truth_at_its_close() {
+    require!(fuse, root, python, fusermount3);
+    const HANDED: &str = "
+import os, socket, sys
+path, source, uid, gid = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+ours, theirs = socket.socketpair()
+child = os.fork()
+if child == 0:
+    os.setgroups([]); os.setgid(gid); os.setuid(uid)
+    os.mkdir(os.path.dirname(path))
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    socket.send_fds(theirs, [b'x'], [fd])
+    os.close(fd)
+    os._exit(0)
+_, fds, _, _ = socket.recv_fds(ours, 1, 1)
+assert os.waitpid(child, 0)[1] == 0
+assert os.write(fds[0], open(source, 'rb').read()) > 0
+os.close(fds[0])
+";
+    let _alone = alone();
+    let user = User::ordinary();
+    let mount = Mount::builder().user(user).start();
+    let (path, source) = (mount.path("ds/x.npy"), source(&mount));
+    let mut handed = bare_python();
+    handed.args(["-c", HANDED]).args([&path, &source]);
+    run(handed.args([user.uid.to_string(), user.gid.to_string()]));
+    let mut look = user.command("cat");
+    let shown = run(look.arg(mount.path("ds/data.npy"))).stdout;
+    assert!(parse(&shown).shape[0] > 0);
+}

@@ -98,11 +98,9 @@ fn mount_and_run<F: Filesystem>(
         .or_exit(Exit::Failed, || "no descriptor is left".into())?;
     let mut config = Config::default();
     config.n_threads = Some(plan.threads);
-    config.acl = if plan.flags.allow_other {
-        SessionACL::All
-    } else {
-        SessionACL::Owner
-    };
+    // The kernel lets no other user in without `allow_other`. One who was handed an open descriptor
+    // may write and close it: fuser would answer only that close with `EACCES`.
+    config.acl = SessionACL::All;
     // Not `Session::new`: what that mounts it also unmounts, by path, at its end, when the path
     // may be somebody else's mount by then.
     let started = Session::from_fd(filesystem, device, config.acl, config)

@@ -158,3 +158,19 @@ fn without_an_empty_file_to_begin_with_the_bytes_are_compared() {
     close(file).unwrap();
     assert_eq!(rows_of(&dataset), (0..10).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_reused_name_that_is_opened_empty_and_closed_stays_the_last_chunk() {
+    require!(fuse);
+    let (mount, dataset) = reusing();
+    let path = dataset.join("latest.npy");
+    put(&path, &counted(0, 10)).unwrap();
+    for _ in 0..20 {
+        close(File::create(&path).unwrap()).unwrap();
+    }
+    let mount = mount.remount();
+    let dataset = mount.path("ds");
+    assert_eq!(names(&dataset), ["latest.npy", "data.npy"]);
+    assert!(fs::read(dataset.join("latest.npy")).unwrap() == counted(0, 10));
+    assert_eq!(rows_of(&dataset), (0..10).collect::<Vec<_>>());
+}

@@ -102,7 +102,11 @@ impl Dataset {
         let Some(face) = incoming.lose_name_if_empty(unheld) else {
             return Ok(false);
         };
-        let placed = self.place_empty(incoming.name(), &face);
+        // A name that is reused stands for its last chunk again.
+        let placed = match self.chunk(incoming.name()) {
+            Ok(Some(_)) if unheld => Ok(()),
+            _ => self.place_empty(incoming.name(), &face),
+        };
         if in_flight
             .get(incoming.name())
             .is_some_and(|holder| std::ptr::eq(&**holder, incoming))

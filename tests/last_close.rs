@@ -1012,3 +1012,35 @@ os.close(fds[0])
     let shown = run(look.arg(mount.path("ds/data.npy"))).stdout;
     assert!(parse(&shown).shape[0] > 0);
 }
+
+/// The process that was to write the rest is killed; the one that closes last has not seen to it.
+#[test]
+fn a_worker_that_is_killed_half_way_leaves_no_zeros_though_its_parent_closes() {
+    require!(fuse, python);
+    const WORKER: &str = "
+import os, signal, sys
+path, source = sys.argv[1], open(sys.argv[2], 'rb').read()
+fd = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+os.ftruncate(fd, len(source))
+if os.fork() == 0:
+    os.pwrite(fd, source[: len(source) // 2], 0)
+    os.kill(os.getpid(), signal.SIGKILL)
+os.wait()
+try:
+    os.close(fd)
+except OSError as error:
+    print(error.errno)
+";
+    let _alone = alone();
+    let (mount, dataset) = with_dataset();
+    mount.expect_warning("ECANCELED");
+    let source = source(&mount);
+    for n in 0..20 {
+        let path = dataset.join(format!("worker-{n}.npy"));
+        let mut worker = bare_python();
+        worker.args(["-c", WORKER]).args([&path, &source]);
+        let said = run(&mut worker).stdout;
+        assert_eq!(said, format!("{}\n", Errno::ECANCELED as i32).as_bytes());
+        is_refused(&path, "ended without a close");
+    }
+}

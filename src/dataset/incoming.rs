@@ -101,6 +101,8 @@ struct State {
     rewritten: bool,
     /// A close of it as it is now was answered with 0, though it was complete and not committed.
     acknowledged: bool,
+    /// A process that had it open has ended without a close while bytes of it were missing.
+    abandoned: bool,
     /// Its bytes as they are now were synced: so will its rows be, once it is committed.
     synced: bool,
 }
@@ -152,6 +154,7 @@ impl Incoming {
                 plain: true,
                 rewritten: false,
                 acknowledged: false,
+                abandoned: false,
                 synced: false,
             }),
         })
@@ -541,7 +544,7 @@ impl Incoming {
             self.drop_body(state);
             state.len = 0;
             state.written = Coverage::default();
-            state.rewritten = false;
+            (state.rewritten, state.abandoned) = (false, false);
             return Ok(());
         }
         self.stage(state)?;

@@ -248,6 +248,7 @@ impl Reference {
                     Life::Live => {
                         flight.claim(handle.id, handle.wrote)?;
                         flight.received.set_len(len);
+                        flight.abandoned &= len > 0;
                         Ok(true)
                     }
                 }
@@ -351,10 +352,14 @@ impl Reference {
             Life::Live if left.others => {
                 it.resting = true;
                 it.acknowledged = complete && left.meant;
+                it.abandoned |= complete && !left.meant && it.received.has_holes();
                 Ok(())
             }
             Life::Live if !complete => self.refuse(flight, Errno::EINVAL),
             // Bytes that were never written are zeros only if a process says that it is done.
+            Life::Live if it.abandoned && it.received.has_holes() => {
+                self.refuse(flight, Errno::ECANCELED)
+            }
             Life::Live if left.meant || it.received.is_wholly_written() => self.commit(flight),
             Life::Live => self.refuse(flight, Errno::ECANCELED),
         }
@@ -385,7 +390,8 @@ impl Reference {
             Ended::Judged => {
                 let received = &it.received;
                 let wholly = received.is_wholly_written();
-                let done = if wholly || it.acknowledged && received.is_complete() {
+                let said_so = it.acknowledged && !received.has_holes();
+                let done = if wholly || said_so && received.is_complete() {
                     self.commit(flight)
                 } else {
                     self.refuse(flight, Errno::EINVAL)

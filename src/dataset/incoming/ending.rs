@@ -117,11 +117,17 @@ impl Incoming {
             (_, Left::Unknown) => return Ok(Judged::Ask),
             (complete, Left::Others { meant }) => {
                 state.acknowledged = meant && complete.is_ok();
+                // Whether its bytes that are still missing were this process's to write, no other
+                // knows that closes after it.
+                state.abandoned |= !meant && complete.is_ok_and(|it| it.has_holes(&state));
                 self.shared.rest();
                 return Ok(Judged::Answer(Ok(())));
             }
             // Bytes that were never written are zeros only if the producer says that it is done.
             (Ok(header), Left::None { meant: false }) if !header.is_written(&state) => {
+                never_closed()
+            }
+            (Ok(header), Left::None { .. }) if state.abandoned && header.has_holes(&state) => {
                 never_closed()
             }
             (Ok(header), Left::None { .. }) => {
@@ -329,7 +335,9 @@ impl Incoming {
 
     fn judge_unheard(&self, state: &mut State) {
         let reason = match self.complete(state) {
-            Ok(header) if header.is_written(state) || state.acknowledged => {
+            Ok(header)
+                if header.is_written(state) || (state.acknowledged && !header.has_holes(state)) =>
+            {
                 // Its reason is in the log of the dataset.
                 if let Err(error) = self.commit(state, &header) {
                     let name = self.name.display();
@@ -402,6 +410,11 @@ impl FinalHeader {
     /// Whether the chunk is what its producer means it to be, whichever descriptor is closed.
     fn is_plain(&self, state: &State) -> bool {
         state.plain && self.rows(state) > 0
+    }
+
+    /// Whether some bytes of it were never written.
+    fn has_holes(&self, state: &State) -> bool {
+        matches!(self, FinalHeader::Staged(..)) && !state.written.is_whole(state.len)
     }
 
     /// Whether every byte of it was written, and its count is not one that may be filled in later.

@@ -43,6 +43,8 @@ pub struct Flight {
     pub resting: bool,
     /// A process that called `close` was told 0 of it as it is, complete and not committed.
     pub acknowledged: bool,
+    /// A process that had it open has ended without a close while bytes of it were missing.
+    pub abandoned: bool,
     /// How many handles have it open.
     pub handles: usize,
     pub mode: Option<u32>,
@@ -79,6 +81,7 @@ impl Flight {
             holder: None,
             resting: false,
             acknowledged: false,
+            abandoned: false,
             handles: 0,
             mode: None,
             mtime: None,

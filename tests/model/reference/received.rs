@@ -114,6 +114,10 @@ impl Received {
     }
 
     /// Complete, and every byte of it was written: nobody need say that what is missing is zeros.
+    pub fn has_holes(&self) -> bool {
+        self.written.contains(&false)
+    }
+
     pub fn is_wholly_written(&self) -> bool {
         self.is_complete() && self.has_rows() && !self.written.contains(&false)
     }

@@ -68,7 +68,11 @@ pub(crate) fn lost_chunks(folder: &Arc<dyn Folder>) -> Result<Vec<String>> {
             }
             inspection.findings.follow(&record);
             match record {
-                Record::Run(more) => run = Some((more, after)),
+                Record::Run(more) => {
+                    inspection.pass_to(more.first_row);
+                    inspection.pass(more.end());
+                    run = Some((more, after));
+                }
                 Record::Chunk(chunk) => inspection.look(&chunk, after)?,
                 Record::Foreign { first_row, .. } => {
                     inspection.pass_to(first_row);

@@ -291,7 +291,7 @@ fn resolved(path: &Path, resolve: impl Fn(&Path) -> io::Result<PathBuf>) -> io::
     Err(io::Error::from_raw_os_error(errno.unwrap_or(libc::EIO)))
 }
 
-/// Follows a path as the kernel does, and tells each place, with a zero byte behind it, before it
+/// Follows a path as the kernel does, and tells each place, with a zero byte after it, before it
 /// asks for it. Their parents are canonical.
 fn trace(path: &Path, pipe: &mut fs::File) -> io::Result<()> {
     const MOST_LINKS: usize = 40;

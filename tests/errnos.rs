@@ -1,4 +1,4 @@
-//! The table of errnos (DESIGN.md, section 5): each situation at each call that it names.
+//! The table of errnos: each situation at each call that it names.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! The promises of DESIGN.md, each kept through a real mount. A test's name begins with the
+//! The promises P1 to P10, each kept through a real mount. A test's name begins with the
 //! promise that it shows; fsync and crashes (P6, P7) have files of their own.
 
 mod common;

@@ -1,4 +1,4 @@
-//! What readers and ordinary programs find in a mount (DESIGN.md, sections 2, 4 and 5): slices,
+//! What readers and ordinary programs find in a mount: slices,
 //! views, versions, `.npyfs`, listings, directories, ordinary files, permissions.
 
 mod common;

@@ -192,7 +192,7 @@ fn check_mountpoint(path: &Path) -> Result<(PathBuf, Vec<Remains>), Failure> {
     Ok((mountpoint, remains))
 }
 
-/// Says so, in the log and to whoever mounts, where users whom the mount lets in can also go to the
+/// Says so, in the log and to the user who mounts, where users whom the mount lets in can also go to the
 /// store itself.
 fn warn_if_exposed(plan: &Plan, logs_to_file: bool) {
     let others = |path: &Path, bits: u32| {

@@ -233,7 +233,7 @@ impl Fs {
         }
     }
 
-    /// Of a removal. One of what is committed waits for whoever commits.
+    /// Of a removal. One of what is committed waits for the producer that commits.
     pub fn unlink_route(&self, parent: u64, name: &OsStr) -> Route {
         let slow = self.options.allow_delete;
         match dataset::Kind::of(name) {

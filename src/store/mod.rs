@@ -41,7 +41,7 @@ pub struct Options {
     pub rejected_limit: u64,
     /// A committed name may be written again, and stands for the newest chunk then.
     pub reuse_names: bool,
-    /// How many datasets may be open that nobody uses, as far as there are descriptors for them.
+    /// How many datasets may be open that are not in use, as far as there are descriptors for them.
     pub idle_datasets: usize,
     /// Where tests stand between the datasets and the disk.
     pub door: Door,

@@ -2,10 +2,10 @@
 //!
 //! The table of them is locked for as long as it takes to look into it, never while the disk works.
 //! Whoever opens or closes a dataset leaves a [`Turn`] in its place, for which those wait who want
-//! that dataset, and nobody else.
+//! that dataset, and no other.
 //!
 //! A dataset is idle when the table has the only reference to it. That is settled by taking the
-//! value out of the reference under the lock of the table: whoever has got a reference meanwhile,
+//! value out of the reference under the lock of the table: a caller that has got a reference meanwhile,
 //! from wherever, keeps the dataset open; whoever comes later finds it closing, and opens it anew.
 
 use std::collections::HashMap;

@@ -608,3 +608,33 @@ fn two_hundred_datasets_are_written_and_read_with_64_descriptors() {
         assert_eq!(chunk, expected[0].bytes());
     }
 }
+
+#[test]
+fn eight_producers_in_as_many_datasets_wait_for_descriptors_that_others_have() {
+    require!(fuse);
+    const PRODUCERS: u64 = 8;
+    const DATASETS: u64 = 200;
+    let mount = Mount::builder().descriptors(64).start();
+    let root = mount.path("");
+    let dataset = |n: u64| root.join(format!("run{n}"));
+    for n in 0..DATASETS {
+        fs::create_dir(dataset(n)).unwrap();
+    }
+    thread::scope(|scope| {
+        for producer in 0..PRODUCERS {
+            let dataset = &dataset;
+            scope.spawn(move || {
+                for step in 0..DATASETS {
+                    let n = (step + producer * 25) % DATASETS;
+                    put_chunk(&dataset(n), Chunk::new(producer, n)).unwrap();
+                }
+            });
+        }
+    });
+    for n in 0..DATASETS {
+        let mut found = chunks_in(&dataset(n).join("data.npy"));
+        found.sort();
+        let expected: Vec<_> = (0..PRODUCERS).map(|it| Chunk::new(it, n)).collect();
+        assert_eq!(found, expected);
+    }
+}

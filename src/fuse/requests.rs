@@ -16,7 +16,7 @@ use fuser::{
 use super::backing::cache_flags;
 use super::patience::patiently;
 use super::{Adapter, Subject, attributes, caller, empty, failed, guarded, pages, with_buffer};
-use crate::fs::{Attr, Fs, Route, SetAttr, near};
+use crate::fs::{Attr, Fs, Opened, Route, SetAttr, near};
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
@@ -40,14 +40,17 @@ impl Filesystem for Adapter {
         let (fs, name) = (self.fs.clone(), name.to_owned());
         let (device, unique) = (self.device.clone(), request.unique().0);
         let thread = request.pid();
-        self.dispatch("lookup", route, move || {
-            match fs.lookup(parent.0, &name, thread) {
-                Ok(attr) => device.entry(unique, &attr, reply),
-                Err(error) => {
-                    let subject = Subject::Name(parent.0, &name);
-                    reply.error(failed(&fs, "lookup", &subject, &error));
-                }
+        let asked = name.clone();
+        let ask = move |fs: &Fs| fs.lookup(parent.0, &asked, thread);
+        let answer = move |fs: &Fs, found: crate::Result<Attr>| match found {
+            Ok(attr) => device.entry(unique, &attr, reply),
+            Err(error) => {
+                let subject = Subject::Name(parent.0, &name);
+                reply.error(failed(fs, "lookup", &subject, &error));
             }
+        };
+        self.dispatch("lookup", route, move || {
+            patiently(&fs, "lookup", ask, answer);
         });
     }
 
@@ -57,10 +60,12 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         let (fs, fh, thread) = (self.fs.clone(), fh.map(|fh| fh.0), request.pid());
-        let job = move || match fs.getattr(ino.0, fh, thread) {
+        let ask = move |fs: &Fs| fs.getattr(ino.0, fh, thread);
+        let answer = move |fs: &Fs, found: crate::Result<Attr>| match found {
             Ok(attr) => reply.attr(&attr.attr_ttl, &attributes(&attr)),
-            Err(error) => reply.error(failed(&fs, "getattr", &Subject::Inode(ino.0), &error)),
+            Err(error) => reply.error(failed(fs, "getattr", &Subject::Inode(ino.0), &error)),
         };
+        let job = move || patiently(&fs, "getattr", ask, answer);
         self.dispatch("getattr", self.fs.getattr_route(ino.0), job);
     }
 
@@ -112,35 +117,43 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        self.serve("mkdir", || {
-            let made = self
-                .fs
-                .mkdir(parent.0, name, mode & !umask, &caller(request));
-            match made {
-                Ok(attr) => self.device.entry(request.unique().0, &attr, reply),
-                Err(error) => {
-                    let subject = Subject::Name(parent.0, name);
-                    reply.error(failed(&self.fs, "mkdir", &subject, &error));
-                }
+        let (name, caller) = (name.to_owned(), caller(request));
+        let (device, unique) = (self.device.clone(), request.unique().0);
+        let asked = name.clone();
+        let ask = move |fs: &Fs| fs.mkdir(parent.0, &asked, mode & !umask, &caller);
+        let answer = move |fs: &Fs, made: crate::Result<Attr>| match made {
+            Ok(attr) => device.entry(unique, &attr, reply),
+            Err(error) => {
+                let subject = Subject::Name(parent.0, &name);
+                reply.error(failed(fs, "mkdir", &subject, &error));
             }
-        });
+        };
+        self.serve("mkdir", || patiently(&self.fs, "mkdir", ask, answer));
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let route = self.fs.unlink_route(parent.0, name);
         let (fs, name) = (self.fs.clone(), name.to_owned());
+        let asked = name.clone();
+        let ask = move |fs: &Fs| fs.unlink(parent.0, &asked);
+        let answer = move |fs: &Fs, done| {
+            empty(fs, done, "unlink", &Subject::Name(parent.0, &name), reply);
+        };
         self.dispatch("unlink", route, move || {
-            let done = fs.unlink(parent.0, &name);
-            empty(&fs, done, "unlink", &Subject::Name(parent.0, &name), reply);
+            patiently(&fs, "unlink", ask, answer);
         });
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let route = self.fs.rmdir_route(parent.0, name);
         let (fs, name) = (self.fs.clone(), name.to_owned());
+        let asked = name.clone();
+        let ask = move |fs: &Fs| fs.rmdir(parent.0, &asked);
+        let answer = move |fs: &Fs, done| {
+            empty(fs, done, "rmdir", &Subject::Name(parent.0, &name), reply);
+        };
         self.dispatch("rmdir", route, move || {
-            let done = fs.rmdir(parent.0, &name);
-            empty(&fs, done, "rmdir", &Subject::Name(parent.0, &name), reply);
+            patiently(&fs, "rmdir", ask, answer);
         });
     }
 
@@ -227,17 +240,20 @@ impl Filesystem for Adapter {
         let route = self.fs.create_route(parent.0, name);
         let (fs, name, caller) = (self.fs.clone(), name.to_owned(), caller(request));
         let (device, unique) = (self.device.clone(), request.unique().0);
-        self.dispatch("create", route, move || {
-            match fs.create(parent.0, &name, mode & !umask, flags, &caller) {
-                Ok((attr, opened)) => {
-                    let (fh, flags) = (FileHandle(opened.fh), cache_flags(&opened.mode));
-                    device.created(unique, &attr, fh, flags, reply);
-                }
-                Err(error) => {
-                    let subject = Subject::Name(parent.0, &name);
-                    reply.error(failed(&fs, "create", &subject, &error));
-                }
+        let asked = name.clone();
+        let ask = move |fs: &Fs| fs.create(parent.0, &asked, mode & !umask, flags, &caller);
+        let answer = move |fs: &Fs, created: crate::Result<(Attr, Opened)>| match created {
+            Ok((attr, opened)) => {
+                let (fh, flags) = (FileHandle(opened.fh), cache_flags(&opened.mode));
+                device.created(unique, &attr, fh, flags, reply);
             }
+            Err(error) => {
+                let subject = Subject::Name(parent.0, &name);
+                reply.error(failed(fs, "create", &subject, &error));
+            }
+        };
+        self.dispatch("create", route, move || {
+            patiently(&fs, "create", ask, answer);
         });
     }
 
@@ -373,10 +389,12 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.serve("opendir", || match self.fs.opendir(ino.0) {
+        let ask = move |fs: &Fs| fs.opendir(ino.0);
+        let answer = move |fs: &Fs, done: crate::Result<Opened>| match done {
             Ok(opened) => reply.opened(FileHandle(opened.fh), FopenFlags::empty()),
-            Err(error) => reply.error(failed(&self.fs, "opendir", &Subject::Inode(ino.0), &error)),
-        });
+            Err(error) => reply.error(failed(fs, "opendir", &Subject::Inode(ino.0), &error)),
+        };
+        self.serve("opendir", || patiently(&self.fs, "opendir", ask, answer));
     }
 
     fn readdir(

@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -30,6 +31,8 @@ type Key = (u64, u64);
 /// How many descriptors an idle dataset holds: its directory and the `.npyfs` there, the array, the
 /// journal and the lock.
 const DESCRIPTORS: u64 = 5;
+/// How many descriptors are held back for the datasets that are open.
+const RESERVE: usize = 8;
 /// How often descriptors are looked for, while others take those that were found.
 const ATTEMPTS: usize = 16;
 
@@ -40,8 +43,53 @@ pub(super) struct Registry {
     moment: AtomicU64,
     /// How many datasets may be open that nobody uses.
     limit: usize,
-    /// Given up for a moment where no descriptor is left: closing a dataset may take one.
-    spare: Mutex<Option<File>>,
+    reserve: Reserve,
+}
+
+/// Descriptors that only datasets that are open may use: to open one more dataset would leave none
+/// for the commits and closings of those.
+#[derive(Debug)]
+struct Reserve {
+    most: usize,
+    held: Mutex<Vec<File>>,
+}
+
+impl Reserve {
+    /// An eighth of the descriptors that this process can have, where these are few.
+    fn new() -> Self {
+        let reserve = Self {
+            most: usize::try_from(descriptors() / 8).map_or(RESERVE, |most| most.min(RESERVE)),
+            held: Mutex::default(),
+        };
+        if let Err(error) = reserve.fill() {
+            log::warn!("few descriptors are left to begin with: {error}");
+        }
+        reserve
+    }
+
+    /// Has the descriptors that may be missing.
+    fn fill(&self) -> io::Result<()> {
+        Self::fill_up(&mut crate::lock(&self.held), self.most)
+    }
+
+    fn fill_up(held: &mut Vec<File>, most: usize) -> io::Result<()> {
+        while held.len() < most {
+            held.push(File::open("/dev/null")?);
+        }
+        Ok(())
+    }
+
+    /// Does `work` with the descriptors that were held back. One at a time: what it takes is missing
+    /// afterwards.
+    fn lend<T>(&self, work: impl FnOnce() -> T) -> T {
+        let mut held = crate::lock(&self.held);
+        held.clear();
+        let done = work();
+        if let Err(error) = Self::fill_up(&mut held, self.most) {
+            log::debug!("{} descriptors are held back: {error}", held.len());
+        }
+        done
+    }
 }
 
 #[derive(Debug)]
@@ -95,7 +143,7 @@ impl Registry {
             slots: Mutex::default(),
             moment: AtomicU64::new(0),
             limit: affordable(idle_datasets),
-            spare: Mutex::new(spare()),
+            reserve: Reserve::new(),
         }
     }
 
@@ -211,13 +259,13 @@ impl Registry {
 
     /// Closes idle datasets for their descriptors. False where there is none.
     pub(super) fn relieve(&self) -> bool {
-        drop(crate::lock(&self.spare).take());
-        let closed = self.close_idle(self.count() / 4 * 3);
-        let mut spare_one = crate::lock(&self.spare);
-        if spare_one.is_none() {
-            *spare_one = spare();
-        }
-        closed > 0
+        self.close_idle(self.count() / 4 * 3) > 0
+    }
+
+    /// Does what an open dataset cannot do without a descriptor, where neither is one left nor an
+    /// idle dataset that could give up its own.
+    pub(super) fn with_reserve<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.reserve.lend(work)
     }
 
     /// Does what takes descriptors; where none is left, once more when idle datasets have given up
@@ -237,16 +285,16 @@ impl Registry {
     }
 }
 
-/// How many of the datasets that nobody uses may stay open: they may hold half of the descriptors
-/// that this process can have.
-fn affordable(wanted: usize) -> usize {
-    let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-    let most = usize::try_from(soft / 2 / DESCRIPTORS).unwrap_or(usize::MAX);
-    wanted.min(most).max(1)
+/// How many descriptors this process can have.
+fn descriptors() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft)
 }
 
-fn spare() -> Option<File> {
-    File::open("/dev/null").ok()
+/// How many of the datasets that are not in use may stay open: they may hold half of the descriptors
+/// that this process can have.
+fn affordable(wanted: usize) -> usize {
+    let most = usize::try_from(descriptors() / 2 / DESCRIPTORS).unwrap_or(usize::MAX);
+    wanted.min(most).max(1)
 }
 
 fn is_shortage(error: &Error) -> bool {
@@ -265,6 +313,10 @@ impl Store {
             let fd = self.directory(path)?;
             let stat = fstat(&fd).context(|| format!("cannot look at {}", path.display()))?;
             registry.get((stat.st_dev, stat.st_ino), || {
+                registry
+                    .reserve
+                    .fill()
+                    .context(|| "too few descriptors are left for one more dataset".into())?;
                 let directory = (self.options.door.0)(path, Directory::from_fd(fd));
                 self.open_dataset(path, Sparing::new(directory, registry))
             })

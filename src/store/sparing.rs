@@ -23,11 +23,18 @@ impl Sparing {
 
     fn sparing<T>(&self, mut work: impl FnMut(&dyn Folder) -> io::Result<T>) -> io::Result<T> {
         let done = work(&*self.folder);
-        match (&done, self.registry.upgrade()) {
-            (Err(error), Some(registry)) if is_shortage(error) && registry.relieve() => {
+        let Some(registry) = self.registry.upgrade() else {
+            return done;
+        };
+        let done = match done {
+            Err(error) if is_shortage(&error) && registry.relieve() => {
                 registry.sparing(is_shortage, || work(&*self.folder))
             }
-            _ => done,
+            done => done,
+        };
+        match done {
+            Err(error) if is_shortage(&error) => registry.with_reserve(|| work(&*self.folder)),
+            done => done,
         }
     }
 }
@@ -43,19 +50,19 @@ impl Folder for Sparing {
     }
 
     fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
-        self.folder.identity(path)
+        self.sparing(|folder| folder.identity(path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.folder.rename(from, to)
+        self.sparing(|folder| folder.rename(from, to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.folder.remove(path)
+        self.sparing(|folder| folder.remove(path))
     }
 
     fn make_dir(&self, path: &Path) -> io::Result<()> {
-        self.folder.make_dir(path)
+        self.sparing(|folder| folder.make_dir(path))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<Listed>> {

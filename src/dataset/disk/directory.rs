@@ -32,7 +32,7 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
-use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use nix::unistd::{UnlinkatFlags, fsync, geteuid, syncfs, unlinkat};
 
 use super::super::names::CONTROL;
 use super::{Blob, DiskFile, Folder, Listed, Lock, Open, give};
@@ -385,13 +385,22 @@ impl Folder for Directory {
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {
-        let fd = if path.components().all(|part| part == Component::ParentDir) {
+        if path == Path::new(".") {
+            return Ok(fsync(&self.fd)?);
+        }
+        if path == Path::new(CONTROL) {
+            return Ok(fsync(&self.control()?.fd)?);
+        }
+        if path.components().all(|part| part == Component::ParentDir) {
             // What holds a directory has no name that could lead elsewhere.
-            openat(&self.fd, path, DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?
-        } else {
-            self.directory(path)?
-        };
-        File::from(fd).sync_all()
+            return match openat(&self.fd, path, DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()) {
+                Ok(fd) => Ok(fsync(&fd)?),
+                // Everything on the filesystem is more than is asked, and takes no descriptor.
+                Err(Errno::EMFILE | Errno::ENFILE) => Ok(syncfs(&self.fd)?),
+                Err(errno) => Err(errno.into()),
+            };
+        }
+        Ok(fsync(&self.inner(path)?)?)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::thread::panicking;
 use std::time::Duration;
 
-use super::process::{eventually, run};
+use super::process::{eventually, run, start};
 
 const INSIDE: &str = "NPYFS_PRIVATE_NAMESPACE";
 
@@ -76,12 +76,9 @@ impl LoopMount {
 impl Drop for LoopMount {
     fn drop(&mut self) {
         let unmounted = eventually(Duration::from_secs(5), || {
-            Command::new("umount")
-                .arg(&self.at)
-                .stderr(Stdio::null())
-                .status()
-                .unwrap()
-                .success()
+            let mut umount = Command::new("umount");
+            umount.arg(&self.at).stderr(Stdio::null());
+            start(&mut umount).unwrap().wait().unwrap().success()
         });
         if !unmounted {
             run(Command::new("umount").arg("-l").arg(&self.at));

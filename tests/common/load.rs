@@ -12,6 +12,8 @@ use std::path::Path;
 
 use npyfs::npy::{Header, Prefix};
 
+use super::process::no_new_process;
+
 const ROW: usize = 32;
 
 /// One chunk of one producer.
@@ -123,6 +125,7 @@ pub fn write(directory: &Path, chunk: Chunk) -> io::Result<File> {
 
 /// Writes and closes a chunk.
 pub fn put(directory: &Path, chunk: Chunk) -> io::Result<()> {
+    let _alone = no_new_process();
     close(write(directory, chunk)?)
 }
 

@@ -39,7 +39,8 @@ pub use npy::{
 };
 pub use place::{Place, try_mount, umount};
 pub use process::{
-    Parked, alone, eventually, force_unmount, is_alive, is_mounted, kill, npyfs, parked, run,
+    Parked, alone, eventually, force_unmount, is_alive, is_mounted, kill, npyfs, output_of, parked,
+    run, start,
 };
 pub use served::{Served, place, serve};
 pub use strace::Strace;
@@ -292,7 +293,7 @@ impl Mount {
             let errors = self.scratch("start.log");
             command.arg("--log-file").arg(&self.log);
             command.stderr(File::create(&errors).unwrap());
-            let status = command.status().unwrap();
+            let status = start(&mut command).unwrap().wait().unwrap();
             let said = fs::read_to_string(errors).unwrap();
             assert!(status.success(), "npyfs mount failed ({status}): {said}");
             self.running = true;
@@ -305,7 +306,7 @@ impl Mount {
             let pid = String::from_utf8(pid).unwrap();
             self.pid = pid.trim().parse().unwrap();
         } else {
-            let mut child = command.arg("-f").stderr(log).spawn().unwrap();
+            let mut child = start(command.arg("-f").stderr(log)).unwrap();
             self.pid = child.id().cast_signed();
             let mut ended = None;
             let mounted = eventually(Duration::from_secs(20), || {
@@ -400,11 +401,7 @@ impl Mount {
     }
 
     fn unmount(&mut self, problems: &mut Vec<String>) {
-        let output = Command::new(npyfs())
-            .arg("umount")
-            .arg(&self.mountpoint)
-            .output()
-            .unwrap();
+        let output = output_of(&mut umount(&self.mountpoint)).unwrap();
         if !output.status.success() {
             problems.push(format!("npyfs umount failed: {output:?}"));
         }

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-use super::process::{force_unmount, is_alive, is_mounted, npyfs};
+use super::process::{force_unmount, is_alive, is_mounted, npyfs, output_of};
 
 /// A store and a mount point that nothing is mounted on yet.
 pub struct Place {
@@ -85,10 +85,5 @@ pub fn umount(path: &Path) -> Command {
 /// Runs `npyfs mount STORE MOUNTPOINT`.
 pub fn try_mount(store: &Path, mountpoint: &Path) -> Output {
     let mut command = Command::new(npyfs());
-    command
-        .arg("mount")
-        .arg(store)
-        .arg(mountpoint)
-        .output()
-        .unwrap()
+    output_of(command.arg("mount").arg(store).arg(mountpoint)).unwrap()
 }

@@ -1,9 +1,10 @@
 //! Processes and mounts, looked at from outside through /proc.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -53,11 +54,7 @@ pub fn kill(pid: i32, signal: &str) {
 
 /// Takes a mount away, whatever state it is in.
 pub fn force_unmount(mountpoint: &Path) {
-    let by_root = Command::new("umount")
-        .arg("-l")
-        .arg(mountpoint)
-        .output()
-        .unwrap();
+    let by_root = output_of(Command::new("umount").arg("-l").arg(mountpoint)).unwrap();
     if !by_root.status.success() {
         run(Command::new("fusermount3")
             .args(["-u", "-z"])
@@ -73,10 +70,39 @@ pub fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+static DESCRIPTORS: RwLock<()> = RwLock::new(());
+
+/// Keeps this program from starting processes while it is held: until it executes, a new process has
+/// duplicates of all our descriptors, and of a chunk that is not plain the last close decides.
+pub fn no_new_process() -> RwLockReadGuard<'static, ()> {
+    DESCRIPTORS.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a process while no thread is in the middle of a chunk; after a second in any case, since a
+/// close may wait for what the process is to do.
+pub fn start(command: &mut Command) -> io::Result<Child> {
+    let mut held = None;
+    eventually(Duration::from_secs(1), || {
+        held = match DESCRIPTORS.try_write() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        held.is_some()
+    });
+    command.spawn()
+}
+
+/// Runs a command and collects what it prints.
+pub fn output_of(command: &mut Command) -> io::Result<Output> {
+    let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    start(piped)?.wait_with_output()
+}
+
 /// Runs a command that must succeed.
 #[track_caller]
 pub fn run(command: &mut Command) -> Output {
-    let output = command.stdin(Stdio::null()).output().unwrap();
+    let output = output_of(command.stdin(Stdio::null())).unwrap();
     assert!(output.status.success(), "{command:?}: {output:?}");
     output
 }
@@ -86,7 +112,7 @@ pub struct Parked(Child);
 
 /// Starts a command that is to run beside the test.
 pub fn parked(command: &mut Command) -> Parked {
-    Parked(command.spawn().unwrap())
+    Parked(start(command).unwrap())
 }
 
 impl Parked {

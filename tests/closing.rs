@@ -11,8 +11,8 @@ use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
 
 use common::{
-    Mount, Parked, ROW, alone, close, counted, errno, eventually, kill, npy, parked, put,
-    put_in_pieces, python, python_command, row_numbers, rows_of, run, with_dict,
+    Mount, Parked, ROW, alone, close, counted, errno, eventually, kill, npy, output_of, parked,
+    put, put_in_pieces, python, python_command, row_numbers, rows_of, run, start, with_dict,
 };
 use nix::errno::Errno;
 
@@ -211,7 +211,7 @@ fn an_incomplete_chunk_closed_by_another_process_waits_for_the_rest() {
     mount.expect_warning("short.npy: EINVAL");
     let mut sh = Command::new("sh");
     sh.args(["-c", r#"(head -c 5000 "$2"; true) > "$1""#, "sh"]);
-    let output = sh.arg(dataset.join("short.npy")).arg(&source).output();
+    let output = output_of(sh.arg(dataset.join("short.npy")).arg(&source));
     output.unwrap();
     assert_eq!(
         errno(fs::metadata(dataset.join("short.npy"))),
@@ -769,7 +769,7 @@ fn the_bytes_of_a_truncated_pipe_are_kept() {
         let received = &chunk[..chunk.len() / 2];
         let mut cat = Command::new("sh");
         cat.args(["-c", r#"cat > "$1""#, "sh"]).arg(&path);
-        let mut cat = cat.stdin(Stdio::piped()).spawn().unwrap();
+        let mut cat = start(cat.stdin(Stdio::piped())).unwrap();
         cat.stdin.take().unwrap().write_all(received).unwrap();
         cat.wait().unwrap();
         kept.push(received.to_vec());
@@ -940,7 +940,7 @@ fn a_program_started_beside_a_chunk_in_flight_hangs_nobody() {
     let open = std::thread::spawn(move || File::create(path).unwrap());
     let file = open.join().unwrap();
     file.write_all_at(&chunk[..200], 0).unwrap();
-    let started = std::thread::spawn(|| Command::new("true").status().unwrap());
+    let started = std::thread::spawn(|| start(&mut Command::new("true")).unwrap().wait().unwrap());
     if !eventually(Duration::from_secs(10), || started.is_finished()) {
         kill(mount.pid(), "KILL");
         panic!("the child hangs in its execve");

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{
-    Mount, User, close, counted, errno, npy, parse, put, python, row_numbers, rows_of, run,
+    Mount, User, close, counted, errno, npy, output_of, parse, put, python, row_numbers, rows_of,
+    run,
 };
 use nix::errno::Errno;
 
@@ -554,7 +555,7 @@ except OSError as error:
 /// The exit code of a shell command that an ordinary user runs, with `$1` the path.
 fn as_user(script: &str, path: &Path) -> bool {
     let mut sh = User::ordinary().command("sh");
-    let output = sh.args(["-c", script, "sh"]).arg(path).output().unwrap();
+    let output = output_of(sh.args(["-c", script, "sh"]).arg(path)).unwrap();
     output.status.success()
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use common::{Mount, counted, eventually, npy, parked, python_command, rows_of, run};
+use common::{Mount, counted, eventually, npy, output_of, parked, python_command, rows_of, run};
 
 /// A mount with a dataset `$DS`, and chunks in `$C` on another filesystem:
 ///
@@ -72,7 +72,7 @@ impl Desk {
     /// whatever `reason` is).
     #[track_caller]
     fn refused(&self, code: i32, reason: &str, script: &str) {
-        let output: Output = self.command(script).env("LC_ALL", "C").output().unwrap();
+        let output: Output = output_of(self.command(script).env("LC_ALL", "C")).unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{script}: {said}");
         assert!(said.contains(reason), "{script}: {said}");
@@ -820,7 +820,7 @@ fn a_tool_killed_at_any_of_its_calls_has_committed_all_or_nothing() {
                 let script = format!(
                     "exec strace -o trace -e trace=?{call} -e inject=?{call}:signal=KILL:when={nth} {tool}"
                 );
-                let output = desk.command(&script).env("N", &name).output().unwrap();
+                let output = output_of(desk.command(&script).env("N", &name)).unwrap();
                 let path = desk.mount.path("ds").join(format!("{name}.npy"));
                 let at = format!("{tool} at {call} {nth}");
                 if rows() == wanted + more {

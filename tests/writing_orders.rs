@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{
-    Mount, ROW, close, counted, errno, eventually, python, python_command, rows_of, with_dict,
+    Mount, ROW, close, counted, errno, eventually, output_of, python, python_command, rows_of, run,
+    with_dict,
 };
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate, posix_fallocate};
@@ -418,7 +419,7 @@ fn a_program_started_meanwhile_does_not_end_the_chunk() {
     in_every_size(|mut file, bytes| {
         file.set_len(bytes.len() as u64).unwrap();
         file.write_all(&bytes[..bytes.len() / 2]).unwrap();
-        assert!(Command::new("true").status().unwrap().success());
+        run(&mut Command::new("true"));
         file.write_all(&bytes[bytes.len() / 2..]).unwrap();
     });
     // The same with a count that is filled in at the end.
@@ -427,7 +428,7 @@ fn a_program_started_meanwhile_does_not_end_the_chunk() {
             "{'descr': '<i8', 'fortran_order': False, 'shape': (0, 16), }",
         ))
         .unwrap();
-        assert!(Command::new("true").status().unwrap().success());
+        run(&mut Command::new("true"));
         file.write_all(&bytes[128..]).unwrap();
         file.seek(SeekFrom::Start(0)).unwrap();
         file.write_all(&bytes[..128]).unwrap();
@@ -461,7 +462,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     for how in ["reserved", "sparse", "backwards", "provisional"] {
         let path = dataset.join(format!("{how}.npy"));
         let arguments = [chunk.as_path(), &path, Path::new(how)];
-        let output = python_command(script, &arguments).output().unwrap();
+        let output = output_of(&mut python_command(script, &arguments)).unwrap();
         assert_eq!(output.status.signal(), Some(9), "{output:?}");
         mount.expect_warning(&format!("{how}.npy: ECANCELED"));
         assert!(

@@ -91,6 +91,7 @@ impl Chunk {
 
 /// Closes a file and tells what `close` answered, which dropping it does not.
 pub fn close(file: File) -> io::Result<()> {
+    let _alone = no_new_process();
     nix::unistd::close(file.into_raw_fd()).map_err(io::Error::from)
 }
 
@@ -125,7 +126,6 @@ pub fn write(directory: &Path, chunk: Chunk) -> io::Result<File> {
 
 /// Writes and closes a chunk.
 pub fn put(directory: &Path, chunk: Chunk) -> io::Result<()> {
-    let _alone = no_new_process();
     close(write(directory, chunk)?)
 }
 

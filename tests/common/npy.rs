@@ -119,10 +119,7 @@ pub fn put_in_pieces(path: &Path, bytes: &[u8], piece: usize) -> io::Result<()> 
     written.and(closed)
 }
 
-/// Closes, with the answer that `drop` throws away.
-pub fn close(file: File) -> io::Result<()> {
-    nix::unistd::close(file).map_err(io::Error::from)
-}
+pub use super::load::close;
 
 /// The errno of what must fail.
 #[track_caller]

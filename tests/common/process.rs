@@ -72,13 +72,14 @@ pub fn alone() -> MutexGuard<'static, ()> {
 
 static DESCRIPTORS: RwLock<()> = RwLock::new(());
 
-/// Keeps this program from starting processes while it is held: until it executes, a new process has
-/// duplicates of all our descriptors, and of a chunk that is not plain the last close decides.
+/// Keeps this program from starting processes while it is held, as each close does: until it
+/// executes, a new process has duplicates of all our descriptors, and of a chunk that is not complete
+/// and plain the last close decides.
 pub fn no_new_process() -> RwLockReadGuard<'static, ()> {
     DESCRIPTORS.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts a process while no thread is in the middle of a chunk; after a second in any case, since a
+/// Starts a process while no thread closes a chunk; after a second in any case, since a
 /// close may wait for what the process is to do.
 pub fn start(command: &mut Command) -> io::Result<Child> {
     let mut held = None;

@@ -354,7 +354,7 @@ fn help_lists_the_exit_codes() {
     for arguments in [&["--help"][..], &["-h"]] {
         let output = run(Command::new(npyfs()).args(arguments));
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(said.contains("1  check found damage"), "{said}");
+        assert!(said.contains("1  check or backup found damage"), "{said}");
         assert!(said.contains("2  wrong arguments"), "{said}");
     }
 }

@@ -14,7 +14,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use common::Mount;
-use npyfs::dataset::disk::{Folder, Open};
+use npyfs::dataset::disk::{Directory, Folder, Open};
 use npyfs::dataset::{Attributes, Kind};
 use npyfs::{Dataset, DatasetOptions};
 use serde_json::Value;
@@ -697,5 +697,58 @@ fn a_version_is_raised_with_nothing_lost_whatever_fails() {
                 }
             }
         }
+    }
+}
+
+/// A copy that `npyfs backup` makes of a store has what recovery would keep of it, whatever state that
+/// is in, but for rows that no journal tells of.
+#[test]
+fn a_backup_of_every_store_has_its_rows_names_and_attributes() {
+    for expected in all() {
+        let original = Copied::of(&expected);
+        let place = tempfile::tempdir().unwrap();
+        let (from, to): (Arc<dyn Folder>, Arc<dyn Folder>) = (
+            Arc::new(Directory::open(&original.path()).unwrap()),
+            Arc::new(Directory::open(place.path()).unwrap()),
+        );
+        let before = files(&original.path());
+        let name = expected.from.display();
+        let done = npyfs::dataset::back_up(&from, &to, &mut |_, _| ());
+        assert!(files(&original.path()) == before, "{name}");
+        let boot = Boot::Another;
+        if expected.refusal(boot).is_some() {
+            continue;
+        }
+        // Their headers are to be put in order first.
+        if ["inserting", "no-header"].contains(&&*expected.name) {
+            let said = done.unwrap_err().to_string();
+            assert!(said.contains("puts it in order"), "{name}: {said}");
+            continue;
+        }
+        let copied = done.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let copy = expected.open(place.path(), boot, false).unwrap();
+        if expected.name == "wrong-rows" {
+            assert!(copied.damage[0].starts_with("d.npy: "), "{copied:?}");
+            continue;
+        }
+        let rows = expected.rows(boot);
+        assert!(
+            copied.rows <= rows,
+            "{name}: {copied:?}, and {rows} are known"
+        );
+        let unknown = rows - copied.rows;
+        let untold = ["foreign-rows", "foreign"];
+        assert!(
+            unknown == 0 || untold.contains(&&*expected.name),
+            "{name}: {unknown} rows are missing: {copied:?}"
+        );
+        if unknown == 0 {
+            compare(&copy, &expected, boot, 0);
+        }
+        copy.close().unwrap();
+        drop(copy);
+        let journal = fs::read(place.path().join(JOURNAL)).unwrap_or_default();
+        assert_eq!(copied.damage.len(), 0, "{name}: {copied:?}");
+        assert!(journal.is_empty() || records(&journal).last().unwrap().0 == 9);
     }
 }

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::HumanBytes;
 use npyfs::dataset::Report;
 use npyfs::error::Errno;
 use npyfs::{Error, dataset};
 
 use super::place::Place;
+use super::progress::Bar;
 use super::walk;
 use crate::exit::{Exit, Failure};
 use crate::output;
@@ -81,8 +82,11 @@ fn check(directory: &Path) -> Result<State, Failure> {
         Err(_) if !walk::is_dataset(directory) => return Ok(State::Good),
         Err(error) => return report_unopened(directory, &error),
     };
-    let found = with_progress(directory, |progress| dataset.check(progress))
-        .and_then(|report| Ok((report, dataset.status()?)));
+    let found = {
+        let bar = Bar::new(directory);
+        dataset.check(&mut |done, total| bar.show(done, total))
+    }
+    .and_then(|report| Ok((report, dataset.status()?)));
     let (report, status) = match found {
         Ok(found) => found,
         Err(_) if !walk::is_dataset(directory) => return Ok(State::Good),
@@ -144,26 +148,4 @@ fn report_unopened(directory: &Path, error: &Error) -> Result<State, Failure> {
         ))?,
     }
     Ok(State::Damaged)
-}
-
-/// A bar on a terminal, which is gone again at the end.
-fn with_progress<T>(
-    directory: &Path,
-    work: impl FnOnce(&mut dyn FnMut(u64, u64)) -> npyfs::Result<T>,
-) -> npyfs::Result<T> {
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template(
-        "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-    ) {
-        bar.set_style(style);
-    }
-    bar.set_prefix(directory.display().to_string());
-    let done = work(&mut |done, total| {
-        if bar.length() != Some(total) {
-            bar.set_length(total);
-        }
-        bar.set_position(done);
-    });
-    bar.finish_and_clear();
-    done
 }

@@ -1,9 +1,11 @@
 //! The subcommands. A further one is a file here and a line in each of the two lists below.
 
 mod append;
+mod backup;
 mod check;
 mod mount;
 mod place;
+mod progress;
 mod status;
 mod umount;
 mod walk;
@@ -30,6 +32,8 @@ pub(crate) enum Command {
     Check(check::Args),
     /// Append files to a dataset with no mount
     Append(append::Args),
+    /// Bring a second copy of a store up to date, while it is mounted and written
+    Backup(backup::Args),
 }
 
 impl Command {
@@ -40,6 +44,7 @@ impl Command {
             Command::Status(args) => status::run(&args),
             Command::Check(args) => check::run(&args),
             Command::Append(args) => append::run(&args),
+            Command::Backup(args) => backup::run(&args),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::disk::{Folder, Open};
 use crate::error::{Context, Result};
 
 pub(crate) const LOG: &str = ".npyfs/log";
-const OLD_LOG: &str = ".npyfs/log.1";
+pub(crate) const OLD_LOG: &str = ".npyfs/log.1";
 const LIMIT: u64 = 8 << 20;
 
 #[derive(Debug)]

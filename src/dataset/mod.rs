@@ -20,6 +20,7 @@
 //! | `recovery`, `adopt` | what is on the disk becomes a dataset again (P7) |
 //! | `sync` | fsync means durable (P6) |
 //! | `mend` | a store that failed is written to again once it works |
+//! | `backup` | a second copy has what was committed, and nothing else |
 //! | `check`, `verify`, `findings` | what the disk has is what was committed |
 //! | `view`, `lookup` | what was once seen never changes (P4) |
 //! | `events`, `rejected`, `status` | refusals have reasons, and their bytes are kept (P10) |
@@ -29,6 +30,7 @@
 
 mod adopt;
 mod amend;
+mod backup;
 mod bands;
 mod catalog;
 mod check;
@@ -69,6 +71,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+pub use backup::{Copied, back_up};
 pub use catalog::Receipt;
 pub use check::{Report, lost_chunks, open_to_check};
 pub use chunk_writer::ChunkWriter;

@@ -5,11 +5,13 @@
 //!
 //! | module | holds |
 //! | --- | --- |
+//! | `backup` | a second copy of the store |
 //! | `registry` | which datasets are open |
 //! | `seen` | what was seen of a file, so that another in its place is noticed |
 //! | `sparing` | what is done where no descriptor is left |
 //! | `tree` | directories and ordinary files |
 
+mod backup;
 mod registry;
 mod seen;
 mod sparing;
@@ -26,6 +28,7 @@ use nix::sys::stat::{FileStat, SFlag};
 use crate::dataset::disk::{Directory, Folder};
 use crate::dataset::{Budget, DATA, clock};
 use crate::error::{Context, Error, Result};
+pub use backup::{Witness, back_up};
 use registry::Registry;
 pub use seen::{Now, Seen};
 pub use tree::{Entry, Place};

@@ -591,6 +591,21 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// As [`Place::into_entry`], of a directory that is still used.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub(super) fn itself(&self) -> Result<Entry<'a>> {
+        let failed = || format!("cannot look at the directory {}", self.path.display());
+        let fd = self.fd.try_clone().context(failed)?;
+        Ok(Entry {
+            store: self.store,
+            stat: fstat(&fd).context(failed)?,
+            fd,
+            path: self.path.clone(),
+        })
+    }
+
     /// Itself, for its attributes.
     pub fn into_entry(self) -> Entry<'a> {
         Entry {

@@ -2,11 +2,18 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::pipe2;
 
 /// The binary under test.
 pub fn npyfs() -> PathBuf {
@@ -71,19 +78,24 @@ pub fn alone() -> MutexGuard<'static, ()> {
 }
 
 static DESCRIPTORS: RwLock<()> = RwLock::new(());
+/// How many processes wait to be started: closes that come later wait for those.
+static TO_START: AtomicUsize = AtomicUsize::new(0);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// Keeps this program from starting processes while it is held, as each close does: until it
 /// executes, a new process has duplicates of all our descriptors, and of a chunk that is not complete
 /// and plain the last close decides.
 pub fn no_new_process() -> RwLockReadGuard<'static, ()> {
+    eventually(LONGEST_WAIT, || TO_START.load(Ordering::SeqCst) == 0);
     DESCRIPTORS.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts a process while no thread closes a chunk; after a second in any case, since a
-/// close may wait for what the process is to do.
+/// Starts a process while no thread closes a chunk, and waits until it has closed what it got of our
+/// descriptors; for a second each, as a close may wait for what the process is to do.
 pub fn start(command: &mut Command) -> io::Result<Child> {
     let mut held = None;
-    eventually(Duration::from_secs(1), || {
+    TO_START.fetch_add(1, Ordering::SeqCst);
+    eventually(LONGEST_WAIT, || {
         held = match DESCRIPTORS.try_write() {
             Ok(guard) => Some(guard),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
@@ -91,7 +103,21 @@ pub fn start(command: &mut Command) -> io::Result<Child> {
         };
         held.is_some()
     });
-    command.spawn()
+    TO_START.fetch_sub(1, Ordering::SeqCst);
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+    // The last of our descriptors that the new process closes, when it executes: by then the kernel
+    // has let us go on already.
+    let (most, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let last = fcntl(
+        &writer,
+        FcntlArg::F_DUPFD_CLOEXEC((most.min(1 << 16) - 16) as i32),
+    )?;
+    drop(writer);
+    let child = command.spawn();
+    nix::unistd::close(last)?;
+    let mut closed = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+    poll(&mut closed, PollTimeout::try_from(LONGEST_WAIT).unwrap())?;
+    child
 }
 
 /// Runs a command and collects what it prints.

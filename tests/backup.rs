@@ -377,6 +377,36 @@ fn an_array_that_another_program_made_is_copied_and_goes_on_when_it_is_adopted()
     assert!(rows_of(&other.path("run")).into_iter().eq(0..70));
 }
 
+#[test]
+fn a_store_that_was_restored_from_its_copy_goes_on_and_so_do_its_backups() {
+    require!(fuse);
+    let place = tempfile::tempdir().unwrap();
+    let store = place.path().join("store");
+    let copy = place.path().join("copy");
+    fs::create_dir(&store).unwrap();
+    let mount = Mount::builder().store(&store).start();
+    fs::create_dir(mount.path("run")).unwrap();
+    put_chunk(&mount.path("run"), Chunk::new(0, 0)).unwrap();
+    backed_up(&store, &copy);
+    // Lost with the store.
+    put_chunk(&mount.path("run"), Chunk::new(0, 1)).unwrap();
+    mount.finish();
+    fs::remove_dir_all(&store).unwrap();
+    run(Command::new("cp").arg("-a").args([&copy, &store]));
+    fs::remove_dir_all(store.join(".npyfs")).unwrap();
+    is_good(&store);
+    let mount = Mount::builder().store(&store).start();
+    // A retry, what was lost, and a new one.
+    for number in 0..3 {
+        put_chunk(&mount.path("run"), Chunk::new(0, number)).unwrap();
+    }
+    backed_up(&store, &copy);
+    let expected: Vec<_> = (0..3).map(|number| Chunk::new(0, number)).collect();
+    assert_eq!(chunks_in(&mount.path("run/data.npy")), expected);
+    assert_eq!(chunks_in(&copy.join("run/data.npy")), expected);
+    is_good(&copy);
+}
+
 fn opened(disk: &Disk) -> Arc<Dataset> {
     Dataset::open_in(Arc::new(disk.clone()), "run", DatasetOptions::default()).unwrap()
 }

@@ -49,6 +49,7 @@ curl curl
 ssh openssh-client
 sshd openssh-server
 inotifywait inotify-tools
+automount autofs
 gio libglib2.0-bin
 g++ g++
 gfortran gfortran

@@ -6,13 +6,18 @@ use std::fs;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::{
-    Mount, Place, User, eventually, is_alive, is_mounted, kill, npyfs, refusal, run, try_mount,
+    Mount, Place, User, eventually, is_alive, is_mounted, kill, npyfs, refusal, run, start,
+    try_mount,
 };
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 #[test]
 fn mount_returns_when_mounted_and_umount_when_the_daemon_has_ended() {
@@ -357,4 +362,35 @@ fn help_lists_the_exit_codes() {
         assert!(said.contains("1  check or backup found damage"), "{said}");
         assert!(said.contains("2  wrong arguments"), "{said}");
     }
+}
+
+/// A terminal sends the signal of Ctrl-C to the command and to the daemon that it starts, and the
+/// command passes it on.
+#[test]
+fn a_start_that_ctrl_c_interrupts_at_any_moment_leaves_no_mount_and_no_process() {
+    require!(fuse);
+    let place = Place::new();
+    let (mut mounted, mut interrupted) = (0, 0);
+    for delay in 0..60 {
+        let mut command = place.mount();
+        let mut child = start(command.process_group(0).stderr(Stdio::null())).unwrap();
+        std::thread::sleep(Duration::from_micros(300 * delay));
+        // To a group that may be gone.
+        let group = child.id().cast_signed();
+        let told = killpg(Pid::from_raw(group), Signal::SIGINT);
+        assert!(matches!(told, Ok(()) | Err(Errno::ESRCH)), "{told:?}");
+        let status = child.wait().unwrap();
+        if status.success() {
+            mounted += 1;
+            run(&mut place.umount());
+        } else {
+            interrupted += 1;
+        }
+        let over = eventually(Duration::from_secs(10), || {
+            !is_mounted(&place.mountpoint()) && place.processes().is_empty()
+        });
+        assert!(over, "after {delay}: {status}");
+    }
+    println!("{mounted} were mounted, {interrupted} interrupted");
+    assert!(interrupted > 0);
 }

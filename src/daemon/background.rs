@@ -43,7 +43,6 @@ pub(crate) fn start(daemon: impl FnOnce(Ready) -> Result<(), Failure>) -> Result
                 .try_clone()
                 .or_exit(Exit::Failed, failed("no descriptor"))
                 .and_then(|pipe| {
-                    setsid().or_exit(Exit::Failed, failed("no session"))?;
                     chdir("/").or_exit(Exit::Failed, failed("no root"))?;
                     daemon(Ready { pipe })
                 });
@@ -70,8 +69,13 @@ fn report(mut pipe: File, failure: &Failure) {
 }
 
 impl Ready {
-    /// Lets go of the terminal and tells the parent.
+    /// Lets go of the terminal and of its processes, and tells the parent.
+    ///
+    /// Not before it is mounted: an automounter lets its own process group see the directory on which
+    /// it has us mount, and has all others wait until that is done. So a signal that the terminal
+    /// sends to the group comes to this process too, beside the one that the parent passes on.
     pub(crate) fn report(mut self) -> Result<(), Failure> {
+        setsid().or_exit(Exit::Failed, || "cannot begin a session".into())?;
         let null = || "cannot let go of the terminal".to_string();
         let device = OpenOptions::new()
             .read(true)

@@ -75,6 +75,9 @@ impl Blob for PanickingBlob {
         self.1.heed(&format!("read-{}", self.2));
         self.0.read_at(buffer, offset)
     }
+    fn next_data(&self, offset: u64) -> io::Result<u64> {
+        self.0.next_data(offset)
+    }
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.1.heed(&format!("write-{}", self.2));
         self.0.write_at(data, offset)

@@ -226,5 +226,5 @@ fn rows_without_a_record_are_set_aside_whatever_the_limit_is() {
     assert_eq!(kept.len(), 1);
     assert_eq!(chunks_in(&kept[0]), [chunks[1]]);
     let log = fs::read_to_string(copy.path().join(".npyfs/log")).unwrap();
-    says(&log, &["started anew", "set aside in .npyfs/rejected"]);
+    says(&log, &["is a copy", "set aside in .npyfs/rejected"]);
 }

@@ -10,13 +10,16 @@ use npyfs::{Error, dataset};
 use super::place::Place;
 use super::progress::Bar;
 use super::walk;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, OrExit};
 use crate::output;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// A store, a dataset in it, or where they are mounted: then the store is checked
     path: PathBuf,
+    /// Have writes go on to the dataset PATH, a copy that was damaged, with its rows as they are
+    #[arg(long)]
+    accept: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -37,6 +40,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let found = walk::search(&place.path, &place.table);
     if found.datasets.is_empty() && found.unreadable.is_empty() {
         return refuse("holds no dataset");
+    }
+    if args.accept {
+        return match &found.datasets[..] {
+            [directory] => accept(directory),
+            many => refuse(&format!(
+                "holds {} datasets: name the one whose damage is to be accepted",
+                many.len()
+            )),
+        };
     }
     let (mut damaged, mut unchecked) = (0, found.unreadable.len());
     for (path, error) in &found.unreadable {
@@ -111,6 +123,24 @@ fn check(directory: &Path) -> Result<State, Failure> {
         chunks(&report)
     ))?;
     Ok(State::Good)
+}
+
+/// Has writes go on to a dataset that is damaged, and prints what was accepted.
+fn accept(directory: &Path) -> Result<(), Failure> {
+    let shown = directory.display();
+    let failed = || format!("{shown}: nothing was accepted");
+    let dataset = dataset::open_to_check(directory).or_exit(Exit::Damage, failed)?;
+    if !dataset.is_damaged() {
+        output::line(format_args!(
+            "{shown}: nothing is to be accepted: no damage keeps writes from it"
+        ))?;
+        return Ok(());
+    }
+    drop(dataset);
+    for line in dataset::accept_damage(directory).or_exit(Exit::Failed, failed)? {
+        output::line(format_args!("{shown}: ACCEPTED: {line}"))?;
+    }
+    Ok(())
 }
 
 /// What was verified, and what could not be.

@@ -88,8 +88,10 @@ fn build(plan: &Plan, tuning: &Tuning) -> npyfs::Result<Served<Adapter>> {
     let fs = Fs::new(store, options)?;
     let filesystem = Adapter::new(fs.clone());
     let connect = filesystem.connect();
+    let stopped = fs.clone();
     Ok(Served {
         filesystem,
+        stop: Box::new(move || stopped.stop_openings()),
         attach: Box::new(connect),
         close: Box::new(move || fs.close()),
     })

@@ -37,12 +37,16 @@ pub(crate) struct Plan {
 pub(crate) struct Served<F> {
     pub(crate) filesystem: F,
     pub(crate) close: Close,
+    /// Called when the mount is to end, while it may still be in use.
+    pub(crate) stop: Stop,
     /// Is given the way to speak to the kernel unasked, and a device of the session, once there
     /// are.
     pub(crate) attach: Attach,
 }
 
 pub(crate) type Attach = Box<dyn FnOnce(Notifier, File, Option<String>)>;
+
+pub(crate) type Stop = Box<dyn Fn() + Send>;
 
 pub(crate) type Close = Box<dyn FnOnce() -> npyfs::Result<()> + Send>;
 
@@ -74,7 +78,13 @@ pub(crate) fn serve<F: Filesystem>(
     let shown = plan.store.display();
     let served = make().or_exit(Exit::Store, || format!("cannot open the store {shown}"))?;
     let closer = Closer::new(served.close);
-    let outcome = mount_and_run(plan, served.filesystem, served.attach, &closer, ready);
+    let outcome = mount_and_run(
+        plan,
+        served.filesystem,
+        served.attach,
+        (served.stop, &closer),
+        ready,
+    );
     let closed = closer
         .close()
         .or_exit(Exit::Failed, || format!("cannot close the store {shown}"));
@@ -88,7 +98,7 @@ fn mount_and_run<F: Filesystem>(
     plan: &Plan,
     filesystem: F,
     attach: Attach,
-    closer: &Closer,
+    (stop, closer): (Stop, &Closer),
     ready: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let (device, attached) = Attached::new(plan)?;
@@ -109,7 +119,7 @@ fn mount_and_run<F: Filesystem>(
         })
         .and_then(|session| {
             attach(session.notifier(), File::from(second), attached.device());
-            signals::watch(Arc::clone(&attached), closer.clone())
+            signals::watch(Arc::clone(&attached), stop, closer.clone())
                 .or_exit(Exit::Failed, || "cannot start the signal thread".into())?;
             log::info!(
                 "mounted {} at {}",

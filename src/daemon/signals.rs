@@ -10,8 +10,8 @@ use std::thread;
 
 use nix::sys::signal::{SigSet, Signal};
 
-use super::Closer;
 use super::attach::Attached;
+use super::{Closer, Stop};
 use crate::exit::Exit;
 
 /// The signals that end a daemon.
@@ -38,18 +38,18 @@ pub(crate) fn block() -> nix::Result<()> {
 
 /// Starts the thread that takes them.
 ///
-/// - The first unmounts lazily: no new use, and the session ends when the last file is closed.
+/// - The first unmounts lazily: no new use, openings that take long are given up, and the session ends when the last file is closed.
 /// - The second does not wait for files: the store is closed and the process ends, and with it
 ///   the connection; who still has a file open gets `ENOTCONN`.
 /// - The third does not wait for the store either: the next start recovers it.
-pub(super) fn watch(attached: Arc<Attached>, closer: Closer) -> io::Result<()> {
+pub(super) fn watch(attached: Arc<Attached>, stop: Stop, closer: Closer) -> io::Result<()> {
     thread::Builder::new()
         .name("npyfs-signals".into())
-        .spawn(move || take_signals(&attached, &closer))
+        .spawn(move || take_signals(&attached, &stop, &closer))
         .map(drop)
 }
 
-fn take_signals(attached: &Attached, closer: &Closer) {
+fn take_signals(attached: &Attached, stop: &Stop, closer: &Closer) {
     let signals = terminating();
     let mut taken = 0;
     loop {
@@ -64,6 +64,8 @@ fn take_signals(attached: &Attached, closer: &Closer) {
         match taken {
             1 => {
                 log::info!("{signal}: unmounting; open files may be finished");
+                // Whoever waits for an opening keeps the mount in use.
+                stop();
                 if let Err(error) = attached.detach() {
                     log::error!("cannot unmount: {error}");
                 }

@@ -284,6 +284,19 @@ impl Catalog {
         (!name.is_empty()).then(|| (OsStr::from_bytes(name).to_owned(), receipt))
     }
 
+    /// The name that the chunk of just these rows has now.
+    pub(crate) fn name_of_rows(&self, first_row: u64, rows: u64) -> Option<OsString> {
+        let from = self
+            .receipts
+            .partition_point(|receipt| receipt.first_row < first_row);
+        let same = self.receipts[from..]
+            .iter()
+            .take_while(|receipt| receipt.first_row == first_row);
+        let mut of_these = same.filter(|receipt| receipt.rows == rows);
+        let name = name_of(&self.names, of_these.next()?);
+        (!name.is_empty()).then(|| OsStr::from_bytes(name).to_owned())
+    }
+
     /// Every id given so far is below this.
     pub(crate) fn next_id(&self) -> u32 {
         self.receipts.len() as u32

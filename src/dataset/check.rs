@@ -59,6 +59,18 @@ pub fn open_to_check(directory: &Path) -> Result<Arc<Dataset>> {
     )
 }
 
+/// Has writes go on to a copy that is damaged, with its rows as they are. Answers what was damaged, one
+/// sentence for each chunk; none where there was nothing to accept.
+///
+/// # Errors
+/// `EBUSY` where a daemon writes to it, and those of [`Dataset::open`].
+pub fn accept_damage(directory: &Path) -> Result<Vec<String>> {
+    let dataset = Dataset::open(directory, Options::default())?;
+    let accepted = dataset.accept_damage()?;
+    dataset.close()?;
+    Ok(accepted)
+}
+
 fn open_folder(directory: &Path) -> Result<Arc<dyn Folder>> {
     let folder =
         Directory::open(directory).context(|| format!("cannot open {}", directory.display()))?;
@@ -131,6 +143,11 @@ fn looked_at_in_peace<T>(
 }
 
 impl Dataset {
+    /// Whether it is a copy that was damaged, which nothing is written to.
+    pub fn is_damaged(&self) -> bool {
+        self.damage().is_some()
+    }
+
     /// Verifies the dataset; `progress` is told the bytes verified so far, and of how many.
     ///
     /// # Errors
@@ -145,7 +162,7 @@ impl Dataset {
     }
 
     fn look_through(&self, live: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
-        let pending = recovery::pending(&self.folder, &self.boot(), live)?;
+        let pending = recovery::pending(&self.folder, &self.look(Open::Read, live, &|_| ()))?;
         let mut report = Report {
             damage: pending.damage,
             pending: pending.mendable,

@@ -148,12 +148,14 @@ impl Dataset {
         let crc = self.place(writer, &layout, chunk, rows, first_row, count)?;
 
         let now = clock::now();
+        let mut first = None;
         if let Some(unborn) = &unborn {
+            first = Some(self.opened_now(&writer.journal, Some(&*unborn.layout.data))?);
             self.prepare_birth(unborn, count)
                 .inspect_err(|_| writer.unborn = None)?;
         }
         let before = writer.journal.len();
-        self.record(writer, &layout, chunk, first_row, crc, now)?;
+        self.record(writer, first, &layout, chunk, first_row, crc, now)?;
         writer.dirty = true;
         let published = match &unborn {
             Some(_) => self.give_birth(),
@@ -282,10 +284,12 @@ impl Dataset {
         }
     }
 
-    /// Step 2.
+    /// Step 2. `first` tells where an array that is new lies.
+    #[expect(clippy::too_many_arguments, reason = "what a record is made of")]
     fn record(
         &self,
         writer: &mut Writer,
+        first: Option<Record<'_>>,
         layout: &Layout,
         chunk: &Candidate<'_>,
         first_row: u64,
@@ -296,6 +300,9 @@ impl Dataset {
         if !writer.array_recorded {
             let header = layout.header_bytes(0);
             Record::Array { header: &header }.encode(&mut records);
+        }
+        if let Some(first) = first {
+            first.encode(&mut records);
         }
         let header = {
             let catalog = self.catalog();

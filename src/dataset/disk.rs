@@ -18,6 +18,7 @@ pub use directory::Directory;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::fstatvfs;
+use nix::unistd::{Whence, lseek};
 
 /// How [`Folder::open`] opens a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +128,14 @@ pub trait Blob: Send + Sync + fmt::Debug {
     /// # Errors
     /// The operating system's.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Where the next byte may be that is no part of a hole, from `offset` on: all before it are zeros
+    /// that need not be read. `u64::MAX` where none is left.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn next_data(&self, offset: u64) -> io::Result<u64> {
+        Ok(offset)
+    }
     /// Writes all of `data` at `offset`.
     ///
     /// # Errors
@@ -201,7 +210,8 @@ pub enum MountId {
     /// The system does not say.
     #[default]
     Unknown,
-    /// A number that is never given twice in a boot.
+    /// A number that is never given twice in a boot, to a mount and the part of a filesystem in it
+    /// (a subvolume) that has a device of its own.
     Unique(u64),
     /// The number of the device, on systems that have no better: another filesystem may have it
     /// after this one was unmounted.
@@ -255,6 +265,55 @@ pub fn copy(from: &dyn Blob, at: u64, to: &dyn Blob, offset: u64, len: u64) -> i
     })
 }
 
+/// As [`copy`], to where all bytes that are zeros in a hole of `from` are zeros already: they take no
+/// space there either.
+///
+/// # Errors
+/// Those of reading and writing.
+pub(crate) fn copy_data(
+    from: &dyn Blob,
+    at: u64,
+    to: &dyn Blob,
+    offset: u64,
+    len: u64,
+) -> io::Result<()> {
+    const PIECE: u64 = 1 << 20;
+    let mut buffer = vec![0; len.min(PIECE) as usize];
+    let mut done = 0;
+    while done < len {
+        let piece = &mut buffer[..(len - done).min(PIECE) as usize];
+        read_exact_at(from, piece, at + done)?;
+        let end = at + done + piece.len() as u64;
+        let data = if is_zero(piece) {
+            from.next_data(at + done)?
+        } else {
+            at + done
+        };
+        if data < end {
+            to.write_at(piece, offset + done)?;
+            done += piece.len() as u64;
+        } else {
+            done = (data - at).min(len);
+        }
+    }
+    Ok(())
+}
+
+/// Whether all of these bytes are 0.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    leading_zeros(bytes) == bytes.len()
+}
+
+/// How many of these bytes are 0 before the first that is not.
+pub(crate) fn leading_zeros(bytes: &[u8]) -> usize {
+    const LINE: usize = 64;
+    let or = |line: &[u8]| line.iter().fold(0, |all, byte| all | byte);
+    let lines = bytes.chunks(LINE).take_while(|line| or(line) == 0).count();
+    let at = (lines * LINE).min(bytes.len());
+    let rest = bytes[at..].iter().take_while(|byte| **byte == 0).count();
+    at + rest
+}
+
 /// A file of the operating system as a [`Blob`].
 #[derive(Debug)]
 pub struct DiskFile(File);
@@ -287,6 +346,20 @@ impl Blob for DiskFile {
             }
         }
         Ok(done)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<u64> {
+        let Ok(at) = i64::try_from(offset) else {
+            return Ok(offset);
+        };
+        // Every read and write of this descriptor says where: that this moves its position, nothing
+        // notices.
+        match lseek(&self.0, at, Whence::SeekData) {
+            Ok(data) => Ok(u64::try_from(data).unwrap_or(offset)),
+            Err(Errno::ENXIO) => Ok(u64::MAX),
+            Err(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(offset),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
@@ -362,7 +435,9 @@ impl Blob for DiskFile {
                 born: metadata.created().map_or(0, super::clock::from_system),
             },
             mount: match crate::sys::unique_mount_id(&self.0)? {
-                Some(id) => MountId::Unique(id),
+                // Snapshots of a part of a filesystem are in its mount, and have a device of their own
+                // in it.
+                Some(id) => MountId::Unique(id.rotate_left(32) ^ metadata.dev()),
                 None => MountId::Device(metadata.dev()),
             },
         })

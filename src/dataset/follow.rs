@@ -32,19 +32,24 @@ pub(crate) struct Follow {
 impl Dataset {
     pub(crate) fn begin_following(&self) -> Result<()> {
         let live = self.is_locked();
-        let survey = recovery::survey(&self.folder, Open::Read, &self.boot(), live)?;
-        if survey.clean || live {
+        let told = |line: &str| log::info!("{}: {line}", self.label());
+        let look = self.look(Open::Read, live, &told);
+        if let Some(survey) = recovery::survey_if_settled(&self.folder, &look)? {
             self.take_in(survey, live, false);
             return Ok(());
         }
         match self.own() {
             Ok(()) => Ok(()),
             Err(error) if error.errno() == Errno::EBUSY => {
-                let survey = recovery::survey(&self.folder, Open::Read, &self.boot(), true)?;
+                let look = self.look(Open::Read, true, &told);
+                let survey = recovery::survey(&self.folder, &look)?;
                 self.take_in(survey, true, false);
                 Ok(())
             }
+            // It can be read.
+            Err(_) if self.damage().is_some() => Ok(()),
             Err(error) if matches!(error.errno(), Errno::EROFS | Errno::EACCES | Errno::EPERM) => {
+                let survey = recovery::survey(&self.folder, &look)?;
                 for note in &survey.notes {
                     log::warn!("{}: {note} (in memory only: {error})", self.label());
                 }
@@ -55,7 +60,25 @@ impl Dataset {
         }
     }
 
-    fn take_in(&self, survey: recovery::Survey, live: bool, frozen: bool) {
+    /// How this dataset is looked at, by nobody who holds its lock where `live` says that another
+    /// daemon does.
+    pub(super) fn look<'a>(
+        &'a self,
+        how: Open,
+        live: bool,
+        told: &'a dyn Fn(&str),
+    ) -> recovery::Look<'a> {
+        recovery::Look {
+            how,
+            boot: self.boot(),
+            live,
+            accept: false,
+            stop: &self.options.stop,
+            told,
+        }
+    }
+
+    pub(super) fn take_in(&self, survey: recovery::Survey, live: bool, frozen: bool) {
         let mut follow = crate::lock(&self.follow);
         if self.owned.load(Ordering::Acquire) {
             return;
@@ -65,6 +88,7 @@ impl Dataset {
         follow.live = live;
         follow.frozen = frozen.then(|| self.journal_len_on_disk().unwrap_or(0));
         *self.catalog_mut() = survey.catalog;
+        *crate::write(&self.damage) = survey.damage;
         *crate::write(&self.array) = survey.array;
     }
 
@@ -76,8 +100,9 @@ impl Dataset {
         let follow = crate::lock(&self.follow);
         if let Some(known) = follow.frozen {
             // Until somebody else has recovered it.
+            let same_array = self.folder.identity(Path::new(DATA)).ok() == follow.identity;
             drop(follow);
-            return if self.is_locked() || self.journal_len_on_disk()? != known {
+            return if !same_array || self.is_locked() || self.journal_len_on_disk()? != known {
                 self.look_again()
             } else {
                 Ok(())
@@ -174,8 +199,10 @@ impl Dataset {
 
     fn look_again(&self) -> Result<()> {
         let live = self.is_locked();
-        let survey = recovery::survey(&self.folder, Open::Read, &self.boot(), live)?;
-        let frozen = self.options.read_only && !survey.clean && !live;
+        let told = |line: &str| log::info!("{}: {line}", self.label());
+        let survey = recovery::survey(&self.folder, &self.look(Open::Read, live, &told))?;
+        let unsettled = self.options.read_only && !survey.clean && !live;
+        let frozen = unsettled || survey.damage.is_some();
         self.take_in(survey, live, frozen);
         Ok(())
     }

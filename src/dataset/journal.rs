@@ -14,7 +14,8 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::disk::Blob;
+use super::disk::{Blob, leading_zeros};
+use super::stop::Stop;
 use crate::error::{Context, Result};
 pub use record::Attributes;
 pub(crate) use record::{ChunkRecord, Opened, Record, RunRecord, VERSION, Whence};
@@ -59,9 +60,17 @@ pub(crate) struct Reader {
     at: usize,
     /// What records there may be.
     version: u8,
+    stop: Stop,
+    /// How many bytes of damage, other than zeros, have been looked through.
+    damage: u64,
 }
 
 const WINDOW: usize = 4 << 20;
+/// How many bytes of damage are looked through for a good record, zeros not counted. A crash leaves no
+/// more than one append or, where a disk has lost blocks, what was appended between two syncs. To look
+/// for a record at each byte of more than that could take hours, which who owns the directory has for
+/// the price of a file.
+const MOST_DAMAGE: u64 = 32 << 20;
 
 impl Reader {
     /// Looks at the first line and stands after it.
@@ -102,7 +111,15 @@ impl Reader {
             base: offset,
             at: 0,
             version: VERSION,
+            stop: Stop::default(),
+            damage: 0,
         }
+    }
+
+    /// Gives up when that is set.
+    pub(crate) fn until(mut self, stop: &Stop) -> Reader {
+        self.stop = stop.clone();
+        self
     }
 
     /// The offset of the next record: everything before it is good.
@@ -163,19 +180,59 @@ impl Reader {
     /// that for each would take hours.
     ///
     /// # Errors
-    /// Those of reading the file.
+    /// `EIO` where too much of the file is damaged to be looked through, `ECANCELED`, and those of
+    /// reading the file.
     pub(crate) fn skip_damage(&mut self) -> Result<bool> {
-        self.look_for_good().context(cannot_read)
-    }
-
-    fn look_for_good(&mut self) -> io::Result<bool> {
-        while self.fill(FRAME + 1)? {
+        while self.fill(FRAME + 1).context(cannot_read)? {
             self.at += 1;
-            if self.checked(LONGEST_WITHOUT_HEADER)?.is_some() {
+            if !self.skip_zeros().context(cannot_read)? {
+                return Ok(false);
+            }
+            if self
+                .checked(LONGEST_WITHOUT_HEADER)
+                .context(cannot_read)?
+                .is_some()
+            {
                 return Ok(true);
+            }
+            self.damage += 1;
+            if self.damage > MOST_DAMAGE {
+                return Err(err!(
+                    EIO,
+                    "more than {MOST_DAMAGE} bytes of the journal up to byte {} are damaged: nothing is changed; put a good copy of .npyfs/chunks.log in its place, or remove .npyfs to keep the rows and lose the names of their chunks",
+                    self.offset()
+                ));
             }
         }
         Ok(false)
+    }
+
+    /// Goes to the first byte that a record can begin with: no record has a length of 0. `false`: all
+    /// that is left are zeros.
+    fn skip_zeros(&mut self) -> io::Result<bool> {
+        const LENGTH: usize = 4;
+        loop {
+            let zeros = leading_zeros(&self.window[self.at..]);
+            if zeros < LENGTH {
+                return Ok(true);
+            }
+            if self.at + zeros < self.window.len() {
+                self.at += zeros - (LENGTH - 1);
+                return Ok(true);
+            }
+            // Those of the last bytes that may be of a length go on in what is read next.
+            let end = self.base + self.window.len() as u64;
+            let data = self.blob.next_data(end)?;
+            if data >= self.blob.len()? {
+                return Ok(false);
+            }
+            self.base = data.max(end) - (LENGTH as u64 - 1);
+            self.at = 0;
+            self.window.clear();
+            if !self.fill(FRAME + 1)? {
+                return Ok(false);
+            }
+        }
     }
 
     /// Has at least `n` bytes of the file in the window, from `at` on. `false`: the file ends.
@@ -183,6 +240,7 @@ impl Reader {
         if self.window.len() - self.at >= n {
             return Ok(true);
         }
+        self.stop.check_io()?;
         self.window.drain(..self.at);
         self.base += self.at as u64;
         self.at = 0;

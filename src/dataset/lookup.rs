@@ -87,6 +87,8 @@ impl Dataset {
             receipt.rows,
             receipt.attributes.mtime,
         );
+        let damaged = self.damage().is_some_and(|damage| damage.is_of(&receipt));
+        let view = view.damaged(damaged);
         Ok(Some(Committed {
             id,
             receipt,

@@ -107,7 +107,7 @@ impl Dataset {
 
     /// What a recovery would find must be what memory has.
     fn compare(&self, writer: &Writer, rows: u64) -> Result<()> {
-        let found = recovery::survey(&self.folder, Open::Read, &self.boot(), false)?;
+        let found = recovery::survey(&self.folder, &self.look(Open::Read, false, &|_| ()))?;
         let catalog = self.catalog();
         let same = found.array.map_or(0, |array| array.rows) == rows
             && found.journal_len == writer.journal.len()

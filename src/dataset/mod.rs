@@ -21,7 +21,8 @@
 //! | `sync` | fsync means durable (P6) |
 //! | `mend` | a store that failed is written to again once it works |
 //! | `backup` | a second copy has what was committed, and nothing else |
-//! | `check`, `verify`, `findings` | what the disk has is what was committed |
+//! | `check`, `verify`, `findings`, `checksum` | what the disk has is what was committed |
+//! | `stop` | who has to end need not wait for what takes long |
 //! | `view`, `lookup` | what was once seen never changes (P4) |
 //! | `events`, `rejected`, `status` | refusals have reasons, and their bytes are kept (P10) |
 //!
@@ -34,6 +35,7 @@ mod backup;
 mod bands;
 mod catalog;
 mod check;
+mod checksum;
 mod chunk_writer;
 pub mod clock;
 mod commit;
@@ -59,6 +61,7 @@ mod remove;
 mod rewrite;
 mod staged;
 mod status;
+mod stop;
 mod sync;
 mod tail;
 mod turns;
@@ -73,7 +76,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLock
 
 pub use backup::{Copied, back_up};
 pub use catalog::Receipt;
-pub use check::{Report, lost_chunks, open_to_check};
+pub use check::{Report, accept_damage, lost_chunks, open_to_check};
 pub use chunk_writer::ChunkWriter;
 pub use incoming::{Change, Descriptors, Face, Incoming, NoOthers, Start};
 pub use journal::Attributes;
@@ -83,6 +86,7 @@ pub use rewrite::Committed;
 use rewrite::Rewrite;
 pub use staged::Budget;
 pub use status::{CSV_HEAD, Status};
+pub use stop::Stop;
 pub use sync::Waiter;
 pub(crate) use view::Version;
 pub use view::View;
@@ -114,6 +118,8 @@ pub struct Options {
     pub reuse_names: bool,
     /// How many directories above this one belong to the store, and are synced with it.
     pub depth: usize,
+    /// Has what takes long at an opening given up.
+    pub stop: Stop,
     /// The kernel's name for this boot, where a test plays another one.
     #[doc(hidden)]
     pub boot: Option<[u8; 16]>,
@@ -127,6 +133,7 @@ impl Default for Options {
             rejected_limit: 256 << 20,
             reuse_names: false,
             depth: 1,
+            stop: Stop::default(),
             boot: None,
         }
     }
@@ -169,6 +176,8 @@ pub struct Dataset {
     /// For messages: where it is, as far as is known.
     label: PathBuf,
     array: RwLock<Option<Array>>,
+    /// It is a copy that is damaged, and may be read only.
+    damage: RwLock<Option<Arc<recovery::Damage>>>,
     catalog: RwLock<catalog::Catalog>,
     writer: Mutex<Option<Writer>>,
     /// With `writer`: the tail has changed.
@@ -242,6 +251,7 @@ impl Dataset {
             options,
             label: label.into(),
             array: RwLock::default(),
+            damage: RwLock::default(),
             catalog: RwLock::default(),
             writer: Mutex::default(),
             turn: Condvar::new(),
@@ -276,6 +286,10 @@ impl Dataset {
 
     fn array(&self) -> Option<Array> {
         crate::read(&self.array).clone()
+    }
+
+    fn damage(&self) -> Option<Arc<recovery::Damage>> {
+        crate::read(&self.damage).clone()
     }
 
     fn set_array(&self, array: Array) {

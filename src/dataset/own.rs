@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::commit::Writer;
-use super::disk::{self, Open, Place};
+use super::disk::{self, Blob, Open, Place};
 use super::journal::{AppendError, Journal, Opened, Record, Whence};
+use super::recovery::Damage;
 use super::turns::Tail;
-use super::{Array, CONTROL, Dataset, LOCK, clock, recovery, sync};
+use super::{CONTROL, Dataset, LOCK, clock, recovery, sync};
 use crate::error::{Context, Error, Result};
 
 impl Dataset {
@@ -42,25 +43,87 @@ impl Dataset {
         if guard.is_some() {
             return Ok(());
         }
+        if self.damage().is_some() {
+            // It may have been put in order since.
+            self.refresh()?;
+        }
+        if let Some(damage) = self.damage() {
+            return Err(self.refused_for(&damage));
+        }
         self.folder
             .make_dir(Path::new(CONTROL))
             .context(|| "cannot make .npyfs in the dataset".into())?;
-        let lock = self
-            .folder
-            .lock(Path::new(LOCK))
-            .context(|| "cannot lock the dataset".into())?
-            .ok_or_else(|| err!(EBUSY, "the dataset is being written by another daemon"))?;
-        *guard = Some(self.take_over(lock)?);
+        let lock = self.lock()?;
+        *guard = Some(self.take_over(lock, false)?);
         Ok(())
     }
 
-    pub(super) fn take_over(&self, lock: Box<dyn disk::Lock>) -> Result<Writer> {
-        let boot = self.boot();
-        let mut survey = recovery::survey(&self.folder, Open::Write, &boot, false)?;
+    fn refused_for(&self, damage: &Damage) -> Error {
+        err!(
+            EIO,
+            "this copy of a dataset is DAMAGED: {damage}. It can be read; nothing is written to it until `npyfs check --accept DATASET` lets writes go on with it as it is"
+        )
+    }
+
+    /// As [`Dataset::own`], of a copy that is damaged: its rows are taken as they are. Answers what was
+    /// damaged, in a sentence each.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn accept_damage(&self) -> Result<Vec<String>> {
+        let mut guard = self.writer()?;
+        let Some(damage) = self.damage() else {
+            return Ok(Vec::new());
+        };
+        let lock = self.lock()?;
+        *guard = Some(self.take_over(lock, true)?);
+        Ok(damage.lines(&self.catalog()).collect())
+    }
+
+    fn lock(&self) -> Result<Box<dyn disk::Lock>> {
+        self.folder
+            .lock(Path::new(LOCK))
+            .context(|| "cannot lock the dataset".into())?
+            .ok_or_else(|| err!(EBUSY, "the dataset is being written by another daemon"))
+    }
+
+    pub(super) fn take_over(&self, lock: Box<dyn disk::Lock>, accept: bool) -> Result<Writer> {
+        let told = |line: &str| self.note(line);
+        let look = recovery::Look {
+            accept,
+            ..self.look(Open::Write, false, &told)
+        };
+        let mut survey = recovery::survey(&self.folder, &look)?;
+        if let Some(damage) = survey.damage.clone() {
+            for note in &survey.notes {
+                self.note(&format!("DAMAGED: {note}"));
+            }
+            let refused = self.refused_for(&damage);
+            self.note(&refused.to_string());
+            self.take_in(survey, false, true);
+            return Err(refused);
+        }
         let owed = recovery::repair(&self.folder, &mut survey, &self.rejected)?;
         let mut journal = recovery::open_journal(&self.folder, &survey)?;
+        // Other files than those that were synced. What was verified of them, or believed, is on this
+        // disk before the journal says that they are where the dataset is.
+        let anew = survey.copied || owed.foreign_rows > 0;
+        if anew && let Some(array) = &survey.array {
+            array
+                .layout
+                .data
+                .sync()
+                .context(|| "cannot sync data.npy".into())?;
+        }
+        if survey.copied {
+            journal
+                .blob()
+                .sync()
+                .context(|| "cannot sync the journal".into())?;
+        }
         match survey.doubtful_from {
             None => {}
+            Some(_) if survey.copied => {}
             // All before that record was synced before it was written.
             Some(at) if survey.clean => sync::write_again(None, 0, &journal, at)?,
             Some(_) => {
@@ -90,8 +153,16 @@ impl Dataset {
                 .apply(&foreign)
                 .map_err(|out| err!(EIO, "cannot adopt rows: {}", out.0))?;
         }
-        self.opened_now(&journal, survey.array.as_ref())?
-            .encode(&mut records);
+        if survey.copied
+            && !survey.closed
+            && let Some(array) = &survey.array
+        {
+            // All of it was verified, or accepted, and is on the disk.
+            survey.durable = array.rows;
+            Record::Durable { rows: array.rows }.encode(&mut records);
+        }
+        let data = survey.array.as_ref().map(|array| &*array.layout.data);
+        self.opened_now(&journal, data)?.encode(&mut records);
         match journal.append(&records) {
             Ok(()) => {}
             Err(AppendError::Undone(error) | AppendError::Torn(error)) => {
@@ -132,20 +203,21 @@ impl Dataset {
         let _follow = crate::lock(&self.follow);
         *self.catalog_mut() = survey.catalog;
         *crate::write(&self.array) = survey.array;
+        *crate::write(&self.damage) = None;
         self.owned.store(true, Ordering::Release);
         Ok(writer)
     }
 
-    /// The record of this daemon's taking the dataset, now.
+    /// The record of this daemon's taking the dataset, now, whose array is `data`.
     pub(super) fn opened_now(
         &self,
         journal: &Journal,
-        array: Option<&Array>,
+        data: Option<&dyn Blob>,
     ) -> Result<Record<'static>> {
         let failed = || "cannot see where the dataset lies".to_owned();
         let here = journal.blob().whereabouts().context(failed)?;
-        let data = match array {
-            Some(array) => array.layout.data.whereabouts().context(failed)?.place,
+        let data = match data {
+            Some(data) => data.whereabouts().context(failed)?.place,
             None => Place::default(),
         };
         Ok(Record::Opened(Opened {

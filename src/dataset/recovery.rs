@@ -4,9 +4,15 @@
 //! [`survey`] only reads: it finds the longest good prefix of the commit order and says what must
 //! change on the disk for all to agree with it. A reader uses its result as it is. [`repair()`]
 //! carries it out for a daemon that holds the lock.
+//!
+//! How much of a dataset that was not closed is believed depends on [`Since`]: what a daemon that died
+//! has written, what had reached the disk, or, of a copy, nothing.
 
+mod damage;
 mod inspect;
+mod place;
 mod repair;
+mod rows;
 mod story;
 #[cfg(test)]
 mod tests;
@@ -21,13 +27,48 @@ use super::commit::NEWBORN;
 use super::disk::{Blob, Folder, Open};
 use super::judge::read_header;
 use super::remove::REMOVED;
+use super::stop::Stop;
 use super::view::{Form, Layout};
 use super::{Array, DATA, JOURNAL, shape_text};
 use crate::error::{Context, Error, Result};
 use crate::npy::{Header, Prefix, Published};
+pub(crate) use damage::Damage;
 pub(crate) use inspect::{lost_chunks, pending};
+use place::{Since, since};
 pub(crate) use repair::{finish_removal, open_journal, publish_from_disk, remove_if_there, repair};
-use story::{Story, Unsure, first_bad, read_story};
+use rows::{Rows, Verdict};
+use story::{Reading, Story, Unsure, read_story};
+
+/// How a dataset is looked at.
+#[derive(Clone, Copy)]
+pub(crate) struct Look<'a> {
+    pub(crate) how: Open,
+    /// This boot's id.
+    pub(crate) boot: [u8; 16],
+    /// Another daemon is at work there: then what the header counts is good.
+    pub(crate) live: bool,
+    /// What is damaged of a copy is to be taken as it is.
+    pub(crate) accept: bool,
+    pub(crate) stop: &'a Stop,
+    /// Is told how far it is with what takes long.
+    pub(crate) told: &'a dyn Fn(&str),
+}
+
+impl std::fmt::Debug for Look<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Look")
+    }
+}
+
+impl Look<'_> {
+    fn reading(&self) -> Reading<'_> {
+        Reading {
+            until: u64::MAX,
+            copied: false,
+            stop: self.stop,
+        }
+    }
+}
 
 /// What is on the disk.
 #[derive(Debug)]
@@ -47,6 +88,11 @@ pub(crate) struct Survey {
     pub(crate) doubtful_from: Option<u64>,
     /// The last daemon closed the dataset.
     pub(crate) closed: bool,
+    /// Its files lie elsewhere than where the last daemon took them: nothing is known to have reached
+    /// this disk.
+    pub(crate) copied: bool,
+    /// Of a copy: what is damaged in the middle, so that nothing may be changed.
+    pub(crate) damage: Option<Arc<Damage>>,
     /// The last daemon closed the dataset, or there never was one, and nothing disagrees.
     pub(crate) clean: bool,
     plan: Plan,
@@ -114,23 +160,37 @@ fn never_arrived(data: Option<&Arc<dyn Blob>>, story: &Story) -> Result<bool> {
 }
 
 /// The dataset begins anew, behind the records that came before its first chunk.
-fn survey_of_nothing(journal: &Arc<dyn Blob>, story: Story, remains: bool) -> Result<Survey> {
+fn survey_of_nothing(
+    journal: &Arc<dyn Blob>,
+    story: Story,
+    since: Since,
+    remains: bool,
+    look: &Look<'_>,
+) -> Result<Survey> {
     let dropped = story
         .unsure
         .iter()
-        .map(|commit| dropped_note(&story, commit));
+        .map(|commit| dropped_note(&story, commit, since));
     let mut notes: Vec<Note> = dropped.collect();
     if remains {
         let line = "data.npy had not reached the disk: set aside in .npyfs/rejected";
         notes.push(Note::Lost(line.into()));
     }
     let story = match story.unsure.first() {
-        Some(first) => read_story(journal, first.at)?,
+        Some(first) => read_story(
+            journal,
+            Reading {
+                until: first.at,
+                ..look.reading()
+            },
+        )?,
         None => story,
     };
     Ok(Survey {
-        kept: Some(story.kept(false)),
+        kept: Some(story.kept(since, &look.boot)),
         closed: false,
+        copied: since == Since::Copied,
+        damage: None,
         catalog: story.catalog,
         array: None,
         durable: 0,
@@ -148,9 +208,13 @@ fn survey_of_nothing(journal: &Arc<dyn Blob>, story: Story, remains: bool) -> Re
     })
 }
 
-fn dropped_note(story: &Story, commit: &Unsure) -> Note {
+fn dropped_note(story: &Story, commit: &Unsure, since: Since) -> Note {
+    let why = match since {
+        Since::Copied => "are not in this copy",
+        Since::Died | Since::Restarted => "had not reached the disk",
+    };
     Note::Lost(format!(
-        "{} dropped by recovery: its {} rows had not reached the disk",
+        "{} dropped by recovery: its {} rows {why}",
         story.name(commit),
         commit.rows
     ))
@@ -168,27 +232,33 @@ pub(crate) fn open_if_there(
     }
 }
 
-/// Reads a dataset's state. `boot` is this boot's id: what was written in it is in the page cache
-/// still, whoever was killed.
-///
-/// `live` says that another daemon is at work there: then what the header counts is good.
-pub(crate) fn survey(
+/// Reads a dataset's state, if nothing has to be recovered: then no rows are read.
+pub(crate) fn survey_if_settled(
     folder: &Arc<dyn Folder>,
-    how: Open,
-    boot: &[u8; 16],
-    live: bool,
-) -> Result<Survey> {
+    look: &Look<'_>,
+) -> Result<Option<Survey>> {
+    look_at(folder, look, false)
+}
+
+/// Reads a dataset's state, and the rows that nothing else speaks for.
+pub(crate) fn survey(folder: &Arc<dyn Folder>, look: &Look<'_>) -> Result<Survey> {
+    look_at(folder, look, true)?.ok_or_else(|| err!(EIO, "the dataset was not looked at"))
+}
+
+/// `None`: there is something to recover, and `deep` did not say to look into it.
+fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Option<Survey>> {
+    let (live, boot) = (look.live, &look.boot);
     let journal = open_if_there(folder, JOURNAL, Open::Read)?;
     let mut story = match &journal {
-        Some(blob) => match read_story(blob, u64::MAX)? {
+        Some(blob) => match read_story(blob, look.reading())? {
             // The end of the file may have been read while another daemon was writing it.
-            story if story.proof.is_some() && live => read_story(blob, u64::MAX)?,
+            story if story.proof.is_some() && live => read_story(blob, look.reading())?,
             story => story,
         },
         None => Story::default(),
     };
     let mut plan = Plan::default();
-    let mut data = open_if_there(folder, DATA, how)?;
+    let mut data = open_if_there(folder, DATA, look.how)?;
     if data.is_none() && open_if_there(folder, REMOVED, Open::Read)?.is_some() {
         // Its removal was decided, and with it that of all that the journal tells.
         story = Story {
@@ -197,7 +267,7 @@ pub(crate) fn survey(
         };
         let mut survey = without_data(story, true)?;
         survey.clean = false;
-        return Ok(survey);
+        return Ok(Some(survey));
     }
     if let Some(rows) = story.proof {
         return Err(err!(
@@ -207,46 +277,95 @@ pub(crate) fn survey(
         ));
     }
     let has_journal = story.end > 0;
+    if has_journal && !story.closed && !live && !deep {
+        return Ok(None);
+    }
     if data.is_none() && story.catalog.has_commits() {
-        data = open_if_there(folder, NEWBORN, how)?;
+        data = open_if_there(folder, NEWBORN, look.how)?;
         plan.give_birth = data.is_some();
     }
     // Also where the kernel tells no boot from another.
     let doubtful_from = (has_journal && story.boot() == Some(boot)).then_some(story.closed_at);
-    let same_boot = live || (story.boot() == Some(boot) && boot != &[0; 16]);
+    let since = match &journal {
+        Some(journal) if has_journal && !live => {
+            since(story.opened.as_ref(), boot, journal, data.as_ref())?
+        }
+        _ => Since::Died,
+    };
     if let Some(journal) = &journal
-        && !same_boot
+        && since != Since::Died
         && story.never_durable()
         && never_arrived(data.as_ref(), &story)?
     {
-        return survey_of_nothing(journal, story, data.is_some());
+        let remains = data.is_some();
+        return survey_of_nothing(journal, story, since, remains, look).map(Some);
     }
     let Some(data) = data else {
-        return Ok(Survey {
+        return Ok(Some(Survey {
             doubtful_from,
+            copied: since == Since::Copied,
             ..without_data(story, has_journal)?
-        });
+        }));
     };
-    let trusted = !has_journal || story.closed || same_boot;
     let mut notes = Vec::new();
     let (layout, count) = read_layout(&data, &story, &mut plan, &mut notes)?;
     let file_len = data
         .len()
         .context(|| "cannot see the size of data.npy".into())?;
-
-    // In this boot too: pages that the disk did not take may be gone from memory since.
-    let doubtful = if story.closed || live {
-        0
-    } else {
-        story.unsure.len()
+    let reaches = |rows: u64| layout.offset(rows).is_some_and(|end| end <= file_len);
+    if since == Since::Copied && story.closed {
+        // The journal was copied after the array, and the dataset was closed in between.
+        let known = story.catalog.rows();
+        story.closed = count.is_some_and(|count| count >= known) && reaches(known);
+        if !story.closed && !deep {
+            return Ok(None);
+        }
+    }
+    let rows_of = Rows {
+        layout: &layout,
+        file_len,
+        stop: look.stop,
     };
-    let bad = first_bad(&layout, &story.unsure, doubtful, file_len)?;
-    if let Some(index) = bad {
+    let verdict = if story.closed || live || !has_journal {
+        Verdict {
+            cut: rows_of.first_bad(&story.unsure, 0)?,
+            damaged: Vec::new(),
+        }
+    } else if since == Since::Copied
+        && let Some(journal) = &journal
+    {
+        story = read_story(
+            journal,
+            Reading {
+                copied: true,
+                ..look.reading()
+            },
+        )?;
+        story.closed = false;
+        rows_of.judge_copy(&story.unsure, count.unwrap_or(0), look.told)?
+    } else {
+        // Also where the daemon died: pages that the disk did not take may be gone from memory since.
+        Verdict {
+            cut: rows_of.first_bad(&story.unsure, story.unsure.len())?,
+            damaged: Vec::new(),
+        }
+    };
+    let mut damage = Damage::of(&story, &verdict.damaged);
+    if let Some(index) = verdict.cut {
         let dropped = &story.unsure[index..];
-        notes.extend(dropped.iter().map(|commit| dropped_note(&story, commit)));
+        notes.extend(
+            dropped
+                .iter()
+                .map(|commit| dropped_note(&story, commit, since)),
+        );
         let at = story.unsure[index].at;
         if let Some(blob) = &journal {
-            story = read_story(blob, at)?;
+            let reading = Reading {
+                until: at,
+                copied: since == Since::Copied,
+                ..look.reading()
+            };
+            story = read_story(blob, reading)?;
         }
         plan.cut = true;
     } else if story.damaged {
@@ -259,9 +378,10 @@ pub(crate) fn survey(
 
     let known = story.catalog.rows();
     let mut rows = known;
+    let adopts = !has_journal || story.closed || live;
     match count {
-        Some(count) if count > known && trusted && bad.is_none() => {
-            if layout.offset(count).is_none_or(|end| end > file_len) {
+        Some(count) if count > known && adopts && verdict.cut.is_none() => {
+            if !reaches(count) {
                 return Err(err!(
                     EIO,
                     "data.npy is damaged: its header counts {count} rows, the file of {file_len} bytes holds fewer"
@@ -270,25 +390,29 @@ pub(crate) fn survey(
             plan.foreign_rows = count - known;
             rows = count;
             if has_journal {
-                let line = format!(
-                    "adopted {} rows that another program appended behind row {known}",
-                    count - known
-                );
                 // Rows are counted after they are recorded; a daemon at work may have done both since
                 // the journal was read.
-                notes.push(if story.damaged && !story.closed && !live {
-                    Note::Lost(format!("{line}, or whose records are damaged"))
-                } else {
-                    Note::Told(line)
-                });
+                notes.push(Note::Told(format!(
+                    "adopted {} rows that another program appended behind row {known}",
+                    count - known
+                )));
             }
         }
         Some(count) if count > known => {
-            plan.reject_rows = count - known;
-            notes.push(Note::Lost(format!(
-                "{} rows behind row {known} have no record and may be garbage: set aside in .npyfs/rejected",
-                count - known
-            )));
+            let there = rows_in(&layout, file_len).clamp(known, count);
+            if there > known {
+                plan.reject_rows = there - known;
+                notes.push(Note::Lost(format!(
+                    "{} rows behind row {known} have no record and may be garbage: set aside in .npyfs/rejected",
+                    there - known
+                )));
+            }
+            if there < count {
+                notes.push(Note::Mended(format!(
+                    "the header counted {count} rows, the file holds {there}: counted again"
+                )));
+                plan.cut = true;
+            }
         }
         Some(count) if count < known => {
             notes.push(Note::Mended(format!(
@@ -298,22 +422,44 @@ pub(crate) fn survey(
         _ => {}
     }
     let has_bytes = rows > 0 && layout.row_bytes() > 0;
-    if has_bytes && layout.offset(rows).is_none_or(|end| end > file_len) {
+    if has_bytes && !reaches(rows) {
         return Err(err!(
             EIO,
             "data.npy is damaged: {rows} rows are known to have been in it, the file of {file_len} bytes holds fewer"
         ));
     }
     plan.count_on_disk = count;
+    if let Some(damage) = damage.take_if(|_| look.accept) {
+        notes.push(Note::Told(format!("accepted as it is: {damage}")));
+    }
+    if let Some(damage) = &damage {
+        // Nothing of what would be done is done.
+        plan = Plan::default();
+        notes = damage.lines(&story.catalog).map(Note::Lost).collect();
+        if verdict.cut.is_some() {
+            notes.push(Note::Lost(format!(
+                "what was committed behind row {known} is not in this copy"
+            )));
+        }
+    }
     let clean = notes.is_empty() && (story.closed || !has_journal) && !plan.give_birth;
+    if !clean && !deep && !live {
+        return Ok(None);
+    }
     let modified = story
         .catalog
         .last_commit()
         .map_or_else(|| file_mtime(&data), Ok)?;
-    Ok(Survey {
+    let copied = since == Since::Copied;
+    Ok(Some(Survey {
         closed: story.closed,
-        kept: (has_journal && !story.closed).then(|| story.kept(same_boot)),
-        durable: story.durable.min(rows),
+        copied,
+        kept: (has_journal && !story.closed).then(|| story.kept(since, &look.boot)),
+        durable: if copied && !story.closed {
+            0
+        } else {
+            story.durable.min(rows)
+        },
         doubtful_from,
         array_recorded: story.array_header.is_some(),
         journal_len: story.end,
@@ -327,7 +473,14 @@ pub(crate) fn survey(
         clean,
         plan,
         notes,
-    })
+        damage: damage.map(Arc::new),
+    }))
+}
+
+/// How many whole rows the file has room for.
+fn rows_in(layout: &Layout, file_len: u64) -> u64 {
+    let bytes = file_len.saturating_sub(layout.header_len());
+    bytes.checked_div(layout.row_bytes()).unwrap_or(u64::MAX)
 }
 
 fn without_data(story: Story, has_journal: bool) -> Result<Survey> {
@@ -342,6 +495,8 @@ fn without_data(story: Story, has_journal: bool) -> Result<Survey> {
     Ok(Survey {
         kept: None,
         closed: story.closed,
+        copied: false,
+        damage: None,
         catalog: story.catalog,
         array: None,
         durable: 0,

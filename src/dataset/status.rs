@@ -29,6 +29,9 @@ pub struct Status {
     pub in_flight: Vec<String>,
     /// Who may write: `this daemon` or, as far as this one knows, `nobody`, or `another daemon`.
     pub owner: &'static str,
+    /// Names of the chunks whose rows are not what was committed, where nothing is written to the
+    /// dataset because of them.
+    pub damaged: Vec<String>,
 }
 
 impl Status {
@@ -45,6 +48,7 @@ impl Status {
             "last_refusal": self.last_refusal,
             "in_flight": self.in_flight,
             "owner": self.owner,
+            "damaged": self.damaged,
         })
     }
 }
@@ -85,6 +89,7 @@ impl Dataset {
             last_refusal: events.last_refusal,
             in_flight,
             owner: self.owner(),
+            damaged: self.damage().map_or_else(Vec::new, |damage| damage.names()),
         })
     }
 

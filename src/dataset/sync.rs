@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use super::commit::Writer;
-use super::disk::{Open, copy};
+use super::disk::{Open, copy, copy_data};
 use super::journal::Journal;
 use super::journal::Record;
 use super::recovery::open_if_there;
@@ -314,8 +314,9 @@ pub(crate) fn write_again(
         let layout = &array.layout;
         let data = &*layout.data;
         copy(data, 0, data, 0, layout.header_len()).context(failed)?;
+        // No write was lost of what is a hole.
         if let (Some(start), Some(end)) = (layout.offset(durable), layout.offset(array.rows)) {
-            copy(data, start, data, start, end.saturating_sub(start)).context(failed)?;
+            copy_data(data, start, data, start, end.saturating_sub(start)).context(failed)?;
         }
         data.sync().context(failed)?;
     }

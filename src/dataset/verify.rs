@@ -9,9 +9,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::View;
-use super::disk::{Blob, read_pieces};
+use super::checksum;
+use super::disk::Blob;
 use super::findings::Findings;
 use super::journal::{ChunkRecord, Reader, Record, RunRecord, Start};
+use super::stop::Stop;
 use crate::error::{Context, Result};
 
 /// Longer than one append to the journal takes.
@@ -176,18 +178,13 @@ impl Verifier<'_> {
     fn differs(&mut self, rows: Range<u64>, recorded: u32) -> Option<String> {
         let part = self.array.part(rows.start, rows.end - rows.start);
         let (blob, start) = part.body();
-        let mut crc = 0;
-        let read = read_pieces(&**blob, start, part.body_len(), |piece| {
-            crc = crc32c::crc32c_append(crc, piece);
-            (self.progress)(piece.len() as u64);
-            Ok(())
-        });
-        match read {
+        let (len, stop) = (part.body_len(), Stop::default());
+        match checksum::extend(0, &**blob, start, len, &stop, self.progress) {
             Err(error) => Some(format!("cannot be read: {error}")),
-            Ok(()) if crc != recorded => Some(format!(
+            Ok(crc) if crc != recorded => Some(format!(
                 "differ from their checksum ({crc:08x}, the journal has {recorded:08x})"
             )),
-            Ok(()) => None,
+            Ok(_) => None,
         }
     }
 }

@@ -94,6 +94,8 @@ pub struct View {
     rows: u64,
     /// Time of last change, in nanoseconds since 1970.
     modified: i64,
+    /// Its rows are not what was committed: why.
+    damaged: bool,
 }
 
 impl View {
@@ -110,7 +112,13 @@ impl View {
             first_row,
             rows,
             modified,
+            damaged: false,
         }
+    }
+
+    /// The same, whose rows are not to be read where they are `damaged`.
+    pub(crate) fn damaged(self, damaged: bool) -> Self {
+        Self { damaged, ..self }
     }
 
     /// Some of its rows, under the same header.
@@ -168,7 +176,7 @@ impl View {
     /// Whether byte `n` of this view is byte `n` of the backing file, for every `n` behind the
     /// header: then a mapping may go straight to that file.
     pub fn is_backing_prefix(&self) -> bool {
-        self.first_row == 0 && self.header.len() as u64 == self.layout.header_len()
+        !self.damaged && self.first_row == 0 && self.header.len() as u64 == self.layout.header_len()
     }
 
     /// The backing file, and a number that is the same for all views of it.
@@ -177,8 +185,12 @@ impl View {
     }
 
     /// Where the `len` bytes at `offset`, or what there is of them before the end, lie in the backing
-    /// file as they are: the offset there and how many. `None` where some of them are of the header.
+    /// file as they are: the offset there and how many. `None` where some of them are of the header, or
+    /// are not to be read.
     pub fn stored(&self, offset: u64, len: usize) -> Option<(u64, usize)> {
+        if self.damaged {
+            return None;
+        }
         let skip = offset.checked_sub(self.header.len() as u64)?;
         let len = self.len().saturating_sub(offset).min(len as u64) as usize;
         Some((self.body_start() + skip, len))
@@ -216,6 +228,13 @@ impl View {
 
     /// Reads bytes of the rows, from `offset` bytes behind the header.
     pub(crate) fn read_body(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        if self.damaged {
+            return Err(err!(
+                EIO,
+                "its rows are DAMAGED: they are not what was committed; `npyfs check --accept DATASET` takes them as they are"
+            )
+            .into());
+        }
         read_exact_at(&*self.layout.data, buffer, self.body_start() + offset)
     }
 }

@@ -302,6 +302,7 @@ impl Fs {
     /// # Errors
     /// The first dataset's that could not be closed cleanly.
     pub fn close(&self) -> Result<()> {
+        self.stop_openings();
         crate::lock(&self.ticker).take();
         self.openings.finish();
         self.workers.finish();
@@ -309,6 +310,11 @@ impl Fs {
             Self::end(&handle);
         }
         self.store.close()
+    }
+
+    /// Has openings that take long given up, now and from now on: what is already open goes on.
+    pub fn stop_openings(&self) {
+        self.store.stop().set();
     }
 
     /// What an inode is called, for the log.

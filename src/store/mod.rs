@@ -26,7 +26,7 @@ use std::time::SystemTime;
 use nix::sys::stat::{FileStat, SFlag};
 
 use crate::dataset::disk::{Directory, Folder};
-use crate::dataset::{Budget, DATA, clock};
+use crate::dataset::{Budget, DATA, Stop, clock};
 use crate::error::{Context, Error, Result};
 pub use backup::{Witness, back_up};
 use registry::Registry;
@@ -92,6 +92,7 @@ pub struct Store {
     fd: OwnedFd,
     options: Options,
     memory: Arc<Budget>,
+    stop: Stop,
     registry: Arc<Registry>,
 }
 
@@ -128,6 +129,7 @@ impl Store {
             root,
             fd: dir.into(),
             memory: Budget::new(options.memory),
+            stop: Stop::default(),
             registry: Arc::new(Registry::new(options.idle_datasets)),
             options,
         }))
@@ -141,6 +143,11 @@ impl Store {
     /// How it is treated.
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// Has openings that take long given up when it is set: whoever ends need not wait for them.
+    pub fn stop(&self) -> &Stop {
+        &self.stop
     }
 
     fn writable(&self) -> Result<()> {

@@ -335,6 +335,7 @@ impl Store {
             rejected_limit: self.options.rejected_limit,
             reuse_names: self.options.reuse_names,
             depth: path.components().count(),
+            stop: self.stop.clone(),
             boot: None,
         };
         Dataset::open_in(Arc::new(folder), path, options)

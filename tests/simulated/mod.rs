@@ -583,7 +583,7 @@ impl Blob for OpenFile {
         Ok(Whereabouts {
             place: Place {
                 inode: self.id as u64 + 1,
-                born: self.id as i64,
+                born: self.id as i64 + 1,
             },
             mount: MountId::Unique(state.mount),
         })

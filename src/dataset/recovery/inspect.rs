@@ -5,13 +5,15 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::super::disk::{Blob, Folder, Open, read_pieces};
+use super::super::checksum;
+use super::super::disk::{Blob, Folder, Open};
 use super::super::findings::Findings;
 use super::super::journal::{ChunkRecord, Reader, Record, RunRecord};
+use super::super::stop::Stop;
 use super::super::view::Layout;
 use super::super::{DATA, JOURNAL};
-use super::story::{Story, read_story};
-use super::{Note, Plan, open_if_there, read_layout, survey};
+use super::story::{Reading, Story, read_story};
+use super::{Look, Note, Plan, open_if_there, read_layout, survey};
 use crate::error::{Context, Result};
 
 /// What stands between the disk and a dataset in order.
@@ -25,14 +27,21 @@ pub(crate) struct Pending {
     pub(crate) journal_len: u64,
 }
 
-/// What the next to own the dataset in this boot will find. `live` says that another daemon is at
-/// work there.
-pub(crate) fn pending(folder: &Arc<dyn Folder>, boot: &[u8; 16], live: bool) -> Result<Pending> {
-    let survey = survey(folder, Open::Read, boot, live)?;
+/// What the next to own the dataset in this boot will find.
+pub(crate) fn pending(folder: &Arc<dyn Folder>, look: &Look<'_>) -> Result<Pending> {
+    let live = look.live;
+    let survey = survey(folder, look)?;
     let mut pending = Pending {
         journal_len: survey.journal_len,
         ..Pending::default()
     };
+    if let Some(damage) = &survey.damage {
+        // Each of them is found by who verifies.
+        pending.damage.push(format!(
+            "of this copy {damage}: nothing is written to it until npyfs check --accept DATASET takes it as it is"
+        ));
+        return Ok(pending);
+    }
     for note in survey.notes {
         match note {
             Note::Lost(line) => pending.damage.push(line),
@@ -52,7 +61,13 @@ pub(crate) fn lost_chunks(folder: &Arc<dyn Folder>) -> Result<Vec<String>> {
     let Some(journal) = open_if_there(folder, JOURNAL, Open::Read)? else {
         return Ok(Vec::new());
     };
-    let story = read_story(&journal, u64::MAX)?;
+    let stop = Stop::default();
+    let reading = Reading {
+        until: u64::MAX,
+        copied: false,
+        stop: &stop,
+    };
+    let story = read_story(&journal, reading)?;
     let mut inspection = Inspection::new(folder, &story)?;
     let (_, mut reader) = Reader::open(journal)?;
     // Each record of a run tells of all its rows: the last one says it all.
@@ -204,12 +219,9 @@ impl Inspection {
         let Some((start, end)) = ends.filter(|&(_, end)| end <= self.file_len || rows == 0) else {
             return Ok(None);
         };
-        let mut crc = 0;
-        read_pieces(&**blob, start, end - start, |piece| {
-            crc = crc32c::crc32c_append(crc, piece);
-            Ok(())
-        })
-        .context(|| format!("cannot read {}", Path::new(DATA).display()))?;
+        let stop = Stop::default();
+        let crc = checksum::extend(0, &**blob, start, end - start, &stop, &mut |_| ())
+            .context(|| format!("cannot read {}", Path::new(DATA).display()))?;
         Ok(Some(crc))
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::super::adopt;
 use super::super::commit::NEWBORN;
-use super::super::disk::{Folder, Open, copy, read_exact_at};
+use super::super::disk::{Folder, Open, copy_data, read_exact_at};
 use super::super::journal;
 use super::super::rejected::{REJECTED, Rejected};
 use super::super::remove::REMOVED;
@@ -139,7 +139,9 @@ fn set_rows_aside(array: &Array, rows: u64, rejected: &Rejected) -> Result<()> {
     let header = Header::encode(layout.dtype(), &shape)?;
     rejected.keep_rows("rows-without-record.npy".as_ref(), |blob| {
         blob.write_at(&header, 0)?;
-        copy(&*layout.data, start, blob, header.len() as u64, len)
+        let body = header.len() as u64;
+        copy_data(&*layout.data, start, blob, body, len)?;
+        blob.set_len(body + len)
     })?;
     Ok(())
 }

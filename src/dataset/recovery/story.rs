@@ -4,9 +4,10 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::super::catalog::{Catalog, KeptName};
-use super::super::disk::{Blob, read_pieces};
+use super::super::disk::Blob;
 use super::super::journal::{Opened, Reader, Record, RunRecord, Start};
-use super::super::view::Layout;
+use super::super::stop::Stop;
+use super::place::Since;
 use crate::error::{Context, Result};
 
 /// The journal's story, read to its first bad record.
@@ -35,21 +36,48 @@ pub(super) struct Story {
 pub(super) struct Unsure {
     /// Where its record begins in the journal.
     pub(super) at: u64,
-    /// `None`: rows of a stream.
-    pub(super) name: Option<KeptName>,
+    pub(super) kind: Kind,
     pub(super) first_row: u64,
     pub(super) rows: u64,
-    pub(super) crc: u32,
+    /// `None`: no checksum tells of them.
+    pub(super) crc: Option<u32>,
     /// The checksum of the same run up to its first row.
-    crc_before: u32,
+    pub(super) crc_before: u32,
+}
+
+/// What was committed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    Chunk(KeptName),
+    Stream,
+    /// Another program's rows.
+    Foreign,
+}
+
+impl Unsure {
+    /// The row after its last.
+    pub(super) fn end(&self) -> u64 {
+        self.first_row.saturating_add(self.rows)
+    }
+}
+
+/// What is to be read of a journal.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading<'a> {
+    /// Up to this byte.
+    pub(super) until: u64,
+    /// Nothing is known to have reached this disk: all commits are unsure.
+    pub(super) copied: bool,
+    pub(super) stop: &'a Stop,
 }
 
 impl Story {
     /// The name that a chunk was committed under, or what else its rows are.
     pub(super) fn name(&self, commit: &Unsure) -> Cow<'_, str> {
-        match commit.name {
-            Some(name) => self.catalog.kept_name(name).to_string_lossy(),
-            None => format!("a stream's commit at row {}", commit.first_row).into(),
+        match commit.kind {
+            Kind::Chunk(name) => self.catalog.kept_name(name).to_string_lossy(),
+            Kind::Stream => format!("a stream's commit at row {}", commit.first_row).into(),
+            Kind::Foreign => format!("another program's rows at row {}", commit.first_row).into(),
         }
     }
 
@@ -59,21 +87,29 @@ impl Story {
     }
 
     /// For the log: what is kept.
-    pub(super) fn kept(&self, same_boot: bool) -> String {
-        let found = if same_boot {
-            "was not closed: its daemon died in this boot"
-        } else {
-            "was not closed: the machine was started anew since"
+    pub(super) fn kept(&self, since: Since, boot: &[u8; 16]) -> String {
+        let found = match since {
+            Since::Died => "was not closed: its daemon died in this boot",
+            Since::Restarted if self.boot() == Some(boot) => {
+                "was not closed, in another mount of this boot or with none recorded"
+            }
+            Since::Restarted => "was not closed: the machine was started anew since",
+            Since::Copied => "is a copy that was made while a daemon had it, or after that died",
         };
         let (chunks, rows) = (self.catalog.len(), self.catalog.rows());
         let verified = match &self.unsure[..] {
+            _ if since == Since::Copied => "each of which was verified".to_owned(),
             [] => "all of them synced before".to_owned(),
             [one] => format!(
                 "of which {} was verified, the others synced before",
                 self.name(one)
             ),
             [first, .., last] => {
-                let what = if self.unsure.iter().all(|it| it.name.is_some()) {
+                let what = if self
+                    .unsure
+                    .iter()
+                    .all(|it| matches!(it.kind, Kind::Chunk(_)))
+                {
                     "chunks"
                 } else {
                     "commits"
@@ -100,9 +136,11 @@ impl Story {
     }
 }
 
-pub(super) fn read_story(blob: &Arc<dyn Blob>, until: u64) -> Result<Story> {
+pub(super) fn read_story(blob: &Arc<dyn Blob>, reading: Reading<'_>) -> Result<Story> {
     let failed = || "cannot read the journal".to_owned();
-    let (start, mut reader) = Reader::open(blob.clone())?;
+    let until = reading.until;
+    let (start, reader) = Reader::open(blob.clone())?;
+    let mut reader = reader.until(reading.stop);
     let mut story = Story::default();
     if start == Start::Nothing {
         story.damaged = blob.len().context(failed)? > 0;
@@ -131,16 +169,26 @@ pub(super) fn read_story(blob: &Arc<dyn Blob>, until: u64) -> Result<Story> {
             Record::Array { header } => story.array_header = Some(header.to_vec()),
             Record::Chunk(chunk) => story.unsure.push(Unsure {
                 at,
-                name: Some(story.catalog.last_name()),
+                kind: Kind::Chunk(story.catalog.last_name()),
                 first_row: chunk.first_row,
                 rows: chunk.rows,
-                crc: chunk.crc,
+                crc: Some(chunk.crc),
                 crc_before: 0,
             }),
             Record::Run(run) => story.unsure.push(commit_of(at, run_before, &run)),
+            Record::Foreign { first_row, rows } if reading.copied => story.unsure.push(Unsure {
+                at,
+                kind: Kind::Foreign,
+                first_row,
+                rows,
+                crc: None,
+                crc_before: 0,
+            }),
             Record::Durable { rows } => {
                 story.durable = rows;
-                story.unsure.retain(|commit| commit.first_row >= rows);
+                if !reading.copied {
+                    story.unsure.retain(|commit| commit.first_row >= rows);
+                }
             }
             Record::Opened(opened) => {
                 story.opened = Some(opened);
@@ -150,7 +198,9 @@ pub(super) fn read_story(blob: &Arc<dyn Blob>, until: u64) -> Result<Story> {
                 story.durable = rows;
                 story.closed = true;
                 story.closed_at = at;
-                story.unsure.clear();
+                if !reading.copied {
+                    story.unsure.clear();
+                }
             }
             _ => {}
         }
@@ -170,10 +220,10 @@ fn commit_of(at: u64, before: Option<RunRecord>, run: &RunRecord) -> Unsure {
     };
     Unsure {
         at,
-        name: None,
+        kind: Kind::Stream,
         first_row,
         rows: run.end() - first_row,
-        crc: run.crc,
+        crc: Some(run.crc),
         crc_before,
     }
 }
@@ -191,37 +241,4 @@ fn proof_of_damage(reader: &mut Reader, known: u64) -> Result<Option<u64>> {
             return Ok(None);
         }
     }
-}
-
-/// The first commit whose rows are not all in the file, or, among the first `doubtful`, whose
-/// checksum is wrong.
-pub(super) fn first_bad(
-    layout: &Layout,
-    commits: &[Unsure],
-    doubtful: usize,
-    file_len: u64,
-) -> Result<Option<usize>> {
-    for (index, commit) in commits.iter().enumerate() {
-        let Some((start, end)) = layout
-            .offset(commit.first_row)
-            .zip(layout.offset(commit.first_row.saturating_add(commit.rows)))
-        else {
-            return Ok(Some(index));
-        };
-        if end > file_len && commit.rows > 0 {
-            return Ok(Some(index));
-        }
-        if index < doubtful {
-            let mut crc = commit.crc_before;
-            read_pieces(&*layout.data, start, end - start, |piece| {
-                crc = crc32c::crc32c_append(crc, piece);
-                Ok(())
-            })
-            .context(|| "cannot read the rows of data.npy".into())?;
-            if crc != commit.crc {
-                return Ok(Some(index));
-            }
-        }
-    }
-    Ok(None)
 }

@@ -44,13 +44,17 @@ struct Left {
 impl Left {
     /// With one chunk of 2 rows.
     fn new() -> Self {
-        let (at, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let dataset = Dataset::open(at.path(), options(BOOT)).unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        let dataset = Dataset::open(scratch.path(), options(BOOT)).unwrap();
         dataset.append(CHUNK, &chunk(0, 2)).unwrap();
-        fs::create_dir(scratch.path().join(".npyfs")).unwrap();
-        for name in [DATA, JOURNAL] {
-            fs::copy(at.path().join(name), scratch.path().join(name)).unwrap();
+        // In the same files, as they were before they were closed.
+        let files = [DATA, JOURNAL].map(|name| scratch.path().join(name));
+        let before = files.clone().map(|path| fs::read(path).unwrap());
+        drop(dataset);
+        for (path, bytes) in files.iter().zip(before) {
+            fs::write(path, bytes).unwrap();
         }
+        fs::remove_file(scratch.path().join(".npyfs/lock")).unwrap();
         Self { scratch }
     }
 
@@ -107,7 +111,13 @@ impl Left {
     fn story(&self) -> Story {
         let journal: Arc<dyn Blob> =
             Arc::new(DiskFile::new(fs::File::open(self.journal()).unwrap()));
-        read_story(&journal, u64::MAX).unwrap()
+        let stop = Stop::default();
+        let reading = Reading {
+            until: u64::MAX,
+            copied: false,
+            stop: &stop,
+        };
+        read_story(&journal, reading).unwrap()
     }
 
     fn log(&self) -> String {
@@ -323,7 +333,7 @@ fn an_opened_record_tells_where_the_dataset_is_and_in_which_mount() {
     let scratch = tempfile::tempdir().unwrap();
     let left = Left { scratch };
     let dataset = left.open(BOOT);
-    dataset.append(CHUNK, &chunk(0, 2)).unwrap();
+    dataset.own().unwrap();
     let journal = place_of(&left.journal());
     let opened = left.story().opened.unwrap();
     let whence = opened.whence.unwrap();
@@ -331,11 +341,15 @@ fn an_opened_record_tells_where_the_dataset_is_and_in_which_mount() {
     assert_eq!((whence.data, whence.journal), (Place::default(), journal));
     let mount = whence.mount;
     assert_ne!(mount, MountId::Unknown);
+    // With the first chunk the array is somewhere.
+    dataset.append(CHUNK, &chunk(0, 2)).unwrap();
+    let data = place_of(&left.at().join(DATA));
+    let whence = left.story().opened.unwrap().whence.unwrap();
+    assert_eq!((whence.data, whence.journal), (data, journal));
     drop(dataset);
 
     let dataset = left.open(ANOTHER);
     dataset.append("b.npy", &chunk(2, 2)).unwrap();
-    let data = place_of(&left.at().join(DATA));
     let opened = left.story().opened.unwrap();
     let whence = opened.whence.unwrap();
     assert_eq!((opened.boot, whence.mount), (ANOTHER, mount));

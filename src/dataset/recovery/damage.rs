@@ -1,0 +1,74 @@
+//! A copy that was damaged after it was made.
+
+use std::ffi::OsString;
+use std::fmt;
+
+use super::super::catalog::{Catalog, Receipt};
+use super::story::Story;
+
+/// Commits whose rows are not what was committed, though later ones are whole. Nothing is changed of
+/// such a dataset, and nothing is written to it, until its owner accepts them as they are.
+#[derive(Debug)]
+pub(crate) struct Damage {
+    /// First row, rows, and what they were committed as; in the order of the rows.
+    bad: Vec<(u64, u64, String)>,
+}
+
+/// How many of them a sentence names.
+const NAMED: usize = 3;
+
+impl Damage {
+    pub(super) fn of(story: &Story, bad: &[usize]) -> Option<Self> {
+        let bad: Vec<_> = bad
+            .iter()
+            .map(|&index| &story.unsure[index])
+            .map(|commit| {
+                let name = story.name(commit).into_owned();
+                (commit.first_row, commit.rows, name)
+            })
+            .collect();
+        (!bad.is_empty()).then_some(Self { bad })
+    }
+
+    /// Whether these are rows of a damaged commit.
+    pub(crate) fn is_of(&self, receipt: &Receipt) -> bool {
+        let rows = (receipt.first_row, receipt.rows);
+        self.bad
+            .binary_search_by_key(&receipt.first_row, |bad| bad.0)
+            .is_ok_and(|at| (self.bad[at].0, self.bad[at].1) == rows)
+    }
+
+    /// A sentence for each.
+    pub(crate) fn lines<'a>(&'a self, catalog: &'a Catalog) -> impl Iterator<Item = String> + 'a {
+        self.bad.iter().map(move |(first, rows, committed)| {
+            let end = first + rows;
+            let now = catalog.name_of_rows(*first, *rows);
+            let name = now.map_or_else(
+                || committed.clone(),
+                |name: OsString| name.to_string_lossy().into_owned(),
+            );
+            format!("{name}: rows {first} to {end} are not what was committed")
+        })
+    }
+
+    /// For status: what they were committed as.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.bad.iter().map(|(_, _, name)| name.clone()).collect()
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named: Vec<&str> = self
+            .bad
+            .iter()
+            .take(NAMED)
+            .map(|bad| bad.2.as_str())
+            .collect();
+        write!(f, "the rows of {}", named.join(", "))?;
+        if self.bad.len() > NAMED {
+            write!(f, " and {} others", self.bad.len() - NAMED)?;
+        }
+        f.write_str(" are not what was committed")
+    }
+}

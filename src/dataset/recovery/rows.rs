@@ -1,0 +1,167 @@
+//! Which commits have their rows in the file.
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use super::super::checksum;
+use super::super::stop::Stop;
+use super::super::view::Layout;
+use super::story::Unsure;
+use crate::error::{Context, Result};
+
+/// Reads rows and compares them with their checksums.
+pub(super) struct Rows<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) file_len: u64,
+    pub(super) stop: &'a Stop,
+}
+
+/// What is to be kept of a copy.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// The first commit that is cut off, with all after it.
+    pub(super) cut: Option<usize>,
+    /// Commits before that one whose rows are not what was committed.
+    pub(super) damaged: Vec<usize>,
+}
+
+impl Rows<'_> {
+    /// The first commit whose rows are not all in the file, or, among the first `doubtful`, whose
+    /// checksum is wrong.
+    pub(super) fn first_bad(&self, commits: &[Unsure], doubtful: usize) -> Result<Option<usize>> {
+        for (index, commit) in commits.iter().enumerate() {
+            let good = match self.bytes(commit) {
+                None => false,
+                Some(bytes) if index < doubtful => self.is_good(commit, bytes, &mut |_| ())?,
+                Some(_) => true,
+            };
+            if !good {
+                return Ok(Some(index));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Which commits of a copy are kept, where its header counts `counted` rows.
+    ///
+    /// A copy that was made while a daemon wrote has of each byte what was there at some moment, the
+    /// header's among the first. So it may lack any rows that its header does not count, and the
+    /// commits before these are all of it. What its header counts was there: where a commit among
+    /// those is bad, and a later one is good, the copy was damaged since.
+    pub(super) fn judge_copy(
+        &self,
+        commits: &[Unsure],
+        counted: u64,
+        told: &dyn Fn(&str),
+    ) -> Result<Verdict> {
+        let progress = Progress::new(self.total(commits), told);
+        let (mut bad, mut last_good) = (Vec::new(), None);
+        let mut end = commits.len();
+        for (index, commit) in commits.iter().enumerate() {
+            let is_counted = commit.end() <= counted;
+            let good = match self.bytes(commit) {
+                None => false,
+                // No checksum tells of them.
+                Some(_) if commit.crc.is_none() => is_counted,
+                Some(bytes) => self.is_good(commit, bytes, &mut |n| progress.add(n))?,
+            };
+            if good {
+                // Of no rows, or of rows without a checksum, all is good.
+                if commit.rows > 0 && commit.crc.is_some() {
+                    last_good = Some(index);
+                }
+            } else if is_counted {
+                bad.push(index);
+            } else {
+                end = index;
+                break;
+            }
+        }
+        bad.retain(|&index| {
+            let is_damage = last_good.is_some_and(|good| index < good);
+            if !is_damage {
+                end = end.min(index);
+            }
+            is_damage
+        });
+        Ok(Verdict {
+            cut: (end < commits.len()).then_some(end),
+            damaged: bad,
+        })
+    }
+
+    /// Where its rows are; `None` where the file ends before.
+    fn bytes(&self, commit: &Unsure) -> Option<Range<u64>> {
+        let start = self.layout.offset(commit.first_row)?;
+        let end = self.layout.offset(commit.end())?;
+        (end <= self.file_len || commit.rows == 0).then_some(start..end)
+    }
+
+    fn is_good(
+        &self,
+        commit: &Unsure,
+        bytes: Range<u64>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<bool> {
+        let Some(expected) = commit.crc else {
+            return Ok(true);
+        };
+        let data = &*self.layout.data;
+        let len = bytes.end - bytes.start;
+        let crc = checksum::extend(
+            commit.crc_before,
+            data,
+            bytes.start,
+            len,
+            self.stop,
+            progress,
+        )
+        .context(|| "cannot read the rows of data.npy".into())?;
+        Ok(crc == expected)
+    }
+
+    fn total(&self, commits: &[Unsure]) -> u64 {
+        let bytes = commits
+            .iter()
+            .filter_map(|commit| self.bytes(commit))
+            .map(|bytes| bytes.end - bytes.start);
+        bytes.fold(0, u64::saturating_add)
+    }
+}
+
+/// Tells now and then how far a long verification is.
+struct Progress<'a> {
+    done: Cell<u64>,
+    total: u64,
+    next: Cell<Instant>,
+    told: &'a dyn Fn(&str),
+}
+
+/// After how long there is something to tell, first and then.
+const FIRST: Duration = Duration::from_secs(2);
+const INTERVAL: Duration = Duration::from_secs(10);
+
+impl<'a> Progress<'a> {
+    fn new(total: u64, told: &'a dyn Fn(&str)) -> Self {
+        Self {
+            done: Cell::new(0),
+            total,
+            next: Cell::new(Instant::now() + FIRST),
+            told,
+        }
+    }
+
+    fn add(&self, bytes: u64) {
+        self.done.set(self.done.get() + bytes);
+        let now = Instant::now();
+        if now < self.next.get() {
+            return;
+        }
+        self.next.set(now + INTERVAL);
+        let (done, total) = (self.done.get(), self.total);
+        (self.told)(&format!(
+            "verifying a copy: {done} of {total} bytes of rows have been read"
+        ));
+    }
+}

@@ -14,6 +14,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::stop::Stop;
 pub use directory::Directory;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -269,19 +270,23 @@ pub fn copy(from: &dyn Blob, at: u64, to: &dyn Blob, offset: u64, len: u64) -> i
 /// space there either.
 ///
 /// # Errors
-/// Those of reading and writing.
+/// Those of reading and writing, and `ECANCELED`.
 pub(crate) fn copy_data(
     from: &dyn Blob,
     at: u64,
     to: &dyn Blob,
     offset: u64,
     len: u64,
+    stop: &Stop,
 ) -> io::Result<()> {
     const PIECE: u64 = 1 << 20;
     let mut buffer = vec![0; len.min(PIECE) as usize];
     let mut done = 0;
     while done < len {
-        let piece = &mut buffer[..(len - done).min(PIECE) as usize];
+        stop.check_io()?;
+        // Pieces end where blocks do: part of a block that has data is no hole.
+        let to_border = PIECE - (at + done) % PIECE;
+        let piece = &mut buffer[..(len - done).min(to_border) as usize];
         read_exact_at(from, piece, at + done)?;
         let end = at + done + piece.len() as u64;
         let data = if is_zero(piece) {

@@ -126,7 +126,8 @@ impl Dataset {
     }
 
     fn write_all_again(&self, writer: &mut Writer) -> Result<()> {
-        sync::write_again(self.array().as_ref(), writer.durable, &writer.journal, 0)?;
+        let (array, stop) = (self.array(), &self.options.stop);
+        sync::write_again(array.as_ref(), writer.durable, &writer.journal, 0, stop)?;
         writer
             .journal
             .blob()

@@ -103,7 +103,7 @@ impl Dataset {
             self.take_in(survey, false, true);
             return Err(refused);
         }
-        let owed = recovery::repair(&self.folder, &mut survey, &self.rejected)?;
+        let owed = recovery::repair(&self.folder, &mut survey, &self.rejected, look.stop)?;
         let mut journal = recovery::open_journal(&self.folder, &survey)?;
         // Other files than those that were synced. What was verified of them, or believed, is on this
         // disk before the journal says that they are where the dataset is.
@@ -125,9 +125,12 @@ impl Dataset {
             None => {}
             Some(_) if survey.copied => {}
             // All before that record was synced before it was written.
-            Some(at) if survey.clean => sync::write_again(None, 0, &journal, at)?,
+            Some(at) if survey.clean => {
+                sync::write_again(None, 0, &journal, at, &self.options.stop)?
+            }
             Some(_) => {
-                sync::write_again(survey.array.as_ref(), survey.durable, &journal, 0)?;
+                let array = survey.array.as_ref();
+                sync::write_again(array, survey.durable, &journal, 0, &self.options.stop)?;
             }
         }
         // Also where its first line is the new one already: the sync of that may have failed. That

@@ -15,6 +15,7 @@ use super::disk::{Open, copy, copy_data};
 use super::journal::Journal;
 use super::journal::Record;
 use super::recovery::open_if_there;
+use super::stop::Stop;
 use super::{Array, CONTROL, Dataset, JOURNAL};
 use crate::error::{Context, Error, Result};
 
@@ -308,6 +309,7 @@ pub(crate) fn write_again(
     durable: u64,
     journal: &Journal,
     from: u64,
+    stop: &Stop,
 ) -> Result<()> {
     let failed = || "cannot write again what a failed sync may have lost".to_owned();
     if let Some(array) = array {
@@ -316,7 +318,8 @@ pub(crate) fn write_again(
         copy(data, 0, data, 0, layout.header_len()).context(failed)?;
         // No write was lost of what is a hole.
         if let (Some(start), Some(end)) = (layout.offset(durable), layout.offset(array.rows)) {
-            copy_data(data, start, data, start, end.saturating_sub(start)).context(failed)?;
+            let len = end.saturating_sub(start);
+            copy_data(data, start, data, start, len, stop).context(failed)?;
         }
         data.sync().context(failed)?;
     }

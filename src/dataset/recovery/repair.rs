@@ -14,6 +14,7 @@ use super::super::journal;
 use super::super::rejected::{REJECTED, Rejected};
 use super::super::remove::REMOVED;
 use super::super::staged::INCOMING;
+use super::super::stop::Stop;
 use super::super::view::{Form, Layout};
 use super::super::{Array, DATA, JOURNAL};
 use super::{Note, Survey, open_if_there};
@@ -31,6 +32,7 @@ pub(crate) fn repair(
     folder: &Arc<dyn Folder>,
     survey: &mut Survey,
     rejected: &Rejected,
+    stop: &Stop,
 ) -> Result<Owed> {
     let orphans = remove_orphans(folder)?;
     survey.notes.extend(orphans);
@@ -52,7 +54,7 @@ pub(crate) fn repair(
         return Ok(Owed::default());
     };
     if plan.reject_rows > 0 {
-        set_rows_aside(array, plan.reject_rows, rejected)?;
+        set_rows_aside(array, plan.reject_rows, rejected, stop)?;
     }
     let foreign_rows = plan.foreign_rows;
     if let Form::Plain { header, .. } = &array.layout.form {
@@ -121,7 +123,7 @@ fn cut(array: &Array, lowered: bool) -> Result<Option<Note>> {
     ))))
 }
 
-fn set_rows_aside(array: &Array, rows: u64, rejected: &Rejected) -> Result<()> {
+fn set_rows_aside(array: &Array, rows: u64, rejected: &Rejected, stop: &Stop) -> Result<()> {
     let layout = &array.layout;
     let (Some(start), Some(end)) = (
         layout.offset(array.rows),
@@ -140,7 +142,7 @@ fn set_rows_aside(array: &Array, rows: u64, rejected: &Rejected) -> Result<()> {
     rejected.keep_rows("rows-without-record.npy".as_ref(), |blob| {
         blob.write_at(&header, 0)?;
         let body = header.len() as u64;
-        copy_data(&*layout.data, start, blob, body, len)?;
+        copy_data(&*layout.data, start, blob, body, len, stop)?;
         blob.set_len(body + len)
     })?;
     Ok(())

@@ -22,6 +22,8 @@ use npyfs::{Dataset, DatasetOptions};
 const PRODUCERS: u64 = 3;
 /// The one that has always a chunk under way, which streams behind the rows that are counted.
 const SLOW: u64 = 9;
+/// How many chunks a producer has at the most: copies may take long.
+const MOST: u64 = 600;
 const OTHER_BOOT: [u8; 16] = [0xb7; 16];
 
 fn times() -> usize {
@@ -48,7 +50,7 @@ impl Synced {
 }
 
 fn produce(dataset: &Path, producer: u64, synced: &Synced, stop: &AtomicBool) {
-    for number in 0.. {
+    for number in 0..MOST {
         if stop.load(Ordering::Relaxed) {
             return;
         }
@@ -58,14 +60,15 @@ fn produce(dataset: &Path, producer: u64, synced: &Synced, stop: &AtomicBool) {
             sync_path(&dataset.join(chunk.name())).unwrap();
             synced.0[producer as usize].store(number + 1, Ordering::SeqCst);
         }
-        sleep(Duration::from_millis(number % 3));
+        sleep(Duration::from_millis(1 + number % 3));
     }
 }
 
 /// Streams, a piece now and then, so that a copy finds it in the middle.
 fn produce_slowly(dataset: &Path, stop: &AtomicBool) {
     let all = (0..).map(|number| Chunk::new(SLOW, number));
-    for chunk in all.filter(|chunk| chunk.style() == Style::Streamed) {
+    let streamed = all.filter(|chunk| chunk.style() == Style::Streamed);
+    for chunk in streamed.take(MOST as usize / 10) {
         let file = File::create_new(dataset.join(chunk.name())).unwrap();
         for (n, piece) in chunk.bytes().chunks(64 << 10).enumerate() {
             file.write_all_at(piece, (n as u64) << 16).unwrap();
@@ -108,7 +111,7 @@ fn take_copies(
         }
         threads.spawn(|| produce_slowly(&dataset, &stop));
         for n in 0..count {
-            sleep(Duration::from_millis(150 + 40 * n as u64));
+            sleep(Duration::from_millis(100 + 20 * n as u64));
             let synced = synced.chunks();
             let at = take(n);
             taken.push(Taken { at, synced });
@@ -229,10 +232,12 @@ fn live_copies_of_tar_cp_and_rsync_are_verified_prefixes() {
 /// The freeze ends with the script, or, whatever becomes of that, after five seconds.
 const FROZEN: &str = r#"
 setsid sh -c 'sleep 5; fsfreeze -u "$1"' sh "$1" > /dev/null 2>&1 < /dev/null &
+watch=$!
 trap 'fsfreeze -u "$1" 2> /dev/null || true' EXIT
 fsfreeze -f "$1"
 cp --reflink=always "$2" "$3"
 fsfreeze -u "$1"
+kill "$watch"
 "#;
 
 fn copies_of_images(frozen: bool) {
@@ -469,6 +474,12 @@ fn a_copy_with_a_flipped_byte_in_its_first_chunk_is_served_and_not_written_to() 
     let status = fs::read_to_string(dataset.join(".npyfs/status.json")).unwrap();
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     assert_eq!(status["damaged"], serde_json::json!([bad.name()]));
+    let table = run(Command::new(npyfs()).arg("status").arg(&dataset));
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(
+        table.contains(&format!("DAMAGED: {}", bad.name())),
+        "{table}"
+    );
     let log = fs::read_to_string(dataset.join(".npyfs/log")).unwrap();
     for phrase in [
         format!("DAMAGED: {}: rows 0 to {}", bad.name(), bad.rows()),

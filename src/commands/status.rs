@@ -47,6 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         text = format!("{:#}\n", Value::Array(found));
     } else if !found.is_empty() {
         text.push_str(&table(&found));
+        text.extend(found.iter().filter_map(damage));
     }
     output::print(text)?;
     outcome
@@ -227,6 +228,19 @@ fn table(found: &[Status]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// A line for a dataset that nothing is written to because of its damage.
+fn damage(status: &Status) -> Option<String> {
+    let damaged = status.get("damaged")?.as_array()?;
+    let names: Vec<&str> = damaged.iter().filter_map(Value::as_str).collect();
+    let path = status.get("path")?.as_str()?;
+    (!names.is_empty()).then(|| {
+        format!(
+            "{path}: DAMAGED: {}: npyfs check --accept lets writes go on\n",
+            names.join(", ")
+        )
+    })
 }
 
 fn row(status: &Status) -> [String; 8] {

@@ -4,12 +4,17 @@
 //! length. The checksum of that many zeros is computed, not read.
 
 use std::io;
+use std::panic::resume_unwind;
+use std::thread;
 
-use super::disk::{Blob, is_zero, read_exact_at};
+use super::disk::{Blob, read_exact_at};
 use super::stop::Stop;
 
 /// How much is read at once, in bytes: what is read is summed up while the processor has it at hand.
 const PIECE: u64 = 256 << 10;
+/// How much one thread sums up before it joins the other: both are near the same place in the file, so
+/// that a disk reads on.
+const STRETCH: u64 = 8 << 20;
 
 /// The CRC-32C of what `crc` is of, followed by `len` bytes of a file from `offset` on. `progress` is
 /// told the bytes that were dealt with.
@@ -24,24 +29,62 @@ pub(crate) fn extend(
     stop: &Stop,
     progress: &mut dyn FnMut(u64),
 ) -> io::Result<u32> {
-    let mut buffer = vec![0; len.min(PIECE) as usize];
     let mut done = 0;
     while done < len {
         stop.check_io()?;
-        let piece = &mut buffer[..(len - done).min(PIECE) as usize];
-        read_exact_at(blob, piece, offset + done)?;
-        crc = crc32c::crc32c_append(crc, piece);
-        let mut passed = piece.len() as u64;
-        if passed == PIECE && is_zero(piece) {
-            let at = offset + done + passed;
-            let data = blob.next_data(at)?.min(offset + len);
+        let at = offset + done;
+        let stretch = (len - done).min(2 * STRETCH);
+        let read = if stretch == 2 * STRETCH {
+            of_two(blob, at)?
+        } else {
+            of_one(blob, at, stretch)?
+        };
+        crc = crc32c::crc32c_combine(crc, read, stretch as usize);
+        let mut passed = stretch;
+        if stretch >= PIECE && read == crc_of_zeros(stretch) {
+            let end = at + stretch;
+            let data = blob.next_data(end)?.min(offset + len);
             // Past the end of the file there are no zeros, but nothing.
-            let zeros = data.min(blob.len()?).saturating_sub(at);
+            let zeros = data.min(blob.len()?).saturating_sub(end);
             crc = crc32c::crc32c_combine(crc, crc_of_zeros(zeros), zeros as usize);
             passed += zeros;
         }
         done += passed;
         progress(passed);
+    }
+    Ok(crc)
+}
+
+/// Of two stretches, by two threads.
+fn of_two(blob: &dyn Blob, offset: u64) -> io::Result<u32> {
+    let [first, second] = thread::scope(|threads| {
+        let other = thread::Builder::new()
+            .name("npyfs-checksum".into())
+            .spawn_scoped(threads, || of_one(blob, offset + STRETCH, STRETCH));
+        let first = of_one(blob, offset, STRETCH);
+        let second = match other {
+            Ok(other) => match other.join() {
+                Ok(second) => second,
+                Err(panic) => resume_unwind(panic),
+            },
+            Err(error) => {
+                log::debug!("no thread for a checksum: {error}");
+                of_one(blob, offset + STRETCH, STRETCH)
+            }
+        };
+        [first, second]
+    });
+    Ok(crc32c::crc32c_combine(first?, second?, STRETCH as usize))
+}
+
+fn of_one(blob: &dyn Blob, offset: u64, len: u64) -> io::Result<u32> {
+    let mut buffer = vec![0; len.min(PIECE) as usize];
+    let (mut crc, mut done) = (0, 0);
+    while done < len {
+        let piece = &mut buffer[..(len - done).min(PIECE) as usize];
+        read_exact_at(blob, piece, offset + done)?;
+        crc = crc32c::crc32c_append(crc, piece);
+        done += piece.len() as u64;
     }
     Ok(crc)
 }
@@ -82,15 +125,21 @@ mod tests {
     #[test]
     fn holes_are_summed_up_as_the_zeros_that_they_read_as() {
         let mut file = tempfile::tempfile().unwrap();
-        let len = 5 << 20;
+        let len = 45 << 20;
         file.set_len(len).unwrap();
-        for at in [3u64, 2 << 20, (4 << 20) + 77] {
+        for at in [3u64, 2 << 20, (4 << 20) + 77, (21 << 20) + 1, len - 9] {
             file.write_all_at(b"data", at).unwrap();
         }
         let mut bytes = Vec::new();
         io::Read::read_to_end(&mut file, &mut bytes).unwrap();
         let blob = DiskFile::new(file);
-        for (offset, len) in [(0, len), (1, len - 1), (100, 3 << 20), (len, 0)] {
+        for (offset, len) in [
+            (0, len),
+            (1, len - 1),
+            (100, 3 << 20),
+            (5 << 20, 40 << 20),
+            (len, 0),
+        ] {
             let mut told = 0;
             let part = &bytes[offset as usize..(offset + len) as usize];
             let crc = extend(7, &blob, offset, len, &Stop::default(), &mut |n| told += n);

@@ -305,7 +305,7 @@ pub(crate) fn copy_data(
 }
 
 /// Whether all of these bytes are 0.
-pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+fn is_zero(bytes: &[u8]) -> bool {
     leading_zeros(bytes) == bytes.len()
 }
 

@@ -196,6 +196,9 @@ fn copies_of_files(name: &str, script: &str, allowed: &[i32]) {
             verify(&second, Some(OTHER_BOOT), copy, &order),
             *had.last().unwrap()
         );
+        for copy in [&copy.at, &second] {
+            fs::remove_dir_all(copy).unwrap();
+        }
     }
     println!(
         "{name}: {} chunks at the end, {had:?} in copies",
@@ -319,7 +322,7 @@ fn a_snapshot_of_a_subvolume_is_a_verified_prefix() {
         return common::skip("this kernel has no btrfs");
     }
     let scratch = tempfile::tempdir().unwrap();
-    let disk = LoopMount::make::<&str>(&scratch.path().join("disk"), "btrfs", 2 << 30, &[]);
+    let disk = LoopMount::make::<&str>(&scratch.path().join("disk"), "btrfs", 4 << 30, &[]);
     let store = disk.at.join("store");
     run(Command::new("btrfs")
         .args(["subvolume", "create"])
@@ -341,6 +344,9 @@ fn a_snapshot_of_a_subvolume_is_a_verified_prefix() {
         had.push(verify(&copy.at.join("run"), None, copy, &order));
         let second = verify(&again.join("run"), Some(OTHER_BOOT), copy, &order);
         assert_eq!(second, had[had.len() - 1]);
+        run(Command::new("btrfs")
+            .args(["subvolume", "delete", "-c"])
+            .args([&copy.at, &again]));
     }
     println!(
         "snapshots: {} chunks at the end, {had:?} in them",

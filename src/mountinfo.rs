@@ -38,6 +38,21 @@ impl Entry {
         self.fstype == FSTYPE
     }
 
+    /// The number of this mount: no other has it, in any namespace.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Whether it is mounted on something in `other`.
+    pub(crate) fn is_on(&self, other: &Self) -> bool {
+        self.parent == other.id
+    }
+
+    /// Whether it is this mount, which may have been moved.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (self.id, &self.device) == (other.id, &other.device)
+    }
+
     /// That its daemon does not answer, and what is known of that.
     pub(crate) fn silence(&self) -> String {
         let at = self.mountpoint.display();
@@ -136,7 +151,12 @@ fn unescape(field: &[u8]) -> OsString {
 
 /// Every mount that this process can see.
 pub(crate) fn read() -> io::Result<Vec<Entry>> {
-    let table = fs::read("/proc/self/mountinfo")?;
+    read_from(Path::new("/proc/self/mountinfo"))
+}
+
+/// Every mount in this table.
+pub(crate) fn read_from(table: &Path) -> io::Result<Vec<Entry>> {
+    let table = fs::read(table)?;
     Ok(table
         .split(|byte| *byte == b'\n')
         .filter_map(Entry::parse)

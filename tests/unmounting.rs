@@ -138,7 +138,7 @@ fn umount_says_who_uses_the_mount() {
     let mut sleeper = parked(Command::new("sleep").arg("60").current_dir(mount.path("")));
     let (code, said) = refusal(&umount(&mount.path("")).output().unwrap());
     assert_eq!(code, 7);
-    let name = format!("sleep ({})", sleeper.child().id());
+    let name = format!("sleep ({}, working directory)", sleeper.child().id());
     assert!(
         said.contains("is in use by") && said.contains(&name),
         "{said}"

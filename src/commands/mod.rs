@@ -3,6 +3,7 @@
 mod append;
 mod backup;
 mod check;
+mod holders;
 mod mount;
 mod place;
 mod progress;

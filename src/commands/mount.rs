@@ -89,10 +89,12 @@ fn build(plan: &Plan, tuning: &Tuning) -> npyfs::Result<Served<Adapter>> {
     let filesystem = Adapter::new(fs.clone());
     let connect = filesystem.connect();
     let stopped = fs.clone();
+    let parted = fs.clone();
     Ok(Served {
         filesystem,
         stop: Box::new(move || stopped.stop_openings()),
         attach: Box::new(connect),
+        let_go: Box::new(move || parted.let_go()),
         close: Box::new(move || fs.close()),
     })
 }

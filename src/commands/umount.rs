@@ -1,6 +1,5 @@
 //! `npyfs umount`: the mount is gone and its daemon has ended, or the reason why not.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -8,9 +7,13 @@ use std::time::Duration;
 use nix::errno::Errno;
 use npyfs::sys::Process;
 
+use super::holders;
 use crate::daemon::attach;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::mountinfo::{self, Entry, State};
+
+/// How long it takes at most to say what holds the mount, and before that, to wait for the daemon.
+const HASTE: Duration = Duration::from_millis(900);
 
 /// A daemon syncs and closes its datasets when its mount is gone; a full disk cache takes a while.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -42,7 +45,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                 Exit::Busy,
                 format!(
                     "{shown} is in use{}: close what is open on it first",
-                    users(&path)
+                    users(&mount)
                 ),
             ));
         }
@@ -56,16 +59,37 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let Some((pid, process)) = daemon else {
         return Ok(());
     };
-    let ended = process
-        .wait(PATIENCE)
-        .or_exit(Exit::Failed, || format!("cannot wait for process {pid}"))?;
-    if ended {
+    let cannot_wait = || format!("cannot wait for process {pid}");
+    if process.wait(HASTE).or_exit(Exit::Failed, cannot_wait)? {
         return Ok(());
     }
+    let others = holders::other_mounts(&mount.device, HASTE)
+        .or_exit(Exit::Failed, || "cannot look for other mounts".into())?;
+    let patience = if others.is_empty() {
+        PATIENCE
+    } else {
+        Duration::ZERO
+    };
+    if process.wait(patience).or_exit(Exit::Failed, cannot_wait)? {
+        return Ok(());
+    }
+    let still = match others.len() {
+        0 => "still runs".into(),
+        _ => format!("serves {}", holders::list(&others)),
+    };
     Err(Failure::new(
         Exit::Busy,
-        format!("{shown} is unmounted, but its daemon (process {pid}) still runs"),
+        format!("{shown} is unmounted, but its daemon (process {pid}) {still}"),
     ))
+}
+
+/// ` by python3 (123, open file), bash (99, working directory)`, as far as we may see.
+fn users(mount: &Entry) -> String {
+    match holders::users(mount, HASTE) {
+        Ok(users) if users.is_empty() => String::new(),
+        Ok(users) => format!(" by {}", holders::list(&users)),
+        Err(error) => format!(" (by what cannot be seen: {error})"),
+    }
 }
 
 /// Unmounts, unless it stays in use: what has just been closed may be held for a moment more.
@@ -105,42 +129,4 @@ fn check_ours(path: &Path) -> Result<Entry, Failure> {
 /// (another PID namespace).
 fn daemon_of(pid: i32) -> Option<(i32, Process)> {
     Some((pid, Process::open(pid).ok()?))
-}
-
-/// ` by python3 (123), bash (99)`: who has something open below `path`, as far as we may see.
-fn users(path: &Path) -> String {
-    let mut found = Vec::new();
-    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let proc = process.path();
-        let number = process.file_name();
-        let numeric = number.to_str().is_some_and(|name| {
-            name.parse::<u32>()
-                .is_ok_and(|pid| pid != std::process::id())
-        });
-        if numeric && uses(&proc, path) {
-            let name = fs::read_to_string(proc.join("comm")).unwrap_or_default();
-            found.push(format!("{} ({})", name.trim(), number.display()));
-        }
-    }
-    match found.len() {
-        0 => String::new(),
-        1..=4 => format!(" by {}", found.join(", ")),
-        more => format!(" by {} and {} more", found[..4].join(", "), more - 4),
-    }
-}
-
-/// Whether a process stands in, or has open, something below `path`.
-fn uses(proc: &Path, path: &Path) -> bool {
-    let below = |link: &Path| fs::read_link(link).is_ok_and(|target| target.starts_with(path));
-    below(&proc.join("cwd"))
-        || below(&proc.join("root"))
-        || fs::read_dir(proc.join("fd"))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|descriptor| below(&descriptor.path()))
-        || fs::read(proc.join("maps")).is_ok_and(|maps| {
-            let needle = [path.as_os_str().as_encoded_bytes(), b"/"].concat();
-            maps.windows(needle.len()).any(|window| window == needle)
-        })
 }

@@ -24,7 +24,7 @@ use npyfs::{Error, err};
 
 use super::Plan;
 use crate::exit::{Exit, Failure};
-use crate::mountinfo::{self, FSTYPE};
+use crate::mountinfo::{self, Entry, FSTYPE};
 
 const HELPER: &str = "fusermount3";
 
@@ -33,7 +33,7 @@ const HELPER: &str = "fusermount3";
 pub(crate) struct Attached {
     mountpoint: std::path::PathBuf,
     /// `None` where the mount was gone again before it could be looked up.
-    device: Option<String>,
+    entry: Option<Entry>,
     /// Watches the connection; requests are read elsewhere.
     connection: OwnedFd,
 }
@@ -60,7 +60,7 @@ impl Attached {
             (Ok(connection), Ok(entry)) => {
                 let attached = Self {
                     mountpoint: plan.mountpoint.clone(),
-                    device: entry.filter(|it| it.is_npyfs()).map(|it| it.device),
+                    entry: entry.filter(Entry::is_npyfs),
                     connection,
                 };
                 Ok((device, attached))
@@ -76,7 +76,13 @@ impl Attached {
 
     /// Its device number as `major:minor`, if it is known.
     pub(crate) fn device(&self) -> Option<String> {
-        self.device.clone()
+        self.entry.as_ref().map(|entry| entry.device.clone())
+    }
+
+    /// Whether it is in this table, wherever it was moved to.
+    pub(super) fn is_in(&self, table: &[Entry]) -> bool {
+        let ours = self.entry.as_ref();
+        ours.is_some_and(|ours| table.iter().any(|entry| entry.is_same(ours)))
     }
 
     /// Takes the mount out of sight; what is open on it goes on until it is closed. False where
@@ -87,12 +93,10 @@ impl Attached {
     pub(crate) fn detach(&self) -> npyfs::Result<bool> {
         let table =
             mountinfo::read().map_err(|error| err!(EIO, "cannot read the mounts: {error}"))?;
-        if !self.is_connected() || self.device.is_none() {
+        if !self.is_connected() || self.entry.is_none() {
             return Ok(false);
         }
-        let here = |entry: &mountinfo::Entry| {
-            entry.mountpoint == self.mountpoint && Some(&entry.device) == self.device.as_ref()
-        };
+        let here = |entry: &Entry| entry.mountpoint == self.mountpoint && self.has_device_of(entry);
         if !table.iter().any(here) {
             return Ok(false);
         }
@@ -126,11 +130,16 @@ impl Attached {
     fn remove_dead(&self) -> npyfs::Result<bool> {
         let entry = mountinfo::at(&self.mountpoint)
             .map_err(|error| err!(EIO, "cannot read the mounts: {error}"))?;
-        let ours = entry.is_some_and(|it| it.is_npyfs() && Some(it.device) == self.device);
+        let ours = entry.is_some_and(|it| it.is_npyfs() && self.has_device_of(&it));
         if ours && mountinfo::is_dead(&self.mountpoint) {
             return unmount(&self.mountpoint, true).map(|()| true);
         }
         Ok(false)
+    }
+
+    fn has_device_of(&self, entry: &Entry) -> bool {
+        let ours = self.entry.as_ref();
+        ours.is_some_and(|ours| ours.device == entry.device)
     }
 
     fn is_connected(&self) -> bool {

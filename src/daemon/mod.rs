@@ -9,6 +9,7 @@
 pub(crate) mod attach;
 pub(crate) mod background;
 mod notify;
+mod parting;
 pub(crate) mod signals;
 
 use std::fs::File;
@@ -42,11 +43,15 @@ pub(crate) struct Served<F> {
     /// Is given the way to speak to the kernel unasked, and a device of the session, once there
     /// are.
     pub(crate) attach: Attach,
+    /// Is told that the mount is gone while something of it is open, and again each second.
+    pub(crate) let_go: LetGo,
 }
 
 pub(crate) type Attach = Box<dyn FnOnce(Notifier, File, Option<String>)>;
 
 pub(crate) type Stop = Box<dyn Fn() + Send>;
+
+pub(crate) type LetGo = Box<dyn Fn() + Send>;
 
 pub(crate) type Close = Box<dyn FnOnce() -> npyfs::Result<()> + Send>;
 
@@ -81,7 +86,7 @@ pub(crate) fn serve<F: Filesystem>(
     let outcome = mount_and_run(
         plan,
         served.filesystem,
-        served.attach,
+        (served.attach, served.let_go),
         (served.stop, &closer),
         ready,
     );
@@ -97,7 +102,7 @@ pub(crate) fn serve<F: Filesystem>(
 fn mount_and_run<F: Filesystem>(
     plan: &Plan,
     filesystem: F,
-    attach: Attach,
+    (attach, let_go): (Attach, LetGo),
     (stop, closer): (Stop, &Closer),
     ready: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(), Failure> {
@@ -121,6 +126,8 @@ fn mount_and_run<F: Filesystem>(
             attach(session.notifier(), File::from(second), attached.device());
             signals::watch(Arc::clone(&attached), stop, closer.clone())
                 .or_exit(Exit::Failed, || "cannot start the signal thread".into())?;
+            parting::watch(Arc::clone(&attached), let_go)
+                .or_exit(Exit::Failed, || "cannot watch the table of mounts".into())?;
             log::info!(
                 "mounted {} at {}",
                 plan.store.display(),

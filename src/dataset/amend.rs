@@ -16,7 +16,7 @@ impl Dataset {
     /// old one is gone, and those of the journal.
     pub fn rename(&self, from: &OsStr, to: &OsStr) -> Result<()> {
         super::check_chunk_name(to)?;
-        self.own()?;
+        let _held = self.hold()?;
         if crate::lock(&self.in_flight).contains_key(to) {
             return Err(err!(
                 EBUSY,
@@ -43,7 +43,7 @@ impl Dataset {
     /// # Errors
     /// `ESTALE` where the name is gone, and those of the journal.
     pub fn set_attributes(&self, name: &OsStr, change: &Change) -> Result<()> {
-        self.own()?;
+        let _held = self.hold()?;
         let old = {
             let catalog = self.catalog();
             let (_, receipt) = catalog

@@ -38,7 +38,7 @@ impl Dataset {
         writes: bool,
     ) -> Result<ChunkWriter> {
         super::check_chunk_name(name)?;
-        self.own()?;
+        let _held = self.hold()?;
         self.mend_if_failed();
         let id = ChunkWriter::next_id();
         // Held while the catalog is asked: a chunk is in the catalog before it leaves this table, so
@@ -177,7 +177,7 @@ impl Dataset {
         let len = blob.len().context(|| "cannot see the file's size".into())?;
         let (header, bytes) = read_header(blob, len)?;
         check_len(&header, len)?;
-        self.own()?;
+        let _held = self.hold()?;
         self.admit(&header)?;
         let candidate = Candidate {
             name,

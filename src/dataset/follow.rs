@@ -29,6 +29,18 @@ pub(crate) struct Follow {
     frozen: Option<u64>,
 }
 
+impl Follow {
+    /// What was written here up to now is all that there is.
+    pub(super) fn ended_owning(&mut self, identity: Option<(u64, u64)>, journal_len: u64) {
+        *self = Self {
+            identity,
+            journal_len,
+            live: false,
+            frozen: None,
+        };
+    }
+}
+
 impl Dataset {
     pub(crate) fn begin_following(&self) -> Result<()> {
         let live = self.is_locked();

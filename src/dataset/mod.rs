@@ -16,7 +16,7 @@
 //! | `convert`, `bands` | values never change (P9) |
 //! | `remove` | what is removed is gone as a whole or not at all |
 //! | `journal`, `catalog`, `amend` | which rows are called what |
-//! | `own`, `follow` | one daemon writes, all others see it (the lock) |
+//! | `own`, `holds`, `follow` | one daemon writes, all others see it (the lock) |
 //! | `recovery`, `adopt` | what is on the disk becomes a dataset again (P7) |
 //! | `sync` | fsync means durable (P6) |
 //! | `mend` | a store that failed is written to again once it works |
@@ -26,7 +26,7 @@
 //! | `view`, `lookup` | what was once seen never changes (P4) |
 //! | `events`, `rejected`, `status` | refusals have reasons, and their bytes are kept (P10) |
 //!
-//! Lock order: a chunk's state, `writer`, a stream's state, its layout's `end_of_file`, `in_flight`, `follow`, `catalog`,
+//! Lock order: a chunk's state, `writer`, a stream's state, its layout's `end_of_file`, `holds`, `in_flight`, `follow`, `catalog`,
 //! `array`, then the log's, the syncs' and the patience, which are leaves.
 
 mod adopt;
@@ -48,6 +48,7 @@ mod flight;
 #[doc = include_str!("FORMAT.md")]
 pub mod format {}
 mod follow;
+mod holds;
 mod incoming;
 mod journal;
 mod judge;
@@ -185,6 +186,8 @@ pub struct Dataset {
     follow: Mutex<Follow>,
     owned: AtomicBool,
     busy: Busy,
+    /// How many need it to be owned, beside the chunks in flight.
+    holds: Mutex<usize>,
     in_flight: Mutex<HashMap<OsString, Arc<Incoming>>>,
     events: events::Events,
     rejected: rejected::Rejected,
@@ -258,6 +261,7 @@ impl Dataset {
             follow: Mutex::default(),
             owned: AtomicBool::new(false),
             busy: Busy::default(),
+            holds: Mutex::default(),
             in_flight: Mutex::default(),
             syncs: sync::Syncs::default(),
             patience: Mutex::default(),

@@ -23,7 +23,7 @@ impl Dataset {
     /// # Errors
     /// `ESTALE` where the name is not committed, and those of the journal.
     pub fn forget(&self, name: &OsStr) -> Result<()> {
-        self.own()?;
+        let _held = self.hold()?;
         self.amend(&Record::Forgotten {
             name: name.as_bytes(),
             at: Some(clock::now()),
@@ -39,7 +39,7 @@ impl Dataset {
     /// `ENOENT` where there is no array, and what the store answers. After a failure in the middle
     /// the array is gone, and writes are refused until the store works again.
     pub fn remove_array(&self) -> Result<()> {
-        self.own()?;
+        let _held = self.hold()?;
         let mut guard = self.writer()?;
         let writer = self.usable(&mut guard)?;
         let rows = match self.array() {

@@ -46,6 +46,11 @@ impl Tail {
         self.streams.is_empty()
     }
 
+    /// Whether no chunk has bytes here that are to be moved, or places to write more to.
+    pub(super) fn has_all_left(&self) -> bool {
+        self.streams.iter().all(|stream| stream.has_left())
+    }
+
     /// The streams lose their places: their array is not the dataset's any more.
     pub(crate) fn clear(&mut self) {
         self.streams.clear();

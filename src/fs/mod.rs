@@ -16,6 +16,7 @@
 //! | `descriptors` | which descriptors are left after a close |
 //! | `control` | `.npyfs` |
 //! | `openings` | where a request is served, and opening datasets |
+//! | `parting` | what is open of a mount that is gone |
 //! | `workers` | threads for what takes long |
 //!
 //! No lock of this layer is held while the engine is called.
@@ -29,6 +30,7 @@ mod lookup;
 mod node;
 mod open;
 mod openings;
+mod parting;
 #[doc = include_str!("SEMANTICS.md")]
 pub mod semantics {}
 mod workers;
@@ -37,6 +39,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
@@ -83,6 +86,8 @@ pub struct Fs {
     kernel: OnceLock<Arc<dyn Kernel>>,
     /// `major:minor` of the mount.
     device: OnceLock<String>,
+    /// The mount is out of sight, and what is open of it is served on.
+    parted: AtomicBool,
     /// Ends the thread that syncs from time to time when it is dropped.
     ticker: Mutex<Option<Sender<()>>>,
 }
@@ -241,6 +246,7 @@ impl Fs {
             openings: Openings::new(),
             kernel: OnceLock::new(),
             device: OnceLock::new(),
+            parted: AtomicBool::new(false),
             ticker: Mutex::new(Some(ticker)),
         }))
     }

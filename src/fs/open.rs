@@ -413,7 +413,7 @@ impl Fs {
         match &*self.handles.get(fh)? {
             Handle::Chunk(chunk) => {
                 let node = self.nodes.get(chunk.ino);
-                chunk.writer.flush(&Closing {
+                let closed = chunk.writer.flush(&Closing {
                     device: self.device.get().map(String::as_str),
                     ino: chunk.ino,
                     name: node.as_ref().map_or(OsStr::new(""), |node| &node.name),
@@ -421,7 +421,9 @@ impl Fs {
                     opener: chunk.opener,
                     closer: caller.pid,
                     closes: &chunk.closes,
-                })
+                });
+                self.let_go_after(chunk.ino);
+                closed
             }
             _ => Ok(()),
         }
@@ -438,10 +440,10 @@ impl Fs {
         self.flush_is_slow(fh)
     }
 
-    /// Whether a flush has much to copy or compare, or looks at processes.
+    /// Whether a flush has much to copy or compare, looks at processes, or lets go of the dataset.
     fn flush_is_slow(&self, fh: u64) -> bool {
         self.handles.get(fh).is_ok_and(|handle| match &*handle {
-            Handle::Chunk(chunk) => chunk.writer.flush_is_slow(),
+            Handle::Chunk(chunk) => self.is_parted() || chunk.writer.flush_is_slow(),
             _ => false,
         })
     }
@@ -506,6 +508,9 @@ impl Fs {
             self.nodes.close_version(*ino);
         }
         Self::end(&handle);
+        if let Handle::Chunk(chunk) = &*handle {
+            self.let_go_after(chunk.ino);
+        }
         Ok(())
     }
 

@@ -368,6 +368,11 @@ impl Store {
         }
     }
 
+    /// The datasets that are open now.
+    pub fn open_datasets(&self) -> Vec<Arc<Dataset>> {
+        self.registry.datasets()
+    }
+
     /// Closes all datasets: the end of a mount.
     ///
     /// # Errors

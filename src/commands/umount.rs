@@ -38,6 +38,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         State::Silent => return Err(Failure::new(Exit::Busy, mount.silence())),
         State::Served(pid) => pid.and_then(daemon_of),
     };
+    // Asked before nobody answers any more. A daemon that was there before this question was, or one
+    // that another user may not ask, says nothing.
+    let losses = losses_of(&path);
     match unmount_idle(&path) {
         Ok(()) => {}
         Err(error) if error.errno() == Errno::EBUSY => {
@@ -56,12 +59,21 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             ));
         }
     }
+    let unclean = || match losses {
+        0 => Ok(()),
+        _ => Err(Failure::new(
+            Exit::Failed,
+            format!(
+                "{shown} is unmounted; but files of {losses} datasets were replaced in the store while they were written: their logs say what became of the rows"
+            ),
+        )),
+    };
     let Some((pid, process)) = daemon else {
-        return Ok(());
+        return unclean();
     };
     let cannot_wait = || format!("cannot wait for process {pid}");
     if process.wait(HASTE).or_exit(Exit::Failed, cannot_wait)? {
-        return Ok(());
+        return unclean();
     }
     let others = holders::other_mounts(&mount.device, HASTE)
         .or_exit(Exit::Failed, || "cannot look for other mounts".into())?;
@@ -71,7 +83,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Duration::ZERO
     };
     if process.wait(patience).or_exit(Exit::Failed, cannot_wait)? {
-        return Ok(());
+        return unclean();
     }
     let still = match others.len() {
         0 => "still runs".into(),
@@ -90,6 +102,13 @@ fn users(mount: &Entry) -> String {
         Ok(users) => format!(" by {}", holders::list(&users)),
         Err(error) => format!(" (by what cannot be seen: {error})"),
     }
+}
+
+/// How often files were replaced in the store of a mount, as its daemon says.
+fn losses_of(path: &Path) -> u64 {
+    let text = fs::read_to_string(path.join(".npyfs/losses"));
+    let number = text.ok().and_then(|text| text.trim().parse().ok());
+    number.unwrap_or(0)
 }
 
 /// Unmounts, unless it stays in use: what has just been closed may be held for a moment more.

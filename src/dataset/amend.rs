@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::Ordering;
 
 use super::journal::{AppendError, Attributes, Record};
 use super::{Change, Dataset, clock};
@@ -69,8 +70,9 @@ impl Dataset {
 
     /// Writes a record about existing chunks, and takes it in.
     pub(super) fn amend(&self, record: &Record<'_>) -> Result<()> {
-        let mut guard = self.writer()?;
+        let mut guard = self.mine()?;
         let writer = self.usable(&mut guard)?;
+        self.written.store(true, Ordering::Relaxed);
         let mut bytes = Vec::new();
         record.encode(&mut bytes);
         let before = writer.journal.len();

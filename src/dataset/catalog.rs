@@ -297,6 +297,19 @@ impl Catalog {
         (!name.is_empty()).then(|| OsStr::from_bytes(name).to_owned())
     }
 
+    /// The names of the chunks that have rows from this one on, in the order of their rows.
+    pub(crate) fn names_from_row(&self, row: u64) -> impl Iterator<Item = String> + '_ {
+        let first = self
+            .receipts
+            .partition_point(|receipt| receipt.end() <= row);
+        let names = self.receipts[first..]
+            .iter()
+            .map(|receipt| name_of(&self.names, receipt));
+        names
+            .filter(|name| !name.is_empty())
+            .map(|name| OsStr::from_bytes(name).display().to_string())
+    }
+
     /// Every id given so far is below this.
     pub(crate) fn next_id(&self) -> u32 {
         self.receipts.len() as u32

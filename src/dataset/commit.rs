@@ -14,6 +14,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use super::bands::Bands;
@@ -21,6 +22,7 @@ use super::catalog::OutOfPlace;
 use super::convert::{Conversion, Source};
 use super::disk::{Blob, read_exact_at, read_pieces};
 use super::journal::{AppendError, Attributes, ChunkRecord, Journal, Record};
+use super::mine::Names;
 use super::staged::Staged;
 use super::tail::{Outcome, Stream, Unborn};
 use super::turns::Tail;
@@ -50,6 +52,10 @@ pub(crate) struct Writer {
     pub(crate) dirty: bool,
     /// Disk and memory may differ: why.
     pub(crate) failed: Option<Error>,
+    /// What the names of its files stand for.
+    pub(crate) names: Names,
+    /// The first row that was committed since the dataset was taken.
+    pub(crate) first_row: u64,
     pub(crate) _lock: Box<dyn super::disk::Lock>,
 }
 
@@ -89,7 +95,13 @@ impl Dataset {
             Rows::Stream(stream, _) => Some(*stream),
             Rows::Memory(_) | Rows::File(_) => None,
         };
+        // Given up since the chunk began, if its files were replaced.
+        if self.given_up.load(Ordering::Acquire) {
+            self.own()?;
+        }
+        self.pay()?;
         if let Some(stream) = stream {
+            stream.layout().is_there()?;
             self.await_turn(stream)?;
         }
         let slow = !matches!(rows, Rows::Memory(_));
@@ -97,8 +109,12 @@ impl Dataset {
         if let Some(stream) = stream {
             stream.drain()?;
         }
-        let mut guard = self.writer()?;
+        let mut guard = self.mine()?;
         let writer = self.usable(&mut guard)?;
+        if let Some(stream) = stream {
+            stream.layout().is_there()?;
+        }
+        self.written.store(true, Ordering::Relaxed);
         let result = self.commit_locked(writer, chunk, rows);
         match (&result, stream) {
             (Ok(_), Some(stream)) => {
@@ -145,7 +161,14 @@ impl Dataset {
             .checked_add(chunk.header.rows())
             .filter(|&count| layout.offset(count).is_some())
             .ok_or_else(|| err!(EFBIG, "the array would have more bytes than a file can"))?;
+        let streamed = matches!(rows, Rows::Stream(..));
         let crc = self.place(writer, &layout, chunk, rows, first_row, count)?;
+        if let Some(end) = layout.offset(count) {
+            if streamed {
+                is_whole(&layout, end)?;
+            }
+            layout.reaches(end);
+        }
 
         let now = clock::now();
         let mut first = None;
@@ -168,6 +191,7 @@ impl Dataset {
         writer.array_recorded = true;
         if writer.unborn.take().is_some() {
             self.entries_changed();
+            writer.names.data_changed(&*self.folder)?;
         }
         let id = self.reveal(chunk, first_row, crc, now, &layout)?;
         self.set_array(Array {
@@ -461,6 +485,21 @@ impl Dataset {
             .rename(Path::new(NEWBORN), Path::new(DATA))
             .context(|| "cannot create data.npy".into())
     }
+}
+
+/// Rows that were streamed are still in the file, unless another program has cut it since.
+fn is_whole(layout: &Layout, end: u64) -> Result<()> {
+    let len = layout
+        .data
+        .len()
+        .context(|| "cannot see the size of data.npy".into())?;
+    if len < end {
+        return Err(err!(
+            EIO,
+            "data.npy was cut in the store while the chunk was written: it has {len} bytes, and should have {end}"
+        ));
+    }
+    Ok(())
 }
 
 /// Step 3: takes the count in the backing header from `old` to `new`.

@@ -46,7 +46,7 @@ impl Dataset {
     /// it does is seen by the next write.
     pub(super) fn mend_if_failed(&self) {
         if self.has_failed()
-            && let Ok(mut guard) = self.writer()
+            && let Ok(mut guard) = self.mine()
             && let Some(writer) = guard.as_mut()
         {
             self.mend(writer);

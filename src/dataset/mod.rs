@@ -19,6 +19,7 @@
 //! | `own`, `holds`, `follow` | one daemon writes, all others see it (the lock) |
 //! | `recovery`, `adopt` | what is on the disk becomes a dataset again (P7) |
 //! | `sync` | fsync means durable (P6) |
+//! | `mine` | what is written to is what has the names in the store |
 //! | `mend` | a store that failed is written to again once it works |
 //! | `backup` | a second copy has what was committed, and nothing else |
 //! | `check`, `verify`, `findings`, `checksum` | what the disk has is what was committed |
@@ -54,6 +55,7 @@ mod journal;
 mod judge;
 mod lookup;
 mod mend;
+mod mine;
 pub mod names;
 mod own;
 mod recovery;
@@ -121,6 +123,8 @@ pub struct Options {
     pub depth: usize,
     /// Has what takes long at an opening given up.
     pub stop: Stop,
+    /// Counts how often a dataset was given up because its files were replaced in the store.
+    pub losses: Arc<AtomicU64>,
     /// The kernel's name for this boot, where a test plays another one.
     #[doc(hidden)]
     pub boot: Option<[u8; 16]>,
@@ -135,6 +139,7 @@ impl Default for Options {
             reuse_names: false,
             depth: 1,
             stop: Stop::default(),
+            losses: Arc::default(),
             boot: None,
         }
     }
@@ -193,6 +198,14 @@ pub struct Dataset {
     rejected: rejected::Rejected,
     syncs: sync::Syncs,
     patience: Mutex<mend::Patience>,
+    /// Something was committed or amended since the names were looked at.
+    written: AtomicBool,
+    /// What the next commit or sync is to answer: the dataset was given up meanwhile.
+    owed: Mutex<Option<Error>>,
+    /// It was given up: what began before may have to take it anew.
+    given_up: AtomicBool,
+    /// How often the dataset was given up, counted together with others'.
+    losses: Arc<AtomicU64>,
     /// When it was last asked for, in the store's own count.
     used: AtomicU64,
 }
@@ -251,7 +264,6 @@ impl Dataset {
             events: events::Events::new(folder.clone(), options.read_only),
             rejected: rejected::Rejected::new(folder.clone(), options.rejected_limit),
             folder,
-            options,
             label: label.into(),
             array: RwLock::default(),
             damage: RwLock::default(),
@@ -265,6 +277,11 @@ impl Dataset {
             in_flight: Mutex::default(),
             syncs: sync::Syncs::default(),
             patience: Mutex::default(),
+            written: AtomicBool::new(false),
+            owed: Mutex::default(),
+            given_up: AtomicBool::new(false),
+            losses: options.losses.clone(),
+            options,
             used: AtomicU64::new(0),
         });
         dataset.begin_following()?;

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::commit::Writer;
 use super::disk::{self, Blob, Open, Place};
 use super::journal::{AppendError, Journal, Opened, Record, Whence};
+use super::mine::Names;
 use super::recovery::Damage;
 use super::turns::Tail;
 use super::{CONTROL, Dataset, LOCK, clock, recovery, sync};
@@ -183,6 +184,12 @@ impl Dataset {
             self.folder.sync(Path::new(CONTROL)).context(failed)?;
             self.folder.sync(Path::new(".")).context(failed)?;
         }
+        let names = Names::look(&*self.folder)?;
+        if let Some(array) = &survey.array
+            && let Some(end) = array.layout.offset(array.rows)
+        {
+            array.layout.reaches(end);
+        }
         // Only now that the journal tells of nothing that went with it.
         recovery::finish_removal(&self.folder, &journal)?;
         for line in survey.kept.iter() {
@@ -199,6 +206,8 @@ impl Dataset {
             durable: survey.durable,
             dirty: true,
             failed: None,
+            names,
+            first_row: survey.array.as_ref().map_or(0, |array| array.rows),
             _lock: lock,
         };
         // With the lock of those who look at the disk: none of them may replace this with what it
@@ -241,6 +250,15 @@ impl Dataset {
     /// # Errors
     /// What the disk answers; the next to open the dataset recovers it.
     pub fn close(&self) -> Result<()> {
+        // Of files that are not the store's any more nothing is settled.
+        let looked = match self.is_owned() {
+            true => self.look_at_files(),
+            false => Ok(()),
+        };
+        self.settle_and_free().and(looked)
+    }
+
+    fn settle_and_free(&self) -> Result<()> {
         let mut guard = match self.writer.lock() {
             Ok(guard) => guard,
             Err(poisoned) => {

@@ -40,7 +40,8 @@ impl Dataset {
     /// the array is gone, and writes are refused until the store works again.
     pub fn remove_array(&self) -> Result<()> {
         let _held = self.hold()?;
-        let mut guard = self.writer()?;
+        self.mine().map(drop)?;
+        let mut guard = self.mine_by_name()?;
         let writer = self.usable(&mut guard)?;
         let rows = match self.array() {
             Some(array) => array.rows,
@@ -49,6 +50,7 @@ impl Dataset {
         self.folder
             .rename(Path::new(DATA), Path::new(REMOVED))
             .context(|| "cannot remove data.npy".into())?;
+        writer.names.data_changed(&*self.folder)?;
         // Chunks that stream behind its last row go on there, in a file without a name.
         writer.tail.clear();
         *crate::write(&self.array) = None;

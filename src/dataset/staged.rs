@@ -6,11 +6,13 @@
 //! unless it was moved to `.npyfs/rejected/`; what a killed daemon left there belongs to nobody and
 //! is removed by recovery.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::Face;
 use super::disk::{Blob, Folder, Open, set_attributes};
@@ -26,8 +28,26 @@ const MOST_SHARE: usize = 16 << 20;
 pub(crate) struct Staged {
     folder: Arc<dyn Folder>,
     path: PathBuf,
+    /// Its number among this process's.
+    number: u64,
     blob: Arc<dyn Blob>,
     kept: bool,
+}
+
+/// The numbers of those that are in use.
+static IN_USE: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+
+/// Whether a file in [`INCOMING`] is one that this process has in use: then it is no dead daemon's,
+/// also where the dataset is recovered by the daemon that had given it up.
+pub(crate) fn is_in_use(name: &OsStr) -> bool {
+    let Some((process, number)) = name.to_str().and_then(|name| name.split_once('-')) else {
+        return false;
+    };
+    let digits = number.bytes().take_while(u8::is_ascii_digit).count();
+    process.parse() == Ok(std::process::id())
+        && number[..digits]
+            .parse()
+            .is_ok_and(|number| crate::lock(&IN_USE).contains(&number))
 }
 
 impl Staged {
@@ -44,10 +64,12 @@ impl Staged {
             }
             other => other?,
         };
+        crate::lock(&IN_USE).insert(n);
         // Removed with its value if it cannot be given away.
         let staged = Staged {
             folder: folder.clone(),
             path,
+            number: n,
             blob,
             kept: false,
         };
@@ -75,6 +97,7 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
+        crate::lock(&IN_USE).remove(&self.number);
         if !self.kept
             && let Err(error) = self.folder.remove(&self.path)
         {

@@ -159,7 +159,8 @@ impl Dataset {
 
     fn sync_now(&self) -> Result<()> {
         let (journal, journal_len) = {
-            let mut guard = self.writer()?;
+            self.pay()?;
+            let mut guard = self.mine()?;
             match guard.as_mut() {
                 Some(writer) => {
                     self.mend(writer);
@@ -197,7 +198,11 @@ impl Dataset {
             }
             self.sync_entries()
         })();
-        let mut guard = self.writer()?;
+        // What was synced must be what the store has.
+        let mut guard = match &synced {
+            Ok(()) => self.mine_by_name()?,
+            Err(_) => self.writer()?,
+        };
         let Some(writer) = guard.as_mut() else {
             return synced;
         };
@@ -268,7 +273,7 @@ impl Dataset {
                 let data = &array.layout.data;
                 let cut = || {
                     if data.len()? > end {
-                        data.set_len(end)
+                        array.layout.cut(end)
                     } else {
                         Ok(())
                     }

@@ -212,8 +212,7 @@ impl Stream {
             Home::Tail => self
                 .bands
                 .scatter(offset, data, &mut |at, bytes| {
-                    let _end = crate::read(&self.layout.end_of_file);
-                    self.layout.data.write_at(bytes, *base + at)?;
+                    self.layout.write_tail(bytes, *base + at)?;
                     *streamed = (*streamed).max(at + bytes.len() as u64);
                     Ok(())
                 })
@@ -230,8 +229,7 @@ impl Stream {
                                 if in_file {
                                     file.blob().write_at(bytes, self.head.len() as u64 + at)
                                 } else {
-                                    let _end = crate::read(&self.layout.end_of_file);
-                                    self.layout.data.write_at(bytes, *base + at)
+                                    self.layout.write_tail(bytes, *base + at)
                                 }
                             })
                         })

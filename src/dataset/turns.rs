@@ -152,7 +152,7 @@ impl Dataset {
         if self.is_busy() {
             return Ok(None);
         }
-        let mut guard = self.writer()?;
+        let mut guard = self.mine()?;
         let writer = self.usable(&mut guard)?;
         writer.tail.streams.retain(|stream| !stream.has_left());
         if writer.tail.streams.len() >= MOST_STREAMS {
@@ -236,7 +236,7 @@ impl Dataset {
             let end = writer.tail.reach(end);
             // Also what was reserved behind the end of the file, if nobody else needs that.
             if writer.tail.is_empty() || data.len()? > end {
-                data.set_len(end)?;
+                array.layout.cut(end)?;
                 writer.tail.reserve_again();
             }
             Ok(())

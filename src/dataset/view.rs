@@ -4,10 +4,11 @@
 //! written once, behind all that any view covers.
 
 use std::io;
-use std::sync::{Arc, RwLock, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, RwLock, Weak};
 
 use super::disk::{Blob, read_exact_at};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::npy::{Dtype, Header, Published};
 
 /// How the header of a backing array is laid out.
@@ -28,6 +29,11 @@ pub(crate) struct Layout {
     /// Read by whoever writes behind the rows without the writer, for as long as that takes: the end
     /// of the file does not move then. Written by whoever gives back what is reserved behind it.
     pub(crate) end_of_file: RwLock<()>,
+    /// How long the file has been since this process began to write to it, less what it has cut off:
+    /// if it is shorter, another program has cut it. Read and compared under `end_of_file`.
+    reached: AtomicU64,
+    /// Why no name of the store leads to the file any more.
+    lost: OnceLock<Error>,
 }
 
 impl Layout {
@@ -36,7 +42,55 @@ impl Layout {
             form,
             data,
             end_of_file: RwLock::new(()),
+            reached: AtomicU64::new(0),
+            lost: OnceLock::new(),
         }
+    }
+
+    /// The file is not the store's any more.
+    pub(crate) fn lose(&self, error: &Error) {
+        self.lost.get_or_init(|| error.clone());
+    }
+
+    /// # Errors
+    /// Why the file is not the store's any more.
+    pub(crate) fn is_there(&self) -> Result<()> {
+        match self.lost.get() {
+            None => Ok(()),
+            Some(error) => Err(error.clone()),
+        }
+    }
+
+    /// The file is known to reach up to `end`.
+    pub(crate) fn reaches(&self, end: u64) {
+        self.reached.fetch_max(end, Ordering::AcqRel);
+    }
+
+    /// Writes after the committed rows. A file that another program has cut would get a hole, which
+    /// would pass for rows: that is refused.
+    pub(crate) fn write_tail(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.is_there()?;
+        let _end = crate::read(&self.end_of_file);
+        // In this order: what others write meanwhile makes the file longer first.
+        let reached = self.reached.load(Ordering::Acquire);
+        let len = self.data.len()?;
+        if len < reached {
+            let cut = err!(
+                EIO,
+                "data.npy was cut in the store: it has {len} bytes, and had {reached}"
+            );
+            return Err(cut.into());
+        }
+        self.data.write_at(bytes, at)?;
+        self.reaches(at + bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Cuts off what comes after `end`, or gives back what is reserved there.
+    pub(crate) fn cut(&self, end: u64) -> io::Result<()> {
+        let _end = crate::write(&self.end_of_file);
+        self.reached.fetch_min(end, Ordering::AcqRel);
+        self.data.set_len(end)
     }
 
     pub(crate) fn dtype(&self) -> &Dtype {

@@ -14,6 +14,7 @@ use crate::error::Result;
 pub(crate) fn named(name: &OsStr, at_root: bool) -> Option<Control> {
     match (name.to_str()?, at_root) {
         ("daemon", true) => Some(Control::Daemon),
+        ("losses", true) => Some(Control::Losses),
         ("log", false) => Some(Control::Log),
         ("status.json", false) => Some(Control::Status),
         ("chunks.csv", false) => Some(Control::Chunks),

@@ -241,7 +241,11 @@ impl Control {
             Control::Log => Some((&[CONTROL], OsStr::new("log"))),
             Control::Rejected => Some((&REJECTED[..1], OsStr::new(REJECTED[1]))),
             Control::RejectedFile(name) => Some((&REJECTED, name)),
-            Control::Dir | Control::Status | Control::Chunks | Control::Daemon => None,
+            Control::Dir
+            | Control::Status
+            | Control::Chunks
+            | Control::Daemon
+            | Control::Losses => None,
         }
     }
 }

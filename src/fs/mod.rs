@@ -42,7 +42,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 pub use list::Entry;
 pub use node::ROOT;
@@ -230,13 +230,11 @@ impl Fs {
     pub fn new(store: Arc<Store>, options: Options) -> Result<Arc<Fs>> {
         let (ticker, ticks) = mpsc::channel();
         let interval = options.sync_interval;
-        if !interval.is_zero() {
-            let store = Arc::downgrade(&store);
-            std::thread::Builder::new()
-                .name("npyfs-sync".into())
-                .spawn(move || sync_every(interval, &ticks, &store))
-                .context(|| "cannot start the thread that syncs".into())?;
-        }
+        let watched = Arc::downgrade(&store);
+        std::thread::Builder::new()
+            .name("npyfs-sync".into())
+            .spawn(move || watch(interval, &ticks, &watched))
+            .context(|| "cannot start the thread that syncs".into())?;
         Ok(Arc::new(Fs {
             nodes: Nodes::new(options.remembered, store.most_idle() / 2),
             store,
@@ -446,11 +444,28 @@ impl Fs {
     }
 }
 
-fn sync_every(interval: Duration, ticks: &Receiver<()>, store: &Weak<Store>) {
-    while let Err(RecvTimeoutError::Timeout) = ticks.recv_timeout(interval) {
-        match store.upgrade() {
-            Some(store) => store.sync_dirty(),
-            None => return,
+/// How often datasets that are written are looked at by their names.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Looks every second whether what is written is still the store's, and syncs it every `interval`,
+/// unless that is zero.
+fn watch(interval: Duration, ticks: &Receiver<()>, store: &Weak<Store>) {
+    let step = match interval.is_zero() {
+        true => LOOK_EVERY,
+        false => interval.min(LOOK_EVERY),
+    };
+    let (mut looked, mut synced) = (Instant::now(), Instant::now());
+    while let Err(RecvTimeoutError::Timeout) = ticks.recv_timeout(step) {
+        let Some(store) = store.upgrade() else {
+            return;
+        };
+        if looked.elapsed() >= LOOK_EVERY {
+            store.look_if_mine();
+            looked = Instant::now();
+        }
+        if !interval.is_zero() && synced.elapsed() >= interval {
+            store.sync_dirty();
+            synced = Instant::now();
         }
     }
 }

@@ -41,6 +41,8 @@ pub(crate) enum Control {
     Chunks,
     /// `daemon`, at the root only: the daemon's process id.
     Daemon,
+    /// `losses`, at the root only: how often files were replaced in the store while they were written.
+    Losses,
     /// `rejected`
     Rejected,
     /// A file in `rejected`.

@@ -282,6 +282,7 @@ impl Fs {
                 return Err(err!(EISDIR, "{} is a directory", dataset::CONTROL));
             }
             Control::Daemon => whole(format!("{}\n", std::process::id())),
+            Control::Losses => whole(format!("{}\n", self.store.losses_by_now())),
             Control::Status => {
                 let status = self.dataset(node.parent)?.status()?;
                 whole(format!("{:#}\n", status.to_json()))

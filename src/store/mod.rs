@@ -21,6 +21,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
 use nix::sys::stat::{FileStat, SFlag};
@@ -94,6 +95,7 @@ pub struct Store {
     memory: Arc<Budget>,
     stop: Stop,
     registry: Arc<Registry>,
+    losses: Arc<AtomicU64>,
 }
 
 impl Store {
@@ -131,6 +133,7 @@ impl Store {
             memory: Budget::new(options.memory),
             stop: Stop::default(),
             registry: Arc::new(Registry::new(options.idle_datasets)),
+            losses: Arc::default(),
             options,
         }))
     }

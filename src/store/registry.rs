@@ -336,6 +336,7 @@ impl Store {
             reuse_names: self.options.reuse_names,
             depth: path.components().count(),
             stop: self.stop.clone(),
+            losses: self.losses.clone(),
             boot: None,
         };
         Dataset::open_in(Arc::new(folder), path, options)
@@ -354,12 +355,7 @@ impl Store {
 
     /// Syncs what was committed since the last time.
     pub fn sync_dirty(&self) {
-        // No more than one of them is in use because of that.
-        let all: Vec<Weak<Dataset>> = {
-            let datasets = self.registry.datasets();
-            datasets.iter().map(Arc::downgrade).collect()
-        };
-        for dataset in all.iter().filter_map(Weak::upgrade) {
+        for dataset in self.one_by_one() {
             if dataset.is_dirty()
                 && let Err(error) = dataset.sync()
             {
@@ -371,6 +367,29 @@ impl Store {
     /// The datasets that are open now.
     pub fn open_datasets(&self) -> Vec<Arc<Dataset>> {
         self.registry.datasets()
+    }
+
+    /// Looks whether the datasets that were written lately are still what the store has.
+    pub fn look_if_mine(&self) {
+        self.one_by_one().for_each(|it| it.look_if_mine());
+    }
+
+    /// The datasets that are open, of which no more than one is in use because of that.
+    fn one_by_one(&self) -> impl Iterator<Item = Arc<Dataset>> + use<> {
+        let datasets = self.registry.datasets();
+        let all: Vec<Weak<Dataset>> = datasets.iter().map(Arc::downgrade).collect();
+        all.into_iter().filter_map(|dataset| dataset.upgrade())
+    }
+
+    /// As [`Store::losses`], after a look at all that was written.
+    pub fn losses_by_now(&self) -> u64 {
+        self.look_if_mine();
+        self.losses()
+    }
+
+    /// How often a dataset was given up because its files were replaced in the store.
+    pub fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
     }
 
     /// Closes all datasets: the end of a mount.
@@ -388,6 +407,13 @@ impl Store {
             }
         }
         crate::lock(&self.registry.slots).clear();
+        let losses = self.losses();
+        if first.is_ok() && losses > 0 {
+            return Err(err!(
+                ESTALE,
+                "files were replaced in the store {losses} times while they were written: see the datasets' logs"
+            ));
+        }
         first
     }
 

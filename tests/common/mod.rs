@@ -264,6 +264,22 @@ impl Mount {
         status
     }
 
+    /// Unmounts where files were replaced in the store, which `npyfs umount` says and the exit codes
+    /// of both; nothing else is left.
+    pub fn end_unclean(&mut self) -> Output {
+        self.checked = true;
+        self.running = false;
+        let output = output_of(&mut umount(&self.mountpoint)).unwrap();
+        assert_eq!(output.status.code(), Some(8), "{output:?}");
+        assert!(!is_mounted(&self.mountpoint), "{output:?}");
+        assert!(self.wait_for_end(), "the daemon runs: {}", self.log());
+        if let Some(mut child) = self.child.take() {
+            assert_eq!(child.wait().unwrap().code(), Some(8), "{}", self.log());
+        }
+        assert!(!self.log().contains("panicked"), "{}", self.log());
+        output
+    }
+
     /// Unmounts and checks, as dropping does.
     pub fn finish(mut self) {
         self.check_and_end();

@@ -13,7 +13,7 @@ use super::super::disk::{Folder, Open, copy_data, read_exact_at};
 use super::super::journal;
 use super::super::rejected::{REJECTED, Rejected};
 use super::super::remove::REMOVED;
-use super::super::staged::INCOMING;
+use super::super::staged::{self, INCOMING};
 use super::super::stop::Stop;
 use super::super::view::{Form, Layout};
 use super::super::{Array, DATA, JOURNAL};
@@ -175,6 +175,10 @@ fn remove_orphans(folder: &Arc<dyn Folder>) -> Result<Option<Note>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.context(|| "cannot list .npyfs/incoming".into())?,
     };
+    let found: Vec<_> = found
+        .into_iter()
+        .filter(|file| !staged::is_in_use(&file.name))
+        .collect();
     if found.is_empty() {
         return Ok(None);
     }

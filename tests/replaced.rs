@@ -1,0 +1,424 @@
+//! What a daemon writes to is replaced, removed or cut in the store: the next commit, sync or closing
+//! says so, no acknowledged row is lost in silence, and what is there then is gone on with.
+
+mod common;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use common::{
+    Chunk, Mount, array_of, chunks_in, close, counted, csv_names, errno, eventually, npyfs,
+    output_of, put, put_chunk, rows_of, run, sync_path, write_chunk,
+};
+use nix::errno::Errno;
+
+/// A mount whose dataset `run` has three chunks, of which the log may tell.
+struct Written {
+    mount: Mount,
+    dataset: PathBuf,
+    stored: PathBuf,
+}
+
+impl Written {
+    fn new() -> Self {
+        let mut mount = Mount::builder().words("sync-interval=1000").start();
+        mount.tolerate_warnings();
+        let dataset = mount.path("run");
+        let stored = mount.store("run");
+        fs::create_dir(&dataset).unwrap();
+        let written = Self {
+            mount,
+            dataset,
+            stored,
+        };
+        (0..3).for_each(|number| written.put(number).unwrap());
+        written
+    }
+
+    fn put(&self, number: u64) -> std::io::Result<()> {
+        put_chunk(&self.dataset, Chunk::new(0, number))
+    }
+
+    fn chunks(&self) -> Vec<Chunk> {
+        chunks_in(&self.dataset.join("data.npy"))
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.stored.join(".npyfs/log")).unwrap_or_default()
+    }
+
+    /// The arrays that were kept beside the dataset.
+    fn kept(&self) -> Vec<Vec<Chunk>> {
+        let list = |directory: &str| fs::read_dir(self.stored.join(".npyfs").join(directory));
+        ["rescued", "rejected"]
+            .into_iter()
+            .filter_map(|directory| list(directory).ok())
+            .flatten()
+            .map(|entry| chunks_in(&entry.unwrap().path()))
+            .collect()
+    }
+
+    /// The mount ends, which is not what a clean end is.
+    #[track_caller]
+    fn ends_with_a_loss(self) {
+        let said = self.ends();
+        assert!(said.contains("replaced in the store"), "{said}");
+    }
+
+    fn ends(mut self) -> String {
+        let output = self.mount.end_unclean();
+        String::from_utf8(output.stderr).unwrap()
+    }
+}
+
+fn numbers(numbers: std::ops::Range<u64>) -> Vec<Chunk> {
+    numbers.map(|number| Chunk::new(0, number)).collect()
+}
+
+/// Does something to the store, and tells what the next close answers.
+#[track_caller]
+fn told_by_the_next_close(change: impl FnOnce(&Path), expected: Errno) -> Written {
+    let written = Written::new();
+    change(&written.stored);
+    assert_eq!(errno(written.put(3)), expected, "{}", written.log());
+    written
+}
+
+#[test]
+fn data_npy_that_was_removed_is_told_by_the_next_close_and_its_rows_are_kept() {
+    require!(fuse);
+    let written = told_by_the_next_close(
+        |stored| fs::remove_file(stored.join("data.npy")).unwrap(),
+        Errno::ESTALE,
+    );
+    assert!(written.kept().contains(&numbers(0..3)));
+    let log = written.log();
+    assert!(log.contains("data.npy was replaced or removed"), "{log}");
+    // The journal knows rows that are nowhere: nothing is made of that by itself.
+    assert_eq!(errno(written.put(4)), Errno::EIO);
+    fs::remove_dir_all(written.stored.join(".npyfs")).unwrap();
+    written.put(4).unwrap();
+    assert_eq!(written.chunks(), [Chunk::new(0, 4)]);
+    written.ends_with_a_loss();
+}
+
+#[test]
+fn an_older_data_npy_that_is_renamed_into_its_place_is_told_and_the_newer_rows_are_kept() {
+    require!(fuse, rsync);
+    let written = Written::new();
+    let backup = written.mount.scratch("backup");
+    run(Command::new(npyfs())
+        .arg("backup")
+        .args([written.mount.store(""), backup.clone()]));
+    (3..5).for_each(|number| written.put(number).unwrap());
+    // As those do who restore with the mount in place.
+    run(Command::new("rsync")
+        .arg("-a")
+        .arg(format!("{}/", backup.display()))
+        .arg(written.mount.store("")));
+    assert_eq!(errno(written.put(5)), Errno::ESTALE);
+    assert!(written.kept().contains(&numbers(0..5)));
+    // It goes on from what is there now.
+    assert_eq!(written.chunks(), numbers(0..3));
+    (3..6).for_each(|number| written.put(number).unwrap());
+    assert_eq!(written.chunks(), numbers(0..6));
+    let names: Vec<String> = numbers(0..6).iter().map(|chunk| chunk.name()).collect();
+    assert_eq!(csv_names(&written.dataset), names);
+    written.ends_with_a_loss();
+}
+
+#[test]
+fn an_fsync_tells_too() {
+    require!(fuse);
+    for directory in [false, true] {
+        let written = Written::new();
+        fs::rename(
+            written.stored.join("data.npy"),
+            written.mount.scratch("elsewhere"),
+        )
+        .unwrap();
+        let path = match directory {
+            true => written.dataset.clone(),
+            false => written.dataset.join(Chunk::new(0, 0).name()),
+        };
+        // Its name is not the store's, though the file has one.
+        assert_eq!(errno(sync_path(&path)), Errno::ESTALE, "{}", path.display());
+        assert_eq!(written.kept(), [numbers(0..3)]);
+        written.ends_with_a_loss();
+    }
+}
+
+#[test]
+fn the_end_of_the_mount_tells_too() {
+    require!(fuse);
+    let written = Written::new();
+    fs::rename(
+        written.stored.join("data.npy"),
+        written.stored.join("moved"),
+    )
+    .unwrap();
+    let (stored, mut mount) = (written.stored, written.mount);
+    let output = mount.end_unclean();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("files of 1 datasets were replaced in the store"),
+        "{said}"
+    );
+    let log = fs::read_to_string(stored.join(".npyfs/log")).unwrap();
+    assert!(log.contains("data.npy was replaced or removed"), "{log}");
+}
+
+#[test]
+fn the_lock_or_the_journal_or_npyfs_itself_that_is_gone_is_told_by_fsync() {
+    require!(fuse);
+    let changes: [fn(&Path); 5] = [
+        |stored| fs::remove_file(stored.join(".npyfs/lock")).unwrap(),
+        |stored| fs::remove_file(stored.join(".npyfs/chunks.log")).unwrap(),
+        |stored| fs::remove_dir_all(stored.join(".npyfs")).unwrap(),
+        |stored| fs::rename(stored.join(".npyfs"), stored.join("moved")).unwrap(),
+        |stored| {
+            let journal = stored.join(".npyfs/chunks.log");
+            fs::copy(&journal, stored.join("copy")).unwrap();
+            fs::rename(stored.join("copy"), journal).unwrap();
+        },
+    ];
+    for (n, change) in changes.into_iter().enumerate() {
+        let written = Written::new();
+        change(&written.stored);
+        let synced = sync_path(&written.dataset.join("data.npy"));
+        assert_eq!(errno(synced), Errno::ESTALE, "change {n}");
+        // The rows are in data.npy still.
+        assert_eq!(written.chunks(), numbers(0..3), "change {n}");
+        written.put(7).unwrap();
+        let mut all = numbers(0..3);
+        all.push(Chunk::new(0, 7));
+        assert_eq!(written.chunks(), all, "change {n}");
+        sync_path(&written.dataset.join("data.npy")).unwrap();
+        written.ends_with_a_loss();
+    }
+}
+
+#[test]
+fn a_journal_that_was_cut_is_told_by_the_next_close() {
+    require!(fuse);
+    let written = told_by_the_next_close(
+        |stored| {
+            let journal = OpenOptions::new()
+                .write(true)
+                .open(stored.join(".npyfs/chunks.log"))
+                .unwrap();
+            let len = journal.metadata().unwrap().len();
+            journal.set_len(len - 10).unwrap();
+        },
+        Errno::ESTALE,
+    );
+    // No row is in nothing, and what was refused is kept.
+    let mut found = written.chunks();
+    found.extend(written.kept().concat());
+    found.sort();
+    assert_eq!(found, numbers(0..4));
+    written.ends_with_a_loss();
+}
+
+#[test]
+fn data_npy_that_was_cut_gets_no_hole_and_the_log_says_what_is_missing() {
+    require!(fuse);
+    let (two, three) = (
+        numbers(0..2).iter().map(|it| it.rows()).sum::<u64>(),
+        numbers(0..3).iter().map(|it| it.rows()).sum::<u64>(),
+    );
+    let written = told_by_the_next_close(
+        |stored| {
+            let data = OpenOptions::new()
+                .write(true)
+                .open(stored.join("data.npy"))
+                .unwrap();
+            data.set_len(128 + two * 32 + 5).unwrap();
+        },
+        Errno::EIO,
+    );
+    let log = written.log();
+    let missing = format!(
+        "rows {two} to {three} are missing, of {}: send them again",
+        Chunk::new(0, 2).name()
+    );
+    assert!(log.contains(&missing), "{log}");
+    assert_eq!(written.chunks(), numbers(0..2));
+    (2..5).for_each(|number| written.put(number).unwrap());
+    assert_eq!(written.chunks(), numbers(0..5));
+    written.ends_with_a_loss();
+}
+
+/// What is written into the tail would make the file as long as before.
+#[test]
+fn a_cut_while_a_chunk_streams_leaves_no_zeros_in_the_array() {
+    require!(fuse);
+    for to in ["rows", "tail", "nothing"] {
+        let written = Written::new();
+        let rows = numbers(0..3).iter().map(|it| it.rows()).sum::<u64>();
+        let streamed = {
+            let mut all = (100..).map(|number| Chunk::new(1, number));
+            all.find(|it| it.style() == common::Style::Streamed)
+                .unwrap()
+        };
+        let bytes = streamed.bytes();
+        let mut file = File::create(written.dataset.join(streamed.name())).unwrap();
+        let half = bytes.len() / 2;
+        file.write_all(&bytes[..half]).unwrap();
+        let data = OpenOptions::new()
+            .write(true)
+            .open(written.stored.join("data.npy"))
+            .unwrap();
+        data.set_len(match to {
+            "rows" => 128 + rows * 16,
+            "tail" => 128 + rows * 32 + 1000,
+            _ => 0,
+        })
+        .unwrap();
+        let rest = file.write_all(&bytes[half..]);
+        let closed = close(file);
+        assert_eq!(errno(rest.and(closed)), Errno::EIO, "cut to {to}");
+        let next = written.put(3);
+        drop(data);
+        if to == "tail" {
+            // No row that was acknowledged is missing.
+            next.unwrap();
+            assert_eq!(written.chunks(), numbers(0..4));
+            continue;
+        }
+        assert_eq!(errno(next), Errno::EIO, "cut to {to}");
+        let log = written.log();
+        assert!(log.contains("are missing"), "{log}");
+        written.ends_with_a_loss();
+    }
+}
+
+#[test]
+fn a_cut_before_the_last_write_of_a_stream_is_seen_at_its_close() {
+    require!(fuse);
+    let written = Written::new();
+    let streamed = {
+        let mut all = (100..).map(|number| Chunk::new(1, number));
+        all.find(|it| it.style() == common::Style::Streamed)
+            .unwrap()
+    };
+    let file = write_chunk(&written.dataset, streamed).unwrap();
+    let rows = numbers(0..3).iter().map(|it| it.rows()).sum::<u64>();
+    let data = OpenOptions::new()
+        .write(true)
+        .open(written.stored.join("data.npy"))
+        .unwrap();
+    data.set_len(128 + rows * 32 + 64).unwrap();
+    assert_eq!(errno(close(file)), Errno::EIO);
+    written.put(3).unwrap();
+    assert_eq!(written.chunks(), numbers(0..4));
+}
+
+#[test]
+fn a_look_once_a_second_finds_it_and_the_next_close_tells() {
+    require!(fuse);
+    let written = Written::new();
+    fs::rename(
+        written.stored.join("data.npy"),
+        written.stored.join("moved"),
+    )
+    .unwrap();
+    let found = eventually(Duration::from_secs(20), || {
+        written.log().contains("data.npy was replaced or removed")
+    });
+    assert!(found);
+    assert_eq!(written.kept(), [numbers(0..3)]);
+    // It is to be put back, or given up.
+    assert_eq!(errno(written.put(3)), Errno::EIO);
+    fs::rename(
+        written.stored.join("moved"),
+        written.stored.join("data.npy"),
+    )
+    .unwrap();
+    // What was found before is told once.
+    assert_eq!(errno(written.put(3)), Errno::ESTALE);
+    written.put(3).unwrap();
+    assert_eq!(written.chunks(), numbers(0..4));
+    written.ends_with_a_loss();
+}
+
+#[test]
+fn a_chunk_in_flight_is_told_or_goes_into_what_is_there_now() {
+    require!(fuse);
+    let written = Written::new();
+    let streamed = {
+        let mut all = (100..).map(|number| Chunk::new(1, number));
+        all.find(|it| it.style() == common::Style::Streamed)
+            .unwrap()
+    };
+    let small = File::create(written.dataset.join(Chunk::new(0, 8).name())).unwrap();
+    small.write_all_at(&Chunk::new(0, 8).bytes(), 0).unwrap();
+    let mut stream = File::create(written.dataset.join(streamed.name())).unwrap();
+    let bytes = streamed.bytes();
+    stream.write_all(&bytes[..bytes.len() / 2]).unwrap();
+    fs::remove_file(written.stored.join("data.npy")).unwrap();
+    assert_eq!(errno(written.put(3)), Errno::ESTALE);
+    let removed = eventually(Duration::from_secs(10), || {
+        fs::remove_dir_all(written.stored.join(".npyfs")).is_ok()
+    });
+    assert!(removed, "it is written all the time");
+    // One that lay in the removed file, and one that did not.
+    let rest = stream.write_all(&bytes[bytes.len() / 2..]);
+    assert_eq!(errno(rest.and(close(stream))), Errno::ESTALE);
+    close(small).unwrap();
+    assert_eq!(written.chunks(), [Chunk::new(0, 8)]);
+    written.ends_with_a_loss();
+}
+
+#[test]
+fn a_reader_goes_on_with_what_it_has_open() {
+    require!(fuse);
+    let written = Written::new();
+    let mut open = File::open(written.dataset.join("data.npy")).unwrap();
+    fs::remove_file(written.stored.join("data.npy")).unwrap();
+    assert_eq!(errno(written.put(3)), Errno::ESTALE);
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut open, &mut bytes).unwrap();
+    drop(open);
+    let rows = numbers(0..3).iter().map(|it| it.rows()).sum::<u64>();
+    assert_eq!(bytes.len() as u64, 128 + rows * 32);
+    written.ends_with_a_loss();
+}
+
+/// An array that another program puts into an empty dataset that the daemon has taken.
+#[test]
+fn an_array_that_appears_is_not_overwritten_by_the_first_chunk() {
+    require!(fuse);
+    let mut mount = Mount::new();
+    mount.tolerate_warnings();
+    let dataset = mount.path("run");
+    fs::create_dir(&dataset).unwrap();
+    let file = File::create(dataset.join("a.npy")).unwrap();
+    file.write_all_at(&counted(9, 1), 0).unwrap();
+    fs::write(mount.store("run/data.npy"), counted(0, 5)).unwrap();
+    assert_eq!(errno(close(file)), Errno::ESTALE);
+    let (header, _) = array_of(&mount.store("run/data.npy"));
+    assert_eq!(header.rows(), 5);
+    put(&dataset.join("a.npy"), &counted(5, 1)).unwrap();
+    assert_eq!(rows_of(&dataset), [0, 1, 2, 3, 4, 5]);
+    mount.end_unclean();
+}
+
+#[test]
+fn umount_tells_of_it_in_the_background_too() {
+    require!(fuse);
+    let place = common::Place::new();
+    run(&mut place.mount());
+    let dataset = place.mountpoint().join("run");
+    fs::create_dir(&dataset).unwrap();
+    put_chunk(&dataset, Chunk::new(0, 0)).unwrap();
+    fs::remove_file(place.store().join("run/data.npy")).unwrap();
+    let output = output_of(&mut place.umount()).unwrap();
+    assert_eq!(output.status.code(), Some(8), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("replaced"), "{said}");
+}

@@ -1,5 +1,6 @@
 //! `npyfs umount`: the mount is gone and its daemon has ended, or the reason why not.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;

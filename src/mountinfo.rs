@@ -4,8 +4,8 @@
 //! but for [`is_dead`], which is for those who have an answer already.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -156,11 +156,20 @@ pub(crate) fn read() -> io::Result<Vec<Entry>> {
 
 /// Every mount in this table.
 pub(crate) fn read_from(table: &Path) -> io::Result<Vec<Entry>> {
-    let table = fs::read(table)?;
-    Ok(table
-        .split(|byte| *byte == b'\n')
-        .filter_map(Entry::parse)
-        .collect())
+    Ok(parse(&fs::read(table)?))
+}
+
+/// As [`read`], from this descriptor of the table: where none is left, too.
+pub(crate) fn read_again(mut table: &File) -> io::Result<Vec<Entry>> {
+    let mut text = Vec::new();
+    table.rewind()?;
+    table.read_to_end(&mut text)?;
+    Ok(parse(&text))
+}
+
+fn parse(table: &[u8]) -> Vec<Entry> {
+    let lines = table.split(|byte| *byte == b'\n');
+    lines.filter_map(Entry::parse).collect()
 }
 
 /// The topmost mount at exactly this canonical path.

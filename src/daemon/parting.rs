@@ -43,7 +43,7 @@ pub(super) fn watch(attached: Arc<Attached>, let_go: LetGo) -> io::Result<()> {
 fn wait_until_gone(table: &File, attached: &Attached) -> io::Result<()> {
     loop {
         let start = Instant::now();
-        if !attached.is_in(&mountinfo::read()?) {
+        if !attached.is_in(&mountinfo::read_again(table)?) {
             return Ok(());
         }
         thread::sleep(start.elapsed() * (SHARE - 1));

@@ -16,6 +16,7 @@ const INSIDE: &str = "NPYFS_PRIVATE_NAMESPACE";
 /// goes with the last process.
 pub fn inside_a_private_namespace(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
+        let_go_of_others();
         return true;
     }
     let status = Command::new("unshare")
@@ -28,6 +29,20 @@ pub fn inside_a_private_namespace(test: &str) -> bool {
         .unwrap();
     assert!(status.success(), "{test} failed in its namespace");
     false
+}
+
+/// A new namespace has all mounts of the old one, those of tests that run beside this one included:
+/// their daemons would serve it for as long as it is there.
+fn let_go_of_others() {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let ours = table.lines().filter(|line| line.contains(" - fuse.npyfs "));
+    for line in ours {
+        let at = line.split(' ').nth(4).unwrap();
+        let mut umount = Command::new("umount");
+        umount.arg("-l").arg(at).stderr(Stdio::null());
+        // It may be gone by now.
+        start(&mut umount).unwrap().wait().unwrap();
+    }
 }
 
 /// A filesystem in a file, mounted.

@@ -418,7 +418,10 @@ impl Mount {
 
     fn unmount(&mut self, problems: &mut Vec<String>) {
         let output = output_of(&mut umount(&self.mountpoint)).unwrap();
-        if !output.status.success() {
+        // A namespace that another test has just begun has this mount for a moment.
+        let elsewhere =
+            String::from_utf8_lossy(&output.stderr).contains("in the mount namespace of");
+        if !output.status.success() && !elsewhere {
             problems.push(format!("npyfs umount failed: {output:?}"));
         }
         if is_mounted(&self.mountpoint) {

@@ -219,12 +219,12 @@ fn rows_without_a_record_are_set_aside_whatever_the_limit_is() {
         dataset.snapshot().unwrap().unwrap().rows(),
         chunks[0].rows()
     );
-    let kept: Vec<_> = fs::read_dir(copy.path().join(".npyfs/rejected"))
+    let kept: Vec<_> = fs::read_dir(copy.path().join(".npyfs/rescued"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .collect();
     assert_eq!(kept.len(), 1);
     assert_eq!(chunks_in(&kept[0]), [chunks[1]]);
     let log = fs::read_to_string(copy.path().join(".npyfs/log")).unwrap();
-    says(&log, &["is a copy", "set aside in .npyfs/rejected"]);
+    says(&log, &["is a copy", "set aside in .npyfs/rescued"]);
 }

@@ -26,6 +26,7 @@ use super::journal::{FIRST, Record};
 use super::judge::read_header;
 use super::recovery::{open_if_there, publish_from_disk};
 use super::remove::REMOVED;
+use super::rescued::RESCUED;
 use super::staged::Staged;
 use super::view::{Form, Layout};
 use super::{CONTROL, DATA, JOURNAL, LOCK, LOG};
@@ -33,8 +34,6 @@ use crate::error::{Context, Error, Result};
 use crate::npy::Published;
 use told::{Checks, Told, same_bytes};
 
-/// What rows that recovery sets aside, and bytes that an fsync had confirmed, are kept in.
-const RESCUED: &str = ".npyfs/rescued";
 /// How often a header is read again that counts fewer rows than were there before: between two steps
 /// of publishing a count, it may.
 const LOOKS: usize = 50;

@@ -262,7 +262,7 @@ impl Dataset {
         self.folder
             .make_dir(Path::new(CONTROL))
             .context(|| "cannot make .npyfs in the dataset".into())?;
-        self.rejected
+        self.rescued
             .keep_rows("acknowledged-rows.npy".as_ref(), |blob: &dyn Blob| {
                 blob.write_at(&header, 0)?;
                 copy(&*layout.data, start, blob, header.len() as u64, end - start)

@@ -61,6 +61,7 @@ mod own;
 mod recovery;
 mod rejected;
 mod remove;
+mod rescued;
 mod rewrite;
 mod staged;
 mod status;
@@ -196,6 +197,7 @@ pub struct Dataset {
     in_flight: Mutex<HashMap<OsString, Arc<Incoming>>>,
     events: events::Events,
     rejected: rejected::Rejected,
+    rescued: rescued::Rescued,
     syncs: sync::Syncs,
     patience: Mutex<mend::Patience>,
     /// Something was committed or amended since the names were looked at.
@@ -263,6 +265,7 @@ impl Dataset {
         let dataset = Arc::new(Dataset {
             events: events::Events::new(folder.clone(), options.read_only),
             rejected: rejected::Rejected::new(folder.clone(), options.rejected_limit),
+            rescued: rescued::Rescued::new(folder.clone()),
             folder,
             label: label.into(),
             array: RwLock::default(),

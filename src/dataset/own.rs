@@ -104,7 +104,7 @@ impl Dataset {
             self.take_in(survey, false, true);
             return Err(refused);
         }
-        let owed = recovery::repair(&self.folder, &mut survey, &self.rejected, look.stop)?;
+        let owed = recovery::repair(&self.folder, &mut survey, &self.rescued, look.stop)?;
         let mut journal = recovery::open_journal(&self.folder, &survey)?;
         // Other files than those that were synced. What was verified of them, or believed, is on this
         // disk before the journal says that they are where the dataset is.

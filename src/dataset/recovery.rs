@@ -173,7 +173,7 @@ fn survey_of_nothing(
         .map(|commit| dropped_note(&story, commit, since));
     let mut notes: Vec<Note> = dropped.collect();
     if remains {
-        let line = "data.npy had not reached the disk: set aside in .npyfs/rejected";
+        let line = "data.npy had not reached the disk: set aside in .npyfs/rescued";
         notes.push(Note::Lost(line.into()));
     }
     let story = match story.unsure.first() {
@@ -403,7 +403,7 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Opti
             if there > known {
                 plan.reject_rows = there - known;
                 notes.push(Note::Lost(format!(
-                    "{} rows behind row {known} have no record and may be garbage: set aside in .npyfs/rejected",
+                    "{} rows behind row {known} have no record and may be garbage: set aside in .npyfs/rescued",
                     there - known
                 )));
             }

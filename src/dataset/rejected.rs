@@ -54,22 +54,6 @@ impl Rejected {
         }
     }
 
-    /// Keeps rows of the array, with its owner and mode, whatever the limit is.
-    pub(crate) fn keep_rows(
-        &self,
-        name: &OsStr,
-        fill: impl FnOnce(&dyn Blob) -> io::Result<()>,
-    ) -> Result<String> {
-        let directory = Path::new(REJECTED);
-        self.folder
-            .make_dir(directory)
-            .context(|| "cannot make .npyfs/rejected".into())?;
-        self.write(&directory.join(file_name(name)), |blob| {
-            fill(blob)?;
-            self.folder.hand_over(blob)
-        })
-    }
-
     fn write(&self, path: &Path, fill: impl FnOnce(&dyn Blob) -> io::Result<()>) -> Result<String> {
         let kept = self
             .folder
@@ -129,7 +113,7 @@ impl Rejected {
     }
 }
 
-fn file_name(name: &OsStr) -> OsString {
+pub(super) fn file_name(name: &OsStr) -> OsString {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed) % 1000;
     let mut file = format!("{}-{n:03}-", clock::compact(clock::now())).into_bytes();

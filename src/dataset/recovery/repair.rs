@@ -11,8 +11,8 @@ use super::super::adopt;
 use super::super::commit::NEWBORN;
 use super::super::disk::{Folder, Open, copy_data, read_exact_at};
 use super::super::journal;
-use super::super::rejected::{REJECTED, Rejected};
 use super::super::remove::REMOVED;
+use super::super::rescued::Rescued;
 use super::super::staged::{self, INCOMING};
 use super::super::stop::Stop;
 use super::super::view::{Form, Layout};
@@ -31,7 +31,7 @@ pub(crate) struct Owed {
 pub(crate) fn repair(
     folder: &Arc<dyn Folder>,
     survey: &mut Survey,
-    rejected: &Rejected,
+    rescued: &Rescued,
     stop: &Stop,
 ) -> Result<Owed> {
     let orphans = remove_orphans(folder)?;
@@ -45,16 +45,13 @@ pub(crate) fn repair(
         remove_if_there(folder, NEWBORN)?;
     }
     if plan.set_array_aside {
-        let failed = || "cannot set data.npy aside".to_owned();
-        folder.make_dir(Path::new(REJECTED)).context(failed)?;
-        let aside = Path::new(REJECTED).join("data.npy.unreadable");
-        folder.rename(Path::new(DATA), &aside).context(failed)?;
+        rescued.keep_file(Path::new(DATA), "data.npy.unreadable".as_ref())?;
     }
     let Some(array) = &mut survey.array else {
         return Ok(Owed::default());
     };
     if plan.reject_rows > 0 {
-        set_rows_aside(array, plan.reject_rows, rejected, stop)?;
+        set_rows_aside(array, plan.reject_rows, rescued, stop)?;
     }
     let foreign_rows = plan.foreign_rows;
     if let Form::Plain { header, .. } = &array.layout.form {
@@ -123,7 +120,7 @@ fn cut(array: &Array, lowered: bool) -> Result<Option<Note>> {
     ))))
 }
 
-fn set_rows_aside(array: &Array, rows: u64, rejected: &Rejected, stop: &Stop) -> Result<()> {
+fn set_rows_aside(array: &Array, rows: u64, rescued: &Rescued, stop: &Stop) -> Result<()> {
     let layout = &array.layout;
     let (Some(start), Some(end)) = (
         layout.offset(array.rows),
@@ -139,7 +136,7 @@ fn set_rows_aside(array: &Array, rows: u64, rejected: &Rejected, stop: &Stop) ->
     let mut shape = vec![len.checked_div(layout.row_bytes()).unwrap_or(rows)];
     shape.extend_from_slice(layout.row_shape());
     let header = Header::encode(layout.dtype(), &shape)?;
-    rejected.keep_rows("rows-without-record.npy".as_ref(), |blob| {
+    rescued.keep_rows("rows-without-record.npy".as_ref(), |blob| {
         blob.write_at(&header, 0)?;
         let body = header.len() as u64;
         copy_data(&*layout.data, start, blob, body, len, stop)?;

@@ -293,3 +293,63 @@ fn an_fsync_through_a_follower_covers_the_writers_rows() {
         assert!(traced.contains(file), "no sync of {file}: {traced}");
     }
 }
+
+/// The directory of a dataset in which another daemon has begun a chunk looks empty from outside.
+#[test]
+fn a_directory_in_which_another_daemon_has_a_chunk_in_flight_is_not_removed() {
+    require!(fuse);
+    let first = Mount::new();
+    let second = Mount::builder().store(&first.store("")).start();
+    fs::create_dir(first.path("run")).unwrap();
+    assert!(second.path("run").is_dir());
+    let chunks = small(0, 0, 2);
+    let bytes = chunks[0].bytes();
+    let name = first.path("run").join(chunks[0].name());
+    let mut in_flight = File::create(&name).unwrap();
+    std::io::Write::write_all(&mut in_flight, &bytes[..200]).unwrap();
+    second.expect_warning("rmdir run: EBUSY");
+    assert_eq!(errno(fs::remove_dir(second.path("run"))), libc::EBUSY);
+    std::io::Write::write_all(&mut in_flight, &bytes[200..]).unwrap();
+    common::close_chunk(in_flight).unwrap();
+    sync_path(&name).unwrap();
+    assert_shows(&first.path("run"), &chunks[..1]);
+    assert_shows(&second.path("run"), &chunks[..1]);
+    second.expect_warning("rmdir run: ENOTEMPTY");
+    assert_eq!(errno(fs::remove_dir(second.path("run"))), libc::ENOTEMPTY);
+    // What nobody writes to can be removed by either.
+    fs::create_dir(first.path("empty")).unwrap();
+    assert!(second.path("empty").is_dir());
+    fs::remove_dir(second.path("empty")).unwrap();
+    put(&first.path("run"), chunks[1]).unwrap();
+    assert_shows(&second.path("run"), &chunks);
+}
+
+/// One removes and makes the directory again and again, the other writes to it: a chunk whose close said
+/// that it is there is there, as long as it is not removed, which a directory with rows never is.
+#[test]
+fn a_directory_that_is_removed_while_another_daemon_begins_to_write_loses_no_chunk() {
+    require!(fuse);
+    let mut first = Mount::new();
+    let mut second = Mount::builder().store(&first.store("")).start();
+    for mount in [&mut first, &mut second] {
+        mount.tolerate_warnings();
+        // Directories that the other one has removed.
+        mount.allow_open("(deleted)");
+    }
+    let chunk = small(0, 0, 1)[0];
+    for round in 0..30 {
+        let name = format!("run{round}");
+        fs::create_dir(first.path(&name)).unwrap();
+        assert!(second.path(&name).is_dir());
+        let (writes, removes) = (first.path(&name), second.path(&name));
+        let (written, removed) = scope(|threads| {
+            let removed = threads.spawn(|| fs::remove_dir(&removes));
+            let written = threads.spawn(|| put(&writes, chunk));
+            (written.join().unwrap(), removed.join().unwrap())
+        });
+        assert!(written.is_err() || removed.is_err(), "{round}: both went");
+        if written.is_ok() {
+            assert_eq!(chunks_in(&first.store(format!("{name}/data.npy"))), [chunk]);
+        }
+    }
+}

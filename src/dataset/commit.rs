@@ -56,7 +56,7 @@ pub(crate) struct Writer {
     pub(crate) names: Names,
     /// The first row that was committed since the dataset was taken.
     pub(crate) first_row: u64,
-    pub(crate) _lock: Box<dyn super::disk::Lock>,
+    pub(crate) lock: Box<dyn super::disk::Lock>,
 }
 
 impl Writer {

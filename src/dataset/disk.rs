@@ -49,7 +49,16 @@ pub struct Listed {
 }
 
 /// A lock that lasts as long as this value.
-pub trait Lock: Send + Sync + fmt::Debug {}
+pub trait Lock: Send + Sync + fmt::Debug {
+    /// Whether the locked file still has a name. Who held the lock before may have removed it, and the
+    /// next locks another.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn is_named(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+}
 
 /// A dataset's directory in the store. Paths are relative to it.
 pub trait Folder: Send + Sync + fmt::Debug {

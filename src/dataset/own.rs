@@ -81,11 +81,20 @@ impl Dataset {
         Ok(damage.lines(&self.catalog()).collect())
     }
 
-    fn lock(&self) -> Result<Box<dyn disk::Lock>> {
-        self.folder
+    pub(super) fn lock(&self) -> Result<Box<dyn disk::Lock>> {
+        let failed = || "cannot lock the dataset".to_owned();
+        let lock = self
+            .folder
             .lock(Path::new(LOCK))
-            .context(|| "cannot lock the dataset".into())?
-            .ok_or_else(|| err!(EBUSY, "the dataset is being written by another daemon"))
+            .context(failed)?
+            .ok_or_else(|| err!(EBUSY, "the dataset is being written by another daemon"))?;
+        if !lock.is_named().context(failed)? {
+            return Err(err!(
+                ESTALE,
+                "{LOCK} was removed, with the dataset perhaps, before it was locked"
+            ));
+        }
+        Ok(lock)
     }
 
     pub(super) fn take_over(&self, lock: Box<dyn disk::Lock>, accept: bool) -> Result<Writer> {
@@ -208,7 +217,7 @@ impl Dataset {
             failed: None,
             names,
             first_row: survey.array.as_ref().map_or(0, |array| array.rows),
-            _lock: lock,
+            lock,
         };
         // With the lock of those who look at the disk: none of them may replace this with what it
         // saw before.

@@ -6,10 +6,13 @@
 //! the journal for empty and finishes the work. Who has the array open keeps it.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use super::commit::Writer;
+use super::disk::Lock;
 use super::journal::{AppendError, Journal, Record};
 use super::{CONTROL, DATA, Dataset, catalog, clock};
 use crate::error::{Context, Error, Result};
@@ -62,6 +65,24 @@ impl Dataset {
         drop(guard);
         self.note(&format!("data.npy removed, with {rows} rows"));
         Ok(())
+    }
+
+    /// Closes the dataset and answers its lock, without which nothing of it may be removed; `None` where
+    /// it has no `.npyfs`, and so nothing to lock.
+    ///
+    /// # Errors
+    /// `EBUSY` where another daemon writes to it, and those of closing it.
+    pub(crate) fn close_for_removal(&self) -> Result<Option<Box<dyn Lock>>> {
+        let mut guard = self.mine_by_name()?;
+        if let Some(mut writer) = guard.take() {
+            self.owned.store(false, Ordering::Release);
+            self.settle(&mut writer)?;
+            return Ok(Some(writer.lock));
+        }
+        match self.folder.identity(Path::new(CONTROL)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            _ => self.lock().map(Some),
+        }
     }
 
     /// An empty journal, and then no trace of the array.

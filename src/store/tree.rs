@@ -160,11 +160,24 @@ impl Store {
         if !dataset.is_empty()? {
             return Err(err!(ENOTEMPTY, "{} has chunks", path.display()));
         }
+        // Held until the directory is gone: no daemon writes to it meanwhile, nor has a chunk in flight.
+        let lock = dataset.close_for_removal()?;
+        // One may have done so until now.
+        if !dataset.is_empty()? {
+            return Err(err!(ENOTEMPTY, "{} has chunks", path.display()));
+        }
         // Also what is not shown: it would be found when the journal is gone already.
         if let Some((other, _)) = place.raw_list()?.iter().find(|(name, _)| name != CONTROL) {
             return Err(not_empty(other));
         }
         let control = place.control()?;
+        if control.is_some() && lock.is_none() {
+            return Err(err!(
+                EBUSY,
+                "a daemon has begun to write to {} just now",
+                path.display()
+            ));
+        }
         if let Some(control) = &control {
             let ours = |name: &OsStr| {
                 let name = name.as_bytes();
@@ -174,7 +187,6 @@ impl Store {
                 return Err(not_empty(&Path::new(CONTROL).join(other).into_os_string()));
             }
         }
-        dataset.close()?;
         self.forget(path)?;
         drop(dataset);
         if let Some(control) = control {

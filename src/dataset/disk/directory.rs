@@ -424,7 +424,7 @@ impl Folder for Directory {
         control.locked.store(true, Ordering::Release);
         *held = Some(control.clone());
         drop(held);
-        Ok(Some(Box::new(FileLock { _held: fd, control })))
+        Ok(Some(Box::new(FileLock { held: fd, control })))
     }
 
     fn is_locked(&self, path: &Path) -> io::Result<bool> {
@@ -446,7 +446,7 @@ impl Folder for Directory {
 
 #[derive(Debug)]
 struct FileLock {
-    _held: OwnedFd,
+    held: OwnedFd,
     control: Arc<Control>,
 }
 
@@ -456,7 +456,11 @@ impl Drop for FileLock {
     }
 }
 
-impl Lock for FileLock {}
+impl Lock for FileLock {
+    fn is_named(&self) -> io::Result<bool> {
+        Ok(fstat(&self.held)?.st_nlink > 0)
+    }
+}
 
 fn whole_file(kind: libc::c_int) -> libc::flock {
     libc::flock {

@@ -384,7 +384,7 @@ fn the_control_directory_is_reachable_and_not_listed() {
     assert_eq!(names(&mount.path("")), ["run7"]);
     assert_eq!(
         names(&dataset.join(".npyfs")),
-        ["chunks.csv", "log", "rejected", "status.json"]
+        ["chunks.csv", "log", "rejected", "rescued", "status.json"]
     );
     assert_eq!(names(&mount.path(".npyfs")), ["daemon"]);
     assert_eq!(text(&dataset.join(".npyfs/log")), "");

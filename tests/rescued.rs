@@ -1,86 +1,287 @@
-//! What recovery sets aside, and what an fsync had confirmed, is kept for good.
+//! P13: nothing that was accepted is lost in silence. What an fsync had confirmed, and rows that
+//! recovery sets aside, no limit removes; what a limit removes or does not keep, the log tells.
 
 mod common;
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use common::counted;
-use npyfs::{Dataset, DatasetOptions};
+use common::{
+    Chunk, Mount, User, array_of, chunks_in, close, counted, errno, eventually, kill, parked, put,
+    put_chunk, rows_of, sync_path, with_dict,
+};
+use nix::errno::Errno;
 
-fn names(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).map(Iterator::collect::<Vec<_>>);
-    let mut names: Vec<_> = entries
-        .unwrap_or_default()
+fn with_dataset(words: &str) -> (Mount, PathBuf) {
+    let mut mount = Mount::builder().words(words).start();
+    mount.tolerate_warnings();
+    let dataset = mount.path("run");
+    fs::create_dir(&dataset).unwrap();
+    (mount, dataset)
+}
+
+fn log(mount: &Mount) -> String {
+    fs::read_to_string(mount.store("run/.npyfs/log")).unwrap_or_default()
+}
+
+/// The files of a directory in `.npyfs`, in the order of their names.
+fn kept(dataset: &Path, directory: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dataset.join(".npyfs").join(directory));
+    let mut found: Vec<_> = entries
         .into_iter()
+        .flatten()
         .map(|entry| entry.unwrap().path())
         .collect();
-    names.sort();
-    names
+    found.sort();
+    found
 }
 
-fn options(boot: u8) -> DatasetOptions {
-    DatasetOptions {
-        boot: Some([boot; 16]),
-        rejected_limit: 4000,
-        ..DatasetOptions::default()
-    }
+fn fsync(file: &File) {
+    nix::unistd::fsync(file).unwrap();
 }
 
-/// What a power cut left: 10 rows that are recorded, and 10 of which only the header tells.
-fn with_rows_without_record() -> tempfile::TempDir {
-    let store = tempfile::tempdir().unwrap();
-    let dataset = Dataset::open(store.path(), options(1)).unwrap();
-    dataset.append("a.npy", &counted(0, 10)).unwrap();
-    dataset.sync().unwrap();
-    let journal = store.path().join(".npyfs/chunks.log");
-    let before = fs::metadata(&journal).unwrap().len();
-    dataset.append("b.npy", &counted(10, 10)).unwrap();
-    std::mem::forget(dataset);
-    let copy = tempfile::tempdir().unwrap();
-    fs::create_dir(copy.path().join(".npyfs")).unwrap();
-    for name in ["data.npy", ".npyfs/chunks.log"] {
-        fs::copy(store.path().join(name), copy.path().join(name)).unwrap();
-    }
-    let journal = OpenOptions::new()
-        .write(true)
-        .open(copy.path().join(".npyfs/chunks.log"));
-    journal.unwrap().set_len(before).unwrap();
-    copy
+/// A header of this many rows of 16 numbers, and the first rows of them.
+fn part(of: u64, rows: u64) -> Vec<u8> {
+    let mut bytes = with_dict(&format!(
+        "{{'descr': '<i8', 'fortran_order': False, 'shape': ({of}, 16), }}"
+    ));
+    bytes.extend_from_slice(&counted(0, rows)[128..]);
+    bytes
+}
+
+#[track_caller]
+fn has_rows(path: &Path, rows: u64) {
+    let (header, body) = array_of(path);
+    assert_eq!(header.rows(), rows, "{}", path.display());
+    assert!(body == counted(0, rows)[128..]);
 }
 
 #[test]
-fn rows_that_recovery_sets_aside_outlive_any_number_of_refusals() {
-    let store = with_rows_without_record();
-    let dataset = Dataset::open(store.path(), options(2)).unwrap();
-    assert_eq!(dataset.snapshot().unwrap().unwrap().rows(), 10);
-    for n in 0..10 {
-        let short = &counted(0, 50)[..3000];
-        dataset.append(format!("{n}.npy"), short).unwrap_err();
+fn an_unfinished_chunk_that_was_fsynced_is_kept_whatever_the_limit_is() {
+    require!(fuse);
+    // In memory, streamed, and staged.
+    for (of, rows) in [(300, 100), (20_000, 10_000)] {
+        let (mount, dataset) = with_dataset("rejected_limit=1K");
+        put(&dataset.join("first.npy"), &counted(0, 1)).unwrap();
+        let mut file = File::create(dataset.join("long.npy")).unwrap();
+        file.write_all(&part(of, rows)).unwrap();
+        fsync(&file);
+        assert_eq!(errno(close(file)), Errno::EINVAL);
+        let [only] = &kept(&dataset, "rescued")[..] else {
+            panic!("{}", log(&mount));
+        };
+        has_rows(only, rows);
+        let name = only.file_name().unwrap().to_str().unwrap();
+        assert!(name.ends_with("-long.npy"), "{name}");
+        assert!(log(&mount).contains(&format!("is kept as .npyfs/rescued/{name}")));
+        // Refusals that come after remove nothing of it.
+        put(&dataset.join("bad.npy"), &part(50, 10)).unwrap_err();
+        assert_eq!(kept(&dataset, "rescued").len(), 1);
+        assert_eq!(rows_of(&dataset), [0]);
     }
-    let kept = names(&store.path().join(".npyfs/rescued"));
-    assert_eq!(kept.len(), 1, "{kept:?}");
-    assert!(fs::read(&kept[0]).unwrap() == counted(10, 10));
+}
+
+#[test]
+fn a_producer_that_is_killed_after_its_fsync_leaves_what_was_confirmed() {
+    require!(fuse, python);
+    let (mount, dataset) = with_dataset("rejected_limit=1M");
+    let source = mount.scratch("part");
+    fs::write(&source, part(20_000, 10_000)).unwrap();
+    let script = "import os, sys, time
+f = open(sys.argv[2], 'wb')
+f.write(open(sys.argv[1], 'rb').read())
+f.flush()
+os.fsync(f.fileno())
+open(sys.argv[3], 'w').close()
+time.sleep(60)";
+    let ready = mount.scratch("ready");
+    let mut command =
+        common::python_command(script, &[source, dataset.join("long.npy"), ready.clone()]);
+    let mut producer = parked(&mut command);
+    assert!(eventually(std::time::Duration::from_secs(20), || ready.exists()));
+    kill(producer.child().id().cast_signed(), "KILL");
+    producer.child().wait().unwrap();
+    let there = eventually(std::time::Duration::from_secs(20), || {
+        !kept(&dataset, "rescued").is_empty()
+    });
+    assert!(there, "{}", log(&mount));
+    has_rows(&kept(&dataset, "rescued")[0], 10_000);
+}
+
+#[test]
+fn what_was_confirmed_of_a_chunk_in_flight_survives_the_daemon() {
+    require!(fuse);
+    for (of, rows) in [(300, 100), (20_000, 10_000)] {
+        let (mut mount, dataset) = with_dataset("rejected_limit=0");
+        put(&dataset.join("first.npy"), &counted(0, 1)).unwrap();
+        let mut file = File::create(dataset.join("long.npy")).unwrap();
+        file.write_all(&part(of, rows)).unwrap();
+        fsync(&file);
+        mount.crash();
+        drop(file);
+        let mut mount = mount.remount();
+        mount.tolerate_warnings();
+        let dataset = mount.path("run");
+        put(&dataset.join("second.npy"), &counted(1, 1)).unwrap();
+        assert_eq!(rows_of(&dataset), [0, 1]);
+        let [only] = &kept(&dataset, "rescued")[..] else {
+            panic!("{}", log(&mount));
+        };
+        has_rows(only, rows);
+        let log = log(&mount);
+        assert!(log.contains("long.npy was in flight"), "{log}");
+    }
+}
+
+#[test]
+fn an_fsynced_chunk_that_is_finished_is_committed_and_leaves_nothing_behind() {
+    require!(fuse);
+    let (_mount, dataset) = with_dataset("");
+    for rows in [100_u64, 20_000] {
+        let first = rows_of(&dataset).len() as u64;
+        let bytes = counted(first, rows);
+        let mut file = File::create(dataset.join(format!("{rows}.npy"))).unwrap();
+        for piece in bytes.chunks(bytes.len() / 3) {
+            file.write_all(piece).unwrap();
+            fsync(&file);
+        }
+        close(file).unwrap();
+    }
+    assert_eq!(rows_of(&dataset), (0..20_100).collect::<Vec<_>>());
+    assert!(kept(&dataset, "rescued").is_empty());
+}
+
+#[test]
+fn a_name_that_is_taken_over_does_not_take_what_was_confirmed_with_it() {
+    require!(fuse);
+    let (mount, dataset) = with_dataset("rejected_limit=0");
+    let path = dataset.join("a.npy");
+    let file = File::create(&path).unwrap();
+    file.write_all_at(&part(300, 100), 0).unwrap();
+    fsync(&file);
+    file.set_len(0).unwrap();
+    file.write_all_at(&counted(0, 2), 0).unwrap();
+    close(file).unwrap();
+    assert_eq!(rows_of(&dataset), [0, 1]);
+    let [only] = &kept(&dataset, "rescued")[..] else {
+        panic!("{}", log(&mount));
+    };
+    has_rows(only, 100);
+}
+
+#[test]
+fn rows_that_recovery_sets_aside_are_not_removed_by_later_refusals() {
+    require!(fuse);
+    let (mut mount, dataset) = with_dataset("rejected_limit=0");
+    put_chunk(&dataset, Chunk::new(0, 0)).unwrap();
+    put_chunk(&dataset, Chunk::new(0, 1)).unwrap();
+    sync_path(&dataset.join("data.npy")).unwrap();
+    mount.crash();
+    // The last record is lost, which had not been synced.
+    let journal = mount.store("run/.npyfs/chunks.log");
+    let bytes = fs::read(&journal).unwrap();
+    let name = Chunk::new(0, 1).name();
+    let at = bytes
+        .windows(name.len())
+        .position(|it| it == name.as_bytes())
+        .unwrap();
+    OpenOptions::new()
+        .write(true)
+        .open(&journal)
+        .unwrap()
+        .set_len(at as u64)
+        .unwrap();
+    let mut mount = mount.remount();
+    mount.tolerate_warnings();
+    let dataset = mount.path("run");
+    put_chunk(&dataset, Chunk::new(0, 2)).unwrap();
+    assert_eq!(
+        chunks_in(&dataset.join("data.npy")),
+        [Chunk::new(0, 0), Chunk::new(0, 2)]
+    );
+    for n in 0..3 {
+        put(&dataset.join(format!("bad{n}.npy")), &part(50, 10)).unwrap_err();
+    }
+    let [only] = &kept(&dataset, "rescued")[..] else {
+        panic!("{}", log(&mount));
+    };
+    assert_eq!(chunks_in(only), [Chunk::new(0, 1)]);
+}
+
+#[test]
+fn where_nothing_can_be_rescued_nothing_is_cut() {
+    require!(fuse);
+    let (mut mount, dataset) = with_dataset("");
+    put(&dataset.join("first.npy"), &counted(0, 1)).unwrap();
+    let mut file = File::create(dataset.join("long.npy")).unwrap();
+    file.write_all(&part(300, 100)).unwrap();
+    fsync(&file);
+    mount.crash();
+    drop(file);
+    fs::write(mount.store("run/.npyfs/rescued"), "in the way").unwrap();
+    let mut mount = mount.remount();
+    mount.tolerate_warnings();
+    let dataset = mount.path("run");
+    let left = || fs::read_dir(mount.store("run/.npyfs/incoming")).unwrap();
+    put(&dataset.join("second.npy"), &counted(1, 1)).unwrap_err();
+    assert_eq!(left().count(), 1);
+    fs::remove_file(mount.store("run/.npyfs/rescued")).unwrap();
+    put(&dataset.join("second.npy"), &counted(1, 1)).unwrap();
+    assert_eq!(left().count(), 0);
+    has_rows(&kept(&dataset, "rescued")[0], 100);
+}
+
+#[test]
+fn refused_bytes_load_and_the_log_tells_of_what_is_removed_and_not_kept() {
+    require!(fuse);
+    let (mount, dataset) = with_dataset("rejected_limit=20K");
+    for (n, rows) in [(0, 100), (1, 101), (2, 300)] {
+        put(&dataset.join(format!("{n}.npy")), &part(20_000, rows)).unwrap_err();
+    }
+    let [only] = &kept(&dataset, "rejected")[..] else {
+        panic!("{}", log(&mount));
+    };
+    has_rows(only, 101);
+    let log = log(&mount);
     assert!(
-        kept[0]
-            .to_str()
-            .unwrap()
-            .ends_with("-rows-without-record.npy")
+        log.contains("-0.npy was removed from .npyfs/rejected"),
+        "{log}"
+    );
+    assert!(
+        log.contains("2.npy: its 38528 bytes are not kept: rejected_limit is 20480"),
+        "{log}"
     );
 }
 
 #[test]
-fn nothing_is_cut_where_it_cannot_be_set_aside() {
-    let store = with_rows_without_record();
-    let in_the_way = store.path().join(".npyfs/rescued");
-    fs::write(&in_the_way, "in the way").unwrap();
-    let data = || fs::read(store.path().join("data.npy")).unwrap();
-    let before = data();
-    let error = Dataset::open(store.path(), options(2)).unwrap_err();
-    assert!(error.to_string().contains(".npyfs/rescued"), "{error}");
-    assert!(data() == before);
-    fs::remove_file(&in_the_way).unwrap();
-    let dataset = Dataset::open(store.path(), options(2)).unwrap();
-    assert_eq!(dataset.snapshot().unwrap().unwrap().rows(), 10);
-    assert_eq!(names(&in_the_way).len(), 1);
+fn what_is_rescued_is_its_producers_who_may_remove_it() {
+    require!(fuse, root, python);
+    let mut mount = Mount::builder()
+        .words("allow_other,rejected_limit=0")
+        .start();
+    mount.tolerate_warnings();
+    let user = User::ordinary();
+    let dataset = mount.path("run");
+    fs::create_dir(&dataset).unwrap();
+    std::os::unix::fs::chown(&dataset, Some(user.uid), Some(user.gid)).unwrap();
+    let source = mount.scratch("part");
+    fs::write(&source, part(300, 100)).unwrap();
+    let mut dd = user.command("dd");
+    let done = common::output_of(
+        dd.arg(format!("if={}", source.display()))
+            .arg(format!("of={}", dataset.join("mine.npy").display()))
+            .args(["conv=fsync", "status=none"]),
+    );
+    assert!(!done.unwrap().status.success());
+    let [only] = &kept(&dataset, "rescued")[..] else {
+        panic!("{}", log(&mount));
+    };
+    assert_eq!(only.metadata().unwrap().uid(), user.uid);
+    let mut rm = user.command("rm");
+    common::run(rm.arg("-f").arg(only));
+    assert!(kept(&dataset, "rescued").is_empty());
+    common::run(&mut Command::new("true"));
 }

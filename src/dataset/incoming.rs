@@ -105,6 +105,8 @@ struct State {
     abandoned: bool,
     /// Its bytes as they are now were synced: so will its rows be, once it is committed.
     synced: bool,
+    /// An fsync of it was answered with 0, before its last bytes: no limit removes what came by then.
+    confirmed: bool,
 }
 
 impl State {
@@ -156,6 +158,7 @@ impl Incoming {
                 acknowledged: false,
                 abandoned: false,
                 synced: false,
+                confirmed: false,
             }),
         })
     }
@@ -559,7 +562,24 @@ impl Incoming {
         Ok(())
     }
 
+    /// Gives up what came of the chunk, unless an fsync has confirmed it: that is kept.
     fn drop_body(&self, state: &mut State) {
+        if std::mem::take(&mut state.confirmed) && state.len > 0 {
+            let name = self.name.display();
+            let body = std::mem::replace(&mut state.body, Body::Head);
+            state.confirmed = true;
+            match self.keep(body, state) {
+                Ok(Some(kept)) => self.dataset.note(&format!(
+                    "{name} was begun anew, or its name taken over: what an fsync had confirmed is kept as {kept}"
+                )),
+                Ok(None) => {}
+                Err(error) => log::error!(
+                    "{}: cannot keep what an fsync has confirmed of {name}: {error}",
+                    self.dataset.label()
+                ),
+            }
+            state.confirmed = false;
+        }
         if let Body::Stream(stream) = &state.body {
             self.dataset.end_stream(stream);
         }

@@ -19,7 +19,7 @@ use super::disk::{Blob, Folder, copy};
 use super::follow::Follow;
 use super::journal::{AppendError, Record};
 use super::{Array, CONTROL, DATA, Dataset, JOURNAL, LOCK, catalog};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::npy::Header;
 
 /// Device and inode of what a name stands for.
@@ -259,9 +259,6 @@ impl Dataset {
         let mut shape = vec![rows];
         shape.extend_from_slice(layout.row_shape());
         let header = Header::encode(layout.dtype(), &shape)?;
-        self.folder
-            .make_dir(Path::new(CONTROL))
-            .context(|| "cannot make .npyfs in the dataset".into())?;
         self.rescued
             .keep_rows("acknowledged-rows.npy".as_ref(), |blob: &dyn Blob| {
                 blob.write_at(&header, 0)?;

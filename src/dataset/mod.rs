@@ -26,6 +26,7 @@
 //! | `stop` | who has to end need not wait for what takes long |
 //! | `view`, `lookup` | what was once seen never changes (P4) |
 //! | `events`, `rejected`, `status` | refusals have reasons, and their bytes are kept (P10) |
+//! | `rescued` | no limit removes what was confirmed |
 //!
 //! Lock order: a chunk's state, `writer`, a stream's state, its layout's `end_of_file`, `holds`, `in_flight`, `follow`, `catalog`,
 //! `array`, then the log's, the syncs' and the patience, which are leaves.

@@ -7,10 +7,11 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::disk::{Blob, Folder, Open, set_attributes};
+use super::rescued::make_loadable;
 use super::staged::Staged;
 use super::{Face, clock};
 use crate::error::{Context, Result};
@@ -22,11 +23,30 @@ pub(crate) const REJECTED: &str = ".npyfs/rejected";
 pub(crate) struct Rejected {
     folder: Arc<dyn Folder>,
     limit: u64,
+    /// What was removed to make room, for the log.
+    evicted: Mutex<Vec<String>>,
 }
+
+/// How many files are kept, so that the look at them costs no more than milliseconds.
+const MOST_FILES: usize = 1000;
 
 impl Rejected {
     pub(crate) fn new(folder: Arc<dyn Folder>, limit: u64) -> Self {
-        Self { folder, limit }
+        Self {
+            folder,
+            limit,
+            evicted: Mutex::default(),
+        }
+    }
+
+    /// What was removed since this was asked last.
+    pub(crate) fn take_evicted(&self) -> Vec<String> {
+        std::mem::take(&mut crate::lock(&self.evicted))
+    }
+
+    /// Why bytes were not kept.
+    pub(crate) fn limit_text(&self) -> String {
+        format!("rejected_limit is {} bytes", self.limit)
     }
 
     pub(crate) fn fits(&self, len: u64) -> bool {
@@ -80,6 +100,7 @@ impl Rejected {
         let Some(path) = self.make_room(name, len)? else {
             return Ok(None);
         };
+        make_loadable(file.blob())?;
         set_attributes(file.blob(), face)
             .and_then(|()| file.keep_as(&path))
             .context(|| "cannot write to .npyfs/rejected".into())?;
@@ -100,14 +121,17 @@ impl Rejected {
             .context(|| "cannot list .npyfs/rejected".into())?;
         kept.sort_by(|a, b| a.name.cmp(&b.name));
         let mut total: u64 = kept.iter().map(|file| file.len).sum();
+        let mut count = kept.len();
         for file in kept {
-            if total + len <= self.limit {
+            if total + len <= self.limit && count < MOST_FILES {
                 break;
             }
             self.folder
                 .remove(&directory.join(&file.name))
                 .context(|| "cannot make room in .npyfs/rejected".into())?;
             total -= file.len;
+            count -= 1;
+            crate::lock(&self.evicted).push(file.name.display().to_string());
         }
         Ok(Some(directory.join(file_name(name))))
     }

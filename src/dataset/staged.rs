@@ -3,19 +3,20 @@
 //!
 //! A staged file holds the chunk's bytes at their own offsets, header first; that of a stream that
 //! was displaced may hold the body in [`Bands`](super::bands::Bands). It is removed with its value,
-//! unless it was moved to `.npyfs/rejected/`; what a killed daemon left there belongs to nobody and
+//! unless it was moved to `.npyfs/rejected/` or `rescued/`; what a killed daemon left there belongs to nobody and
 //! is removed by recovery.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::num::NonZero;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::Face;
 use super::disk::{Blob, Folder, Open, set_attributes};
+use super::{CONTROL, Face};
 
 /// The directory of the staged files.
 pub(crate) const INCOMING: &str = ".npyfs/incoming";
@@ -36,6 +37,13 @@ pub(crate) struct Staged {
 
 /// The numbers of those that are in use.
 static IN_USE: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+
+/// The name of the chunk whose bytes a file in [`INCOMING`] holds, if an fsync has confirmed them.
+pub(crate) fn confirmed_name(name: &OsStr) -> Option<&OsStr> {
+    let bytes = name.as_bytes();
+    let plus = bytes.iter().position(|byte| *byte == b'+')?;
+    Some(OsStr::from_bytes(&bytes[plus + 1..]))
+}
 
 /// Whether a file in [`INCOMING`] is one that this process has in use: then it is no dead daemon's,
 /// also where the dataset is recovered by the daemon that had given it up.
@@ -77,6 +85,24 @@ impl Staged {
             set_attributes(&*staged.blob, face)?;
         }
         Ok(staged)
+    }
+
+    /// Has its bytes, which are those of the chunk `name`, survive the daemon and a power loss.
+    pub(crate) fn confirm(&mut self, name: &OsStr) -> io::Result<()> {
+        self.blob.sync()?;
+        let directory = Path::new(INCOMING);
+        let mut own = format!("{}-{}+", std::process::id(), self.number).into_bytes();
+        let room = 255 - own.len();
+        let name = name.as_bytes();
+        own.extend_from_slice(&name[name.len().saturating_sub(room)..]);
+        let path = directory.join(OsStr::from_bytes(&own));
+        if path != self.path {
+            self.folder.rename(&self.path, &path)?;
+            self.path = path;
+            self.folder.sync(directory)?;
+            self.folder.sync(Path::new(CONTROL))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn blob(&self) -> &dyn Blob {

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use nix::sys::stat::FileStat;
 
 use super::handle::Handle;
-use super::lookup::{REJECTED, enter, file_attr};
+use super::lookup::{enter, file_attr};
 use super::node::{Control, Kind, Node, ROOT};
 use super::open::{attributes_of, own_name};
 use super::{Attr, Caller, Fs, SetAttr};
@@ -213,10 +213,10 @@ impl Fs {
     pub fn unlink(&self, parent: u64, name: &OsStr) -> Result<()> {
         self.writable()?;
         let node = self.nodes.get(parent)?;
-        if let Kind::Control(Control::Rejected) = node.kind {
+        if let Kind::Control(Control::Kept(kept)) = node.kind {
             let place = self.same_place(node.parent)?;
             let missing = || store::not_found(&place.path().join(name));
-            let rejected = enter(&place, &REJECTED)?.ok_or_else(missing)?;
+            let rejected = enter(&place, kept.way())?.ok_or_else(missing)?;
             return rejected.remove(name);
         }
         let dir = self.directory(parent)?.ino;

@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::sync::{Arc, Mutex};
 
-use super::node::Control;
+use super::node::{Control, Kept};
 use crate::dataset::{CSV_HEAD, Dataset};
 use crate::error::Result;
 
@@ -18,7 +18,8 @@ pub(crate) fn named(name: &OsStr, at_root: bool) -> Option<Control> {
         ("log", false) => Some(Control::Log),
         ("status.json", false) => Some(Control::Status),
         ("chunks.csv", false) => Some(Control::Chunks),
-        ("rejected", false) => Some(Control::Rejected),
+        ("rejected", false) => Some(Control::Kept(Kept::Rejected)),
+        ("rescued", false) => Some(Control::Kept(Kept::Rescued)),
         _ => None,
     }
 }
@@ -32,6 +33,7 @@ pub(crate) fn names(at_root: bool) -> &'static [(&'static str, bool)] {
             ("chunks.csv", false),
             ("log", false),
             ("rejected", true),
+            ("rescued", true),
             ("status.json", false),
         ]
     }

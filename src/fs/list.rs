@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 
 use super::control;
 use super::handle::{Handle, Listing, Names};
-use super::lookup::{REJECTED, enter};
+use super::lookup::enter;
 use super::node::{Control, Kind, ROOT};
 use super::{Fs, Opened};
 use crate::dataset::DATA;
@@ -41,7 +41,7 @@ impl Fs {
     pub fn opendir(&self, ino: u64) -> Result<Opened> {
         match self.nodes.get(ino)?.kind {
             Kind::Dir => drop(self.place(ino)?),
-            Kind::Control(Control::Dir | Control::Rejected) => {}
+            Kind::Control(Control::Dir | Control::Kept(_)) => {}
             _ => return Err(err!(ENOTDIR, "inode {ino} is not a directory")),
         }
         Ok(Opened {
@@ -120,13 +120,13 @@ impl Fs {
                 let names = control::names(node.parent == ROOT);
                 others.extend(names.iter().map(|&(name, is_dir)| (name.into(), is_dir)));
             }
-            Kind::Control(Control::Rejected) => {
+            Kind::Control(Control::Kept(kept)) => {
                 let place = self.same_place(node.parent)?;
-                if let Some(rejected) = enter(&place, &REJECTED)? {
-                    let mut kept = rejected.list()?;
+                if let Some(directory) = enter(&place, kept.way())? {
+                    let mut files = directory.list()?;
                     // Newest first.
-                    kept.sort_by(|a, b| b.cmp(a));
-                    others.extend(kept);
+                    files.sort_by(|a, b| b.cmp(a));
+                    others.extend(files);
                 }
             }
             _ => {

@@ -7,7 +7,7 @@ use nix::sys::stat::FileStat;
 
 use super::control;
 use super::handle::Handle;
-use super::node::{Control, Kind, Node, ROOT, shown_number};
+use super::node::{Control, Kept, Kind, Node, ROOT, shown_number};
 use super::{Attr, Fs, NEVER, READ_SIZE, TTL, WRITE_SIZE};
 use crate::dataset::{self, CONTROL, DATA, Face, Found, Version, View, clock};
 use crate::error::{Context, Errno, Result};
@@ -188,7 +188,7 @@ impl Fs {
         let missing = || err!(ENOENT, "{CONTROL}/{} does not exist", name.display());
         let found = match control {
             Control::Dir => control::named(name, dir.parent == ROOT).ok_or_else(missing)?,
-            Control::Rejected => Control::RejectedFile(name.into()),
+            &Control::Kept(kept) => Control::KeptFile(kept, name.into()),
             _ => return Err(err!(ENOTDIR, "not a directory")),
         };
         self.control_entry(dir.parent, &found)?.ok_or_else(missing)
@@ -216,7 +216,7 @@ impl Fs {
         let dir = *place.stat();
         Ok(match stored {
             // What was never needed reads as empty.
-            None if !matches!(control, Control::RejectedFile(_)) => Some((dir, dir)),
+            None if !matches!(control, Control::KeptFile(..)) => Some((dir, dir)),
             stored => stored.map(|stat| (stat, dir)),
         })
     }
@@ -239,8 +239,8 @@ impl Control {
     pub(super) fn stored(&self) -> Option<(&'static [&'static str], &OsStr)> {
         match self {
             Control::Log => Some((&[CONTROL], OsStr::new("log"))),
-            Control::Rejected => Some((&REJECTED[..1], OsStr::new(REJECTED[1]))),
-            Control::RejectedFile(name) => Some((&REJECTED, name)),
+            Control::Kept(kept) => Some((&kept.way()[..1], OsStr::new(kept.way()[1]))),
+            Control::KeptFile(kept, name) => Some((kept.way(), name)),
             Control::Dir
             | Control::Status
             | Control::Chunks
@@ -250,8 +250,15 @@ impl Control {
     }
 }
 
-/// The way from a dataset's directory to what it has rejected.
-pub(super) const REJECTED: [&str; 2] = [CONTROL, "rejected"];
+impl Kept {
+    /// The way to it from a dataset's directory.
+    pub(super) fn way(self) -> &'static [&'static str; 2] {
+        match self {
+            Kept::Rejected => &[CONTROL, "rejected"],
+            Kept::Rescued => &[CONTROL, "rescued"],
+        }
+    }
+}
 
 /// A directory within another; `None` where it is missing.
 pub(super) fn enter<'a>(place: &Place<'a>, names: &[&str]) -> Result<Option<Place<'a>>> {
@@ -300,17 +307,17 @@ pub(super) fn file_attr(stat: &FileStat) -> Attr {
 /// What was refused is its producer's; everything else is said to those who may read the dataset's
 /// directory, `dir`, whosever the file is in the store.
 fn control_attr(stat: &FileStat, dir: &FileStat, control: &Control) -> Attr {
-    let is_dir = matches!(control, Control::Dir | Control::Rejected);
+    let is_dir = matches!(control, Control::Dir | Control::Kept(_));
     let mut attr = file_attr(stat);
     if !store::is_file(stat) {
         attr.size = 0;
         attr.blocks = 0;
     }
-    if !matches!(control, Control::RejectedFile(_)) {
+    if !matches!(control, Control::KeptFile(..)) {
         (attr.uid, attr.gid) = (dir.st_uid, dir.st_gid);
         attr.mode = match control {
             // What was refused is removed by those who may remove such a file from the dataset.
-            Control::Rejected => dir.st_mode & 0o1777,
+            Control::Kept(_) => dir.st_mode & 0o1777,
             Control::Dir => dir.st_mode & 0o555,
             _ => readable_like(dir.st_mode),
         };

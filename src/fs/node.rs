@@ -43,10 +43,19 @@ pub(crate) enum Control {
     Daemon,
     /// `losses`, at the root only: how often files were replaced in the store while they were written.
     Losses,
-    /// `rejected`
+    /// `rejected` or `rescued`
+    Kept(Kept),
+    /// A file in one of them.
+    KeptFile(Kept, Arc<OsStr>),
+}
+
+/// Where bytes of chunks that came to nothing are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kept {
+    /// Up to a limit.
     Rejected,
-    /// A file in `rejected`.
-    RejectedFile(Arc<OsStr>),
+    /// For good.
+    Rescued,
 }
 
 /// What a node stands for.

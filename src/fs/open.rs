@@ -278,7 +278,7 @@ impl Fs {
     fn open_control(&self, node: &Node, control: &Control) -> Result<Opened> {
         let whole = |text: String| Handle::Text(Text::Whole(text.into_bytes()));
         let handle = match control {
-            Control::Dir | Control::Rejected => {
+            Control::Dir | Control::Kept(_) => {
                 return Err(err!(EISDIR, "{} is a directory", dataset::CONTROL));
             }
             Control::Daemon => whole(format!("{}\n", std::process::id())),
@@ -288,7 +288,7 @@ impl Fs {
                 whole(format!("{:#}\n", status.to_json()))
             }
             Control::Chunks => Handle::Text(Text::csv(self.dataset(node.parent)?)),
-            Control::Log | Control::RejectedFile(_) => match self.open_stored(node, control)? {
+            Control::Log | Control::KeptFile(..) => match self.open_stored(node, control)? {
                 Some(file) => Handle::File(OpenFile::new(node.ino, file, libc::O_RDONLY)),
                 None => whole(String::new()),
             },

@@ -9,6 +9,7 @@ pub mod error;
 pub mod header;
 pub mod literal;
 pub mod published;
+pub mod recount;
 pub mod reverse;
 pub mod swap;
 
@@ -19,4 +20,5 @@ pub use dtype::Dtype;
 pub use error::HeaderError;
 pub use header::{Header, MAX_HEADER, Prefix};
 pub use published::{Published, Steps};
+pub use recount::recounted;
 pub use swap::Swap;

@@ -7,6 +7,7 @@ use super::super::commit::{Candidate, Rows};
 use super::super::disk::{Open, set_attributes};
 use super::super::journal::Attributes;
 use super::super::judge::{check_len, no_header, read_header};
+use super::super::rescued::loadable;
 use super::super::{Dataset, clock};
 use super::{Body, Face, HandleId, Incoming, Phase, State};
 use crate::error::{Context, Errno, Error, Result};
@@ -170,11 +171,15 @@ impl Incoming {
         {
             return self.commit(&mut state, &header);
         }
-        if let Body::File(file) = &state.body {
-            file.blob()
-                .sync()
+        if state.len == 0 {
+            return Ok(());
+        }
+        // Wherever they lie: in memory and behind the array's rows they would end with the daemon.
+        self.stage(&mut state)?;
+        if let Body::File(file) = &mut state.body {
+            file.confirm(&self.name)
                 .context(|| "cannot sync the chunk in .npyfs/incoming".into())?;
-            state.synced = true;
+            (state.synced, state.confirmed) = (true, true);
         }
         Ok(())
     }
@@ -246,7 +251,8 @@ impl Incoming {
         self.shared.refuse();
         state.phase = Phase::Refused(error.clone());
         let body = std::mem::replace(&mut state.body, Body::Head);
-        let kept = if matches!(error.errno(), Errno::ENOSPC | Errno::EDQUOT) {
+        let len = state.len;
+        let kept = if matches!(error.errno(), Errno::ENOSPC | Errno::EDQUOT) && !state.confirmed {
             // Keeping them would keep the store full.
             if let Body::Stream(stream) = &body {
                 self.dataset.end_stream(stream);
@@ -266,20 +272,44 @@ impl Incoming {
         let kept = kept.ok().flatten();
         self.dataset
             .report_refusal(&self.name, &error, kept.as_deref());
+        for evicted in self.dataset.rejected.take_evicted() {
+            self.dataset.note(&format!(
+                "{evicted} was removed from .npyfs/rejected to make room"
+            ));
+        }
+        let why = match error.errno() {
+            Errno::ENOSPC | Errno::EDQUOT => Some("the store is full".to_owned()),
+            _ if self.dataset.rejected.fits(len) => None,
+            _ => Some(self.dataset.rejected.limit_text()),
+        };
+        if let Some(why) = why.filter(|_| kept.is_none() && len > 0) {
+            let name = self.name.display();
+            self.dataset
+                .note(&format!("{name}: its {len} bytes are not kept: {why}"));
+        }
         error
     }
 
-    fn keep(&self, body: Body, state: &State) -> Result<Option<String>> {
+    pub(super) fn keep(&self, body: Body, state: &State) -> Result<Option<String>> {
         let header_len = state.head.len() as u64;
         let rejected = &self.dataset.rejected;
         let face = &self.face();
         match body {
+            Body::File(file) if state.confirmed => {
+                let rescued = &self.dataset.rescued;
+                rescued.keep_file(&self.name, face, file).map(Some)
+            }
             Body::Head => Ok(None),
             Body::Memory { bytes, .. } if bytes.is_empty() => Ok(None),
-            Body::Memory { bytes, .. } => rejected.keep(&self.name, face, state.len, |blob| {
-                blob.write_at(&state.head, 0)?;
-                blob.write_at(&bytes, header_len)
-            }),
+            Body::Memory { bytes, .. } => {
+                let header = state.header.as_ref();
+                let head = header.and_then(|header| loadable(header, &state.head, state.len));
+                let head = head.as_ref().unwrap_or(&state.head);
+                rejected.keep(&self.name, face, state.len, |blob| {
+                    blob.write_at(head, 0)?;
+                    blob.write_at(&bytes, header_len)
+                })
+            }
             Body::File(file) => rejected.keep_file(&self.name, face, state.len, file),
             Body::Stream(stream) if state.len > header_len => {
                 let kept = if rejected.fits(state.len) {

@@ -34,7 +34,7 @@ pub(crate) fn repair(
     rescued: &Rescued,
     stop: &Stop,
 ) -> Result<Owed> {
-    let orphans = remove_orphans(folder)?;
+    let orphans = clear_incoming(folder, rescued)?;
     survey.notes.extend(orphans);
     let plan = std::mem::take(&mut survey.plan);
     if plan.give_birth {
@@ -45,7 +45,7 @@ pub(crate) fn repair(
         remove_if_there(folder, NEWBORN)?;
     }
     if plan.set_array_aside {
-        rescued.keep_file(Path::new(DATA), "data.npy.unreadable".as_ref())?;
+        rescued.take_array()?;
     }
     let Some(array) = &mut survey.array else {
         return Ok(Owed::default());
@@ -166,31 +166,41 @@ pub(crate) fn finish_removal(folder: &Arc<dyn Folder>, journal: &journal::Journa
     Ok(())
 }
 
-/// Chunks that were in flight when a daemon died.
-fn remove_orphans(folder: &Arc<dyn Folder>) -> Result<Option<Note>> {
+/// Chunks that were in flight when a daemon died: what an fsync had confirmed of them is kept, before
+/// anything else is changed.
+fn clear_incoming(folder: &Arc<dyn Folder>, rescued: &Rescued) -> Result<Vec<Note>> {
     let found = match folder.list(Path::new(INCOMING)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.context(|| "cannot list .npyfs/incoming".into())?,
     };
-    let found: Vec<_> = found
-        .into_iter()
-        .filter(|file| !staged::is_in_use(&file.name))
-        .collect();
-    if found.is_empty() {
-        return Ok(None);
-    }
-    let bytes: u64 = found.iter().map(|file| file.len).sum();
-    let note = format!(
-        "dropped {} chunks that were in flight, with {bytes} bytes in .npyfs/incoming",
-        found.len()
-    );
+    let mut notes = Vec::new();
+    let (mut dropped, mut bytes) = (0, 0);
     for file in found {
         let path = Path::new(INCOMING).join(&file.name);
+        if staged::is_in_use(&file.name) {
+            continue;
+        }
+        if let Some(chunk) = staged::confirmed_name(&file.name) {
+            let kept = rescued.take_in(&path, chunk)?;
+            notes.push(Note::Told(format!(
+                "{} was in flight: its {} bytes, up to the last fsync at least, are kept as {kept}",
+                chunk.display(),
+                file.len
+            )));
+            continue;
+        }
         folder
             .remove(&path)
             .context(|| format!("cannot remove {}", path.display()))?;
+        dropped += 1;
+        bytes += file.len;
     }
-    Ok(Some(Note::Told(note)))
+    if dropped > 0 {
+        notes.push(Note::Told(format!(
+            "dropped {dropped} chunks that were in flight, with {bytes} bytes in .npyfs/incoming"
+        )));
+    }
+    Ok(notes)
 }
 
 /// Opens the journal for writing behind its good part; `make` where there was none.

@@ -422,3 +422,21 @@ fn umount_tells_of_it_in_the_background_too() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("replaced"), "{said}");
 }
+
+/// A daemon that is told to end lets go of its datasets before its session ends.
+#[test]
+fn a_daemon_that_is_told_to_end_says_by_its_exit_what_was_replaced() {
+    require!(fuse);
+    let mut mount = Mount::new();
+    mount.tolerate_warnings();
+    fs::create_dir(mount.path("ds")).unwrap();
+    common::put(&mount.path("ds/0.npy"), &common::counted(0, 10)).unwrap();
+    fs::remove_file(mount.store("ds/data.npy")).unwrap();
+    common::kill(mount.pid(), "TERM");
+    assert_eq!(mount.ended().unwrap().code(), Some(8), "{}", mount.log());
+    let log = fs::read_to_string(mount.store("ds/.npyfs/log")).unwrap();
+    assert!(
+        log.contains("rows 0 to 10, which this daemon had acknowledged, are kept"),
+        "{log}"
+    );
+}

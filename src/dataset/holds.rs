@@ -41,6 +41,10 @@ impl Dataset {
         if !self.is_owned() {
             return Ok(true);
         }
+        // What was acknowledged is not closed in files that are not the store's any more.
+        if !self.has_failed() && !self.writer.is_poisoned() {
+            self.look_at_files()?;
+        }
         let Ok(mut guard) = self.writer.lock() else {
             // What a failure has left is not worth keeping.
             return self.close().map(|()| true);

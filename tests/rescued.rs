@@ -283,5 +283,56 @@ fn what_is_rescued_is_its_producers_who_may_remove_it() {
     let mut rm = user.command("rm");
     common::run(rm.arg("-f").arg(only));
     assert!(kept(&dataset, "rescued").is_empty());
-    common::run(&mut Command::new("true"));
+}
+
+#[test]
+fn salvage_lists_copies_and_removes_what_is_kept() {
+    require!(fuse);
+    let (mount, dataset) = with_dataset("");
+    put(&dataset.join("bad.npy"), &part(50, 10)).unwrap_err();
+    let mut file = File::create(dataset.join("long.npy")).unwrap();
+    file.write_all(&part(300, 100)).unwrap();
+    fsync(&file);
+    close(file).unwrap_err();
+    let salvage = |arguments: &[&str], dataset: &Path| {
+        let mut command = Command::new(common::npyfs());
+        common::output_of(command.arg("salvage").arg(dataset).args(arguments)).unwrap()
+    };
+    // By way of the mount, and from the store.
+    for dataset in [&dataset, &mount.store("run")] {
+        let said = String::from_utf8(salvage(&[], dataset).stdout).unwrap();
+        assert!(said.contains("-bad.npy: 10 rows, shape (10, 16)"), "{said}");
+        assert!(
+            said.contains("-long.npy: 100 rows, shape (100, 16)"),
+            "{said}"
+        );
+    }
+    let to = mount.scratch("salvaged");
+    let words = ["--to", to.to_str().unwrap(), "--remove"];
+    assert!(salvage(&words[..2], &dataset).status.success());
+    let copied = fs::read_dir(&to)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let copied: Vec<_> = copied.collect();
+    assert_eq!(copied.len(), 2);
+    for path in &copied {
+        let rows = if path.to_str().unwrap().ends_with("-bad.npy") {
+            10
+        } else {
+            100
+        };
+        has_rows(path, rows);
+    }
+    // Nothing is written over, and what was not copied is not removed.
+    let again = salvage(&words, &dataset);
+    assert_eq!(again.status.code(), Some(8), "{again:?}");
+    let left = || kept(&dataset, "rescued").len() + kept(&dataset, "rejected").len();
+    assert_eq!(left(), 2);
+    fs::remove_dir_all(&to).unwrap();
+    let moved = salvage(&words, &dataset);
+    assert!(moved.status.success(), "{moved:?}");
+    assert_eq!((left(), fs::read_dir(&to).unwrap().count()), (0, 2));
+    let none = salvage(&["--list"], &dataset);
+    assert!(none.status.success() && none.stdout.is_empty());
+    assert_eq!(salvage(&[], &mount.store("")).status.code(), Some(4));
 }

@@ -7,6 +7,7 @@ mod holders;
 mod mount;
 mod place;
 mod progress;
+mod salvage;
 mod status;
 mod umount;
 mod walk;
@@ -35,6 +36,8 @@ pub(crate) enum Command {
     Append(append::Args),
     /// Bring a second copy of a store up to date, while it is mounted and written
     Backup(backup::Args),
+    /// Hand out what is kept of chunks that came to nothing, and of rows that were set aside
+    Salvage(salvage::Args),
 }
 
 impl Command {
@@ -46,6 +49,7 @@ impl Command {
             Command::Check(args) => check::run(&args),
             Command::Append(args) => append::run(&args),
             Command::Backup(args) => backup::run(&args),
+            Command::Salvage(args) => salvage::run(&args),
         }
     }
 }

@@ -80,7 +80,7 @@ pub fn alone() -> MutexGuard<'static, ()> {
 static DESCRIPTORS: RwLock<()> = RwLock::new(());
 /// How many processes wait to be started: closes that come later wait for those.
 static TO_START: AtomicUsize = AtomicUsize::new(0);
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(3);
 
 /// Keeps this program from starting processes while it is held, as each close does: until it
 /// executes, a new process has duplicates of all our descriptors, and of a chunk that is not complete
@@ -91,7 +91,7 @@ pub fn no_new_process() -> RwLockReadGuard<'static, ()> {
 }
 
 /// Starts a process while no thread closes a chunk, and waits until it has closed what it got of our
-/// descriptors; for a second each, as a close may wait for what the process is to do.
+/// descriptors; for some seconds each, as a close may wait for what the process is to do.
 pub fn start(command: &mut Command) -> io::Result<Child> {
     let mut held = None;
     TO_START.fetch_add(1, Ordering::SeqCst);

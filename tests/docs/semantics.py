@@ -230,7 +230,7 @@ os.fsync(fd)
 os.close(fd)
 
 # .npyfs
-assert sorted(os.listdir(at(".npyfs"))) == ["chunks.csv", "log", "rejected", "status.json"]
+assert sorted(os.listdir(at(".npyfs"))) == ["chunks.csv", "log", "rejected", "rescued", "status.json"]
 with open(at(".npyfs/status.json")) as file:
     assert json.load(file)["rows"] == rows()
 with open(at(".npyfs/log")) as file:

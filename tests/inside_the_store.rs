@@ -721,6 +721,46 @@ fn chunks_that_arrive_and_refused_bytes_are_their_producers() {
     assert!(!rest.exists());
 }
 
+/// The set-user-ID and set-group-ID bits give the owner's rights to the bytes that he put there.
+#[test]
+fn a_file_that_another_user_changes_loses_its_set_id_bits_as_on_ext4() {
+    require!(fuse, root);
+    let arena = Arena::new();
+    let plain = arena.mount.scratch("plain");
+    fs::create_dir(&plain).unwrap();
+    set_mode(&plain, 0o777);
+    let python = |call: &str| format!("python3 -c 'import os, sys; p = sys.argv[1]; {call}' $F");
+    let changes = [
+        ": > $F".to_owned(),
+        "echo x >> $F".to_owned(),
+        "printf x | dd of=$F conv=notrunc status=none".to_owned(),
+        python("os.truncate(p, 3)"),
+        python("os.truncate(p, 0)"),
+        python("os.ftruncate(os.open(p, os.O_WRONLY), 3)"),
+        python("os.close(os.open(p, os.O_RDONLY | os.O_TRUNC))"),
+        python("os.posix_fallocate(os.open(p, os.O_WRONLY), 0, 9000)"),
+        python("f = os.open(p, os.O_RDWR); os.pwrite(f, b\"x\", 1)"),
+        ": < $F".to_owned(),
+    ];
+    for change in &changes {
+        for before in [0o6777, 0o4777, 0o2777] {
+            let after = |directory: &Path| {
+                let file = directory.join("tool");
+                fs::write(&file, "bytes").unwrap();
+                set_mode(&file, before);
+                arena.succeed(&format!("F={}; {change}", file.display()));
+                fs::symlink_metadata(&file).unwrap().mode() & 0o7777
+            };
+            let (here, there) = (after(&arena.mount.path("mine")), after(&plain));
+            assert_eq!(
+                format!("{here:o}"),
+                format!("{there:o}"),
+                "{before:o}, {change}"
+            );
+        }
+    }
+}
+
 #[test]
 fn who_may_not_look_into_npyfs_is_told_who_may() {
     require!(fuse, root);

@@ -232,6 +232,9 @@ impl Fs {
         let (file, stat) = self.same_place(node.parent)?.open_file(name, write)?;
         self.check(node.ino, &stat)?;
         if truncate {
+            if caller.uid != 0 {
+                drop_set_id_bits(&file, &stat)?;
+            }
             file.set_len(0)
                 .context(|| "cannot truncate the file".into())?;
         }
@@ -551,4 +554,15 @@ pub(super) fn attributes_of(stat: &nix::sys::stat::FileStat) -> dataset::Attribu
         gid: stat.st_gid,
         mtime: store::mtime(stat),
     }
+}
+
+/// What the kernel leaves to the filesystem where an open truncates: the owner's rights are given to
+/// the bytes that he put there, not to those that another user puts in their place. Root keeps them.
+fn drop_set_id_bits(file: &std::fs::File, stat: &nix::sys::stat::FileStat) -> Result<()> {
+    let bits = libc::S_ISUID | libc::S_ISGID;
+    if stat.st_mode & bits == 0 {
+        return Ok(());
+    }
+    let mode = nix::sys::stat::Mode::from_bits_truncate(stat.st_mode & 0o7777 & !bits);
+    nix::sys::stat::fchmod(file, mode).context(|| "cannot change the file's mode".into())
 }

@@ -297,17 +297,16 @@ impl Catalog {
         (!name.is_empty()).then(|| OsStr::from_bytes(name).to_owned())
     }
 
-    /// The names of the chunks that have rows from this one on, in the order of their rows.
-    pub(crate) fn names_from_row(&self, row: u64) -> impl Iterator<Item = String> + '_ {
-        let first = self
-            .receipts
-            .partition_point(|receipt| receipt.end() <= row);
-        let names = self.receipts[first..]
-            .iter()
-            .map(|receipt| name_of(&self.names, receipt));
-        names
-            .filter(|name| !name.is_empty())
-            .map(|name| OsStr::from_bytes(name).display().to_string())
+    /// The end of the last chunk before which both have the same chunks, by rows and checksums.
+    pub(crate) fn rows_in_common(&self, other: &Self) -> u64 {
+        let with_rows = |receipt: &&Receipt| receipt.rows > 0;
+        let mine = self.receipts.iter().filter(with_rows);
+        let others = other.receipts.iter().filter(with_rows);
+        let same = |(a, b): &(&Receipt, &Receipt)| {
+            (a.first_row, a.rows, a.crc) == (b.first_row, b.rows, b.crc)
+        };
+        let common = mine.zip(others).take_while(same);
+        common.last().map_or(0, |(receipt, _)| receipt.end())
     }
 
     /// Every id given so far is below this.

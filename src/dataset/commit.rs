@@ -22,7 +22,7 @@ use super::catalog::OutOfPlace;
 use super::convert::{Conversion, Source};
 use super::disk::{Blob, read_exact_at, read_pieces};
 use super::journal::{AppendError, Attributes, ChunkRecord, Journal, Record};
-use super::mine::Names;
+use super::mine::{ChunkId, Names};
 use super::staged::Staged;
 use super::tail::{Outcome, Stream, Unborn};
 use super::turns::Tail;
@@ -89,17 +89,17 @@ pub(crate) enum Rows<'a> {
 }
 
 impl Dataset {
-    /// Appends the rows of a chunk and gives them its name. Answers the chunk's id.
-    pub(crate) fn commit(&self, chunk: &Candidate<'_>, rows: Rows<'_>) -> Result<u32> {
+    /// Appends the rows of a chunk and gives them its name.
+    pub(crate) fn commit(&self, chunk: &Candidate<'_>, rows: Rows<'_>) -> Result<ChunkId> {
         let stream = match &rows {
             Rows::Stream(stream, _) => Some(*stream),
             Rows::Memory(_) | Rows::File(_) => None,
         };
+        self.pay()?;
         // Given up since the chunk began, if its files were replaced.
         if self.given_up.load(Ordering::Acquire) {
             self.own()?;
         }
-        self.pay()?;
         if let Some(stream) = stream {
             stream.layout().is_there()?;
             self.await_turn(stream)?;
@@ -138,7 +138,7 @@ impl Dataset {
         writer: &mut Writer,
         chunk: &Candidate<'_>,
         rows: Rows<'_>,
-    ) -> Result<u32> {
+    ) -> Result<ChunkId> {
         if !self.options.reuse_names && self.catalog().find(chunk.name).is_some() {
             let name = chunk.name.display();
             return Err(err!(
@@ -199,7 +199,7 @@ impl Dataset {
             rows: count,
             modified: now,
         });
-        Ok(id)
+        Ok(self.chunk_id(id))
     }
 
     /// Step 1: has the rows behind row `first_row`, and their checksum.

@@ -72,6 +72,11 @@ pub trait Folder: Send + Sync + fmt::Debug {
     /// # Errors
     /// The operating system's; `NotFound` where nothing is there.
     fn identity(&self, path: &Path) -> io::Result<(u64, u64)>;
+
+    /// Whether this directory lies in the one of this device and inode, at any depth.
+    fn is_within(&self, _root: (u64, u64)) -> io::Result<bool> {
+        Ok(true)
+    }
     /// Renames, replacing what `to` was.
     ///
     /// # Errors

@@ -95,13 +95,23 @@ impl Dataset {
         if self.owned.load(Ordering::Acquire) {
             return;
         }
-        follow.identity = self.folder.identity(Path::new(DATA)).ok();
+        self.follow_identity(&mut follow);
         follow.journal_len = survey.journal_len;
         follow.live = live;
         follow.frozen = frozen.then(|| self.journal_len_on_disk().unwrap_or(0));
         *self.catalog_mut() = survey.catalog;
         *crate::write(&self.damage) = survey.damage;
         *crate::write(&self.array) = survey.array;
+    }
+
+    /// Notes which file `data.npy` is. What was committed to another is not in the store any more.
+    pub(super) fn follow_identity(&self, follow: &mut Follow) {
+        let now = self.folder.identity(Path::new(DATA)).ok();
+        if follow.identity.is_some() && follow.identity != now {
+            let what = "data.npy was replaced or removed in the store";
+            self.epoch.end(&err!(ESTALE, "{what}"));
+        }
+        follow.identity = now;
     }
 
     /// Has what others committed up to now.

@@ -3,10 +3,9 @@
 //! Who needs to own it for more than one step holds it meanwhile. A chunk needs to from its beginning
 //! until it has left the table of those in flight, and its body may lie in the array's tail for longer.
 
-use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use super::{DATA, Dataset};
+use super::Dataset;
 use crate::error::Result;
 
 /// An owned dataset that is not let go of.
@@ -66,10 +65,7 @@ impl Dataset {
                 return Ok(false);
             }
             let mut follow = crate::lock(&self.follow);
-            follow.ended_owning(
-                self.folder.identity(Path::new(DATA)).ok(),
-                writer.journal.len(),
-            );
+            follow.ended_owning(writer.names.data(), writer.journal.len());
             self.owned.store(false, Ordering::Release);
         }
         let settled = self.settle(writer);

@@ -29,6 +29,7 @@ use super::convert::Conversion;
 use super::coverage::Coverage;
 use super::disk::set_attributes;
 use super::judge::too_long;
+use super::mine::ChunkId;
 use super::staged::{Permit, Staged};
 use super::tail::Stream;
 use crate::error::{Context, Error, Result};
@@ -121,7 +122,7 @@ impl State {
 enum Phase {
     Open,
     /// Under this id; its name may have changed since.
-    Committed(u32),
+    Committed(ChunkId),
     /// The answer to everything from now on.
     Refused(Error),
 }

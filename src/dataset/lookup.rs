@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::mine::ChunkId;
 use super::view::{Layout, View};
 use super::{Committed, Dataset, Found, names};
 use crate::error::{Context, Result};
@@ -90,7 +91,7 @@ impl Dataset {
         let damaged = self.damage().is_some_and(|damage| damage.is_of(&receipt));
         let view = view.damaged(damaged);
         Ok(Some(Committed {
-            id,
+            id: self.chunk_id(id),
             receipt,
             view,
             original,
@@ -125,10 +126,11 @@ impl Dataset {
     }
 
     /// The name that the chunk of this id has now.
-    pub(crate) fn name_of(&self, id: u32) -> Result<OsString> {
+    pub(crate) fn name_of(&self, chunk: ChunkId) -> Result<OsString> {
+        self.still_has(chunk)?;
         let catalog = self.catalog();
         catalog
-            .get(id)
+            .get(chunk.index)
             .map(|(name, _)| name)
             .ok_or_else(|| err!(ESTALE, "the chunk's name was removed"))
     }

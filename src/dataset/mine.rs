@@ -4,9 +4,10 @@
 //! file. Commits would go on into files that no name leads to, or leave holes that pass for rows. So a
 //! commit looks at both files by their descriptors: whether they still have a name, and whether they
 //! are as long as they were left. Each sync, each closing, and once a second a look at the names
-//! follows. If something differs, the dataset is given up: what was acknowledged and is in no file of
-//! the store any more is written to `.npyfs`, the log tells of it, the lock is freed, and what is there
-//! now is opened anew.
+//! follows. If something differs, the dataset is given up (`loss`).
+
+mod epoch;
+mod loss;
 
 use std::fmt;
 use std::io;
@@ -15,12 +16,11 @@ use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
 use super::commit::Writer;
-use super::disk::{Blob, Folder, copy};
-use super::follow::Follow;
-use super::journal::{AppendError, Record};
-use super::{Array, CONTROL, DATA, Dataset, JOURNAL, LOCK, catalog};
-use crate::error::{Error, Result};
-use crate::npy::Header;
+use super::disk::Folder;
+use super::view::Layout;
+use super::{CONTROL, DATA, Dataset, JOURNAL, LOCK};
+use crate::error::{Context, Error, Result};
+pub(crate) use epoch::{ChunkId, Epoch};
 
 /// Device and inode of what a name stands for.
 type Identity = (u64, u64);
@@ -41,10 +41,23 @@ pub(super) enum Loss {
     Data,
     /// `data.npy` was cut to this many bytes.
     Cut(u64),
+    /// The header of `data.npy` was overwritten.
+    Header,
+    /// The dataset's directory was moved out of the store, or removed.
+    Directory,
     /// This is another file or directory, or none.
     Other(&'static str),
     /// The journal has this many bytes, and had others.
     Journal(u64),
+}
+
+/// When a loss is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// It is the answer to what is asked.
+    Now,
+    /// It is the answer to the next commit or sync.
+    Later,
 }
 
 impl fmt::Display for Loss {
@@ -52,6 +65,8 @@ impl fmt::Display for Loss {
         match self {
             Loss::Data => write!(f, "data.npy was replaced or removed in the store"),
             Loss::Cut(len) => write!(f, "data.npy was cut to {len} bytes in the store"),
+            Loss::Header => write!(f, "data.npy was overwritten in the store"),
+            Loss::Directory => write!(f, "its directory was moved out of the store or removed"),
             Loss::Other(what) => write!(f, "{what} was replaced or removed in the store"),
             Loss::Journal(len) => write!(
                 f,
@@ -86,6 +101,10 @@ impl Names {
         Ok(())
     }
 
+    pub(super) fn data(&self) -> Option<Identity> {
+        self.data
+    }
+
     /// The first difference.
     fn differ(&self, now: &Self) -> Option<Loss> {
         if self.data != now.data {
@@ -107,22 +126,54 @@ impl Dataset {
     /// # Errors
     /// `ESTALE` and `EIO` where they are not: the dataset was given up; and those of looking.
     pub(super) fn mine(&self) -> Result<MutexGuard<'_, Option<Writer>>> {
+        self.look_at_descriptors(Told::Now)
+    }
+
+    fn look_at_descriptors(&self, told: Told) -> Result<MutexGuard<'_, Option<Writer>>> {
         let guard = self.writer()?;
         match guard.as_ref().and_then(|writer| self.glance(writer)) {
             None => Ok(guard),
-            Some(loss) => Err(self.give_up(guard, loss)),
+            Some(loss) => Err(self.give_up(guard, loss, told)),
         }
     }
 
     /// As [`Dataset::mine`], by the names in the store.
     pub(super) fn mine_by_name(&self) -> Result<MutexGuard<'_, Option<Writer>>> {
+        self.look_at_names(Told::Now)
+    }
+
+    fn look_at_names(&self, told: Told) -> Result<MutexGuard<'_, Option<Writer>>> {
         let guard = self.writer()?;
         let Some(writer) = guard.as_ref() else {
             return Ok(guard);
         };
-        match writer.names.differ(&Names::look(&*self.folder)?) {
+        let loss = match writer.names.differ(&Names::look(&*self.folder)?) {
+            None if !self.is_in_store()? => Some(Loss::Directory),
+            loss => loss,
+        };
+        match loss {
             None => Ok(guard),
-            Some(loss) => Err(self.give_up(guard, loss)),
+            Some(loss) => Err(self.give_up(guard, loss, told)),
+        }
+    }
+
+    /// Whether its directory still lies in the store. Where a store's root is not known, it does.
+    fn is_in_store(&self) -> Result<bool> {
+        match self.options.root {
+            None => Ok(true),
+            Some(root) => self
+                .folder
+                .is_within(root)
+                .context(|| "cannot see where the dataset's directory lies".into()),
+        }
+    }
+
+    /// # Errors
+    /// `ESTALE` where the dataset's directory does not lie in the store any more.
+    pub(super) fn stays_in_store(&self) -> Result<()> {
+        match self.is_in_store()? {
+            true => Ok(()),
+            false => Err(err!(ESTALE, "{}", Loss::Directory)),
         }
     }
 
@@ -132,18 +183,23 @@ impl Dataset {
         if !self.is_owned() || !self.written.swap(false, Ordering::Relaxed) {
             return;
         }
-        if let Err(error) = self.look_at_files() {
-            crate::lock(&self.owed).get_or_insert(error);
+        if let Err(error) = self.look_at_all(Told::Later) {
+            log::debug!("{}: {error}", self.label());
         }
     }
 
     /// Looks at the files and at their names.
     pub(super) fn look_at_files(&self) -> Result<()> {
-        self.mine().map(drop)?;
-        self.mine_by_name().map(drop)
+        self.look_at_all(Told::Now)
     }
 
-    /// The answer that a look has left for the next commit or sync.
+    fn look_at_all(&self, told: Told) -> Result<()> {
+        self.look_at_descriptors(told).map(drop)?;
+        self.look_at_names(told).map(drop)
+    }
+
+    /// The answer that a look has left for the next commit or sync. Not for an open, which the kernel
+    /// tries again by itself after `ESTALE`.
     pub(super) fn pay(&self) -> Result<()> {
         match crate::lock(&self.owed).take() {
             None => Ok(()),
@@ -170,6 +226,9 @@ impl Dataset {
         if array.layout.offset(array.rows).is_some_and(|end| len < end) {
             return Some(Loss::Cut(len));
         }
+        if !has_header(&array.layout, array.rows) {
+            return Some(Loss::Header);
+        }
         let journal = &writer.journal;
         let (names, len) = journal.blob().glance().ok()?;
         if names == 0 {
@@ -177,109 +236,15 @@ impl Dataset {
         }
         (len != journal.len()).then_some(Loss::Journal(len))
     }
-
-    /// Lets go of files that are not the store's any more, and takes in what is there now.
-    pub(super) fn give_up(&self, mut guard: MutexGuard<'_, Option<Writer>>, loss: Loss) -> Error {
-        let _busy = self.busy.enter();
-        let Some(mut writer) = guard.take() else {
-            return err!(ESTALE, "{loss}");
-        };
-        if loss == Loss::Data && !writer.array_recorded {
-            // Nothing was committed: what has come is another program's from its first row on.
-            let mut closed = Vec::new();
-            Record::Closed { rows: 0 }.encode(&mut closed);
-            if let Err(AppendError::Undone(error) | AppendError::Torn(error)) =
-                writer.journal.append(&closed)
-            {
-                log::warn!("{}: cannot close the journal: {error}", self.label());
-            }
-        }
-        let first_row = writer.first_row;
-        let unborn = writer.unborn.as_ref().map(|unborn| unborn.layout.clone());
-        // The lock too: who takes the dataset next, here or elsewhere, finds it free.
-        drop(writer);
-        let (array, catalog) = {
-            let mut follow = crate::lock(&self.follow);
-            *follow = Follow::default();
-            let catalog = std::mem::take(&mut *self.catalog_mut());
-            let array = crate::write(&self.array).take();
-            self.owned.store(false, Ordering::Release);
-            (array, catalog)
-        };
-        let error = match loss {
-            Loss::Cut(_) => err!(EIO, "{loss}"),
-            _ => err!(ESTALE, "{loss}"),
-        };
-        for layout in array.iter().map(|array| &array.layout).chain(&unborn) {
-            layout.lose(&error);
-        }
-        let line = match (&array, loss) {
-            (Some(array), Loss::Data) => self.rescue(array, first_row),
-            (Some(array), Loss::Cut(len)) => missing(array, &catalog, len),
-            (None, _) => "no rows had been committed".into(),
-            (Some(array), _) => {
-                let rows = array.rows;
-                format!(
-                    "the {rows} rows are in data.npy; what is left of the journal knows their names"
-                )
-            }
-        };
-        self.given_up.store(true, Ordering::Release);
-        self.losses.fetch_add(1, Ordering::Relaxed);
-        log::error!("{}: {loss}: {line}", self.label());
-        self.note(&format!("{loss}: {line}; the dataset is opened anew"));
-        drop(guard);
-        if let Err(error) = self.begin_following() {
-            log::error!("{}: cannot be opened anew: {error}", self.label());
-        }
-        error.context(line)
-    }
-
-    /// Writes the rows that were committed since this daemon took the dataset to a file that stays, and
-    /// says where.
-    fn rescue(&self, array: &Array, first_row: u64) -> String {
-        let rows = array.rows.saturating_sub(first_row);
-        if rows == 0 {
-            return "no rows had been committed since this daemon took it".into();
-        }
-        let range = format!("rows {first_row} to {}", array.rows);
-        match self.write_rows(array, first_row, rows) {
-            Ok(kept) => format!("{range}, which this daemon had acknowledged, are kept as {kept}"),
-            Err(error) => {
-                format!("{range}, which this daemon had acknowledged, are LOST: {error}")
-            }
-        }
-    }
-
-    fn write_rows(&self, array: &Array, first_row: u64, rows: u64) -> Result<String> {
-        let layout = &array.layout;
-        let (Some(start), Some(end)) = (layout.offset(first_row), layout.offset(array.rows)) else {
-            return Err(err!(EFBIG, "the array has more bytes than a file can"));
-        };
-        let mut shape = vec![rows];
-        shape.extend_from_slice(layout.row_shape());
-        let header = Header::encode(layout.dtype(), &shape)?;
-        self.rescued
-            .keep_rows("acknowledged-rows.npy".as_ref(), |blob: &dyn Blob| {
-                blob.write_at(&header, 0)?;
-                copy(&*layout.data, start, blob, header.len() as u64, end - start)
-            })
-    }
 }
 
-/// Which rows and chunks went with the end of a file of `len` bytes.
-fn missing(array: &Array, catalog: &catalog::Catalog, len: u64) -> String {
-    let layout = &array.layout;
-    let room = len.saturating_sub(layout.header_len());
-    let left = room.checked_div(layout.row_bytes()).unwrap_or(array.rows);
-    let mut names = catalog.names_from_row(left);
-    let chunks = match (names.next(), names.last()) {
-        (None, _) => "of no named chunk".into(),
-        (Some(first), None) => format!("of {first}"),
-        (Some(first), Some(last)) => format!("of {first} to {last}"),
-    };
-    format!(
-        "rows {left} to {} are missing, {chunks}: send them again",
-        array.rows
-    )
+/// Whether the header on the disk is the one that was written last, with this count. One that cannot
+/// be read is told by what reads it next.
+fn has_header(layout: &Layout, rows: u64) -> bool {
+    let expected = layout.header_bytes(rows);
+    let mut found = vec![0; expected.len()];
+    match layout.data.read_at(&mut found, 0) {
+        Ok(got) => found[..got] == expected[..],
+        Err(_) => true,
+    }
 }

@@ -123,6 +123,8 @@ pub struct Options {
     pub reuse_names: bool,
     /// How many directories above this one belong to the store, and are synced with it.
     pub depth: usize,
+    /// Device and inode of the store's root, where the dataset is to lie.
+    pub root: Option<(u64, u64)>,
     /// Has what takes long at an opening given up.
     pub stop: Stop,
     /// Counts how often a dataset was given up because its files were replaced in the store.
@@ -140,6 +142,7 @@ impl Default for Options {
             rejected_limit: 256 << 20,
             reuse_names: false,
             depth: 1,
+            root: None,
             stop: Stop::default(),
             losses: Arc::default(),
             boot: None,
@@ -207,6 +210,7 @@ pub struct Dataset {
     owed: Mutex<Option<Error>>,
     /// It was given up: what began before may have to take it anew.
     given_up: AtomicBool,
+    epoch: mine::Epoch,
     /// How often the dataset was given up, counted together with others'.
     losses: Arc<AtomicU64>,
     /// When it was last asked for, in the store's own count.
@@ -284,6 +288,7 @@ impl Dataset {
             written: AtomicBool::new(false),
             owed: Mutex::default(),
             given_up: AtomicBool::new(false),
+            epoch: mine::Epoch::default(),
             losses: options.losses.clone(),
             options,
             used: AtomicU64::new(0),

@@ -51,6 +51,7 @@ impl Dataset {
         if let Some(damage) = self.damage() {
             return Err(self.refused_for(&damage));
         }
+        self.stays_in_store()?;
         self.folder
             .make_dir(Path::new(CONTROL))
             .context(|| "cannot make .npyfs in the dataset".into())?;
@@ -99,6 +100,7 @@ impl Dataset {
 
     pub(super) fn take_over(&self, lock: Box<dyn disk::Lock>, accept: bool) -> Result<Writer> {
         let told = |line: &str| self.note(line);
+        self.follow_identity(&mut crate::lock(&self.follow));
         let look = recovery::Look {
             accept,
             ..self.look(Open::Write, false, &told)
@@ -285,6 +287,7 @@ impl Dataset {
         let Some(mut writer) = guard.take() else {
             return Ok(());
         };
+        crate::lock(&self.follow).ended_owning(writer.names.data(), writer.journal.len());
         self.owned.store(false, Ordering::Release);
         let settled = self.settle(&mut writer);
         drop(writer);

@@ -14,6 +14,7 @@ use super::convert::{Conversion, Source};
 use super::coverage::Coverage;
 use super::disk::{Blob, read_exact_at, read_pieces};
 use super::judge::stopped_early;
+use super::mine::ChunkId;
 use super::staged::Staged;
 use super::view::View;
 use super::{Dataset, Descriptors, Face};
@@ -52,7 +53,7 @@ struct State {
 #[derive(Clone, Debug)]
 pub struct Committed {
     /// Stays what it is when the chunk is renamed.
-    pub(crate) id: u32,
+    pub(crate) id: ChunkId,
     /// Its place, attributes and checksum.
     pub receipt: Receipt,
     /// Its header and rows as a file.
@@ -312,7 +313,7 @@ impl Rewrite {
     pub(crate) fn flush(&self, left: &dyn Descriptors) -> Result<()> {
         let mut state = self.state()?;
         let Err(error) = self.compare(&mut state) else {
-            return Ok(());
+            return self.dataset.still_has(self.committed.id);
         };
         let final_word = !state.disordered && state.len >= self.committed.original_len();
         if !final_word {

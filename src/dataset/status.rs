@@ -1,8 +1,9 @@
 //! What npyfs says of a dataset: `status.json` and `chunks.csv`.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use super::catalog::Receipt;
 use super::{Dataset, clock};
 use crate::error::Result;
 
@@ -99,15 +100,7 @@ impl Dataset {
         let mut id = id;
         while id < catalog.next_id() {
             if let Some((name, receipt)) = catalog.get(id) {
-                let line = format!(
-                    "{},{},{},{},{}\n",
-                    csv_field(&name),
-                    receipt.first_row,
-                    receipt.rows,
-                    clock::iso(receipt.committed),
-                    receipt.attributes.uid
-                );
-                return Some((line, id + 1));
+                return Some((csv_line(&name, receipt), id + 1));
             }
             id += 1;
         }
@@ -115,7 +108,19 @@ impl Dataset {
     }
 }
 
-fn csv_field(name: &OsString) -> String {
+/// The line of `chunks.csv` for this chunk.
+pub(super) fn csv_line(name: &OsStr, receipt: &Receipt) -> String {
+    format!(
+        "{},{},{},{},{}\n",
+        csv_field(name),
+        receipt.first_row,
+        receipt.rows,
+        clock::iso(receipt.committed),
+        receipt.attributes.uid
+    )
+}
+
+fn csv_field(name: &OsStr) -> String {
     let text = String::from_utf8_lossy(name.as_bytes());
     if text.contains(['"', ',', '\n', '\r']) {
         format!("\"{}\"", text.replace('"', "\"\""))
@@ -130,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_name_with_commas_and_quotes_stays_one_field() {
-        assert_eq!(csv_field(&"plain.npy".into()), "plain.npy");
-        assert_eq!(csv_field(&"a,\"b\".npy".into()), "\"a,\"\"b\"\".npy\"");
+        assert_eq!(csv_field("plain.npy".as_ref()), "plain.npy");
+        assert_eq!(csv_field("a,\"b\".npy".as_ref()), "\"a,\"\"b\"\".npy\"");
     }
 }

@@ -329,12 +329,14 @@ impl Store {
     }
 
     fn open_dataset(&self, path: &Path, folder: Sparing) -> Result<Arc<Dataset>> {
+        let root = fstat(&self.fd).context(|| "cannot look at the store's root".into())?;
         let options = crate::DatasetOptions {
             read_only: self.options.read_only,
             memory: self.memory.clone(),
             rejected_limit: self.options.rejected_limit,
             reuse_names: self.options.reuse_names,
             depth: path.components().count(),
+            root: Some((root.st_dev, root.st_ino)),
             stop: self.stop.clone(),
             losses: self.losses.clone(),
             boot: None,

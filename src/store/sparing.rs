@@ -53,6 +53,10 @@ impl Folder for Sparing {
         self.sparing(|folder| folder.identity(path))
     }
 
+    fn is_within(&self, root: (u64, u64)) -> io::Result<bool> {
+        self.folder.is_within(root)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.sparing(|folder| folder.rename(from, to))
     }

@@ -22,7 +22,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
@@ -38,6 +38,9 @@ use super::super::names::CONTROL;
 use super::{Blob, DiskFile, Folder, Listed, Lock, Open, give};
 use crate::door::{open_beneath, open_beside};
 use crate::error::Error;
+
+/// How many directories may be above one of a path of `PATH_MAX` bytes.
+const DEEPEST: usize = 2048;
 
 /// A directory of the operating system, held open: it may be renamed while it is in use.
 #[derive(Debug)]
@@ -332,6 +335,33 @@ impl Folder for Directory {
             fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?
         };
         Ok((stat.st_dev, stat.st_ino))
+    }
+
+    fn is_within(&self, root: (u64, u64)) -> io::Result<bool> {
+        let own = fstat(&self.fd)?;
+        if own.st_nlink == 0 {
+            return Ok(false);
+        }
+        let mut below = (own.st_dev, own.st_ino);
+        let mut above = PathBuf::new();
+        for _ in 0..DEEPEST {
+            if below == root {
+                return Ok(true);
+            }
+            // What holds a directory has no name that could lead elsewhere.
+            above.push("..");
+            let stat = match fstatat(&self.fd, &above, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                // It cannot be told.
+                Err(Errno::EACCES) => return Ok(true),
+                stat => stat?,
+            };
+            let up = (stat.st_dev, stat.st_ino);
+            if up == below {
+                return Ok(false);
+            }
+            below = up;
+        }
+        Ok(true)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

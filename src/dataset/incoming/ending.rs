@@ -95,7 +95,7 @@ impl Incoming {
                 self.dataset.leave(self);
                 return Ok(Judged::Answer(Err(error.clone())));
             }
-            Phase::Committed(_) => return Ok(Judged::Answer(Ok(()))),
+            &Phase::Committed(id) => return Ok(Judged::Answer(self.dataset.still_has(id))),
             Phase::Open => {}
         }
         if self.shared.is_taken_away() {
@@ -161,7 +161,11 @@ impl Incoming {
         let mut state = self.state()?;
         match &state.phase {
             Phase::Refused(error) => return Err(error.clone()),
-            Phase::Committed(_) => return Ok(()),
+            &Phase::Committed(id) => {
+                drop(state);
+                self.dataset.refresh()?;
+                return self.dataset.still_has(id);
+            }
             Phase::Open if self.shared.is_taken_away() => return Err(self.withdrawn()),
             Phase::Open => {}
         }

@@ -1,0 +1,222 @@
+//! A dataset is given up: what this daemon writes to is not what the store has.
+//!
+//! The lock is freed and what is there now is opened anew. What was acknowledged and is in no file of
+//! the store any more is written to `.npyfs/rescued`: rows from the descriptor that is still open, and
+//! the names that no journal knows. The log tells of it, and so does the answer to what is asked next.
+
+use std::fmt::Write as _;
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+
+use super::super::catalog::Catalog;
+use super::super::commit::Writer;
+use super::super::disk::{Blob, copy};
+use super::super::follow::Follow;
+use super::super::journal::{AppendError, Record};
+use super::super::status::{CSV_HEAD, csv_line};
+use super::super::{Array, Dataset};
+use super::{Loss, Told};
+use crate::error::{Error, Result};
+use crate::npy::Header;
+
+/// How much of a list is written at once, in bytes.
+const PIECE: usize = 1 << 20;
+
+/// What the dataset was before it was given up.
+struct Before {
+    array: Option<Array>,
+    catalog: Catalog,
+    /// The first row that was committed since this daemon took the dataset.
+    first_row: u64,
+}
+
+impl Dataset {
+    /// Lets go of files that are not the store's any more, and takes in what is there now.
+    pub(super) fn give_up(
+        &self,
+        mut guard: MutexGuard<'_, Option<Writer>>,
+        loss: Loss,
+        told: Told,
+    ) -> Error {
+        let _busy = self.busy.enter();
+        let Some(mut writer) = guard.take() else {
+            return err!(ESTALE, "{loss}");
+        };
+        if loss == Loss::Data && !writer.array_recorded {
+            // Nothing was committed: what has come is another program's from its first row on.
+            let mut closed = Vec::new();
+            Record::Closed { rows: 0 }.encode(&mut closed);
+            if let Err(AppendError::Undone(error) | AppendError::Torn(error)) =
+                writer.journal.append(&closed)
+            {
+                log::warn!("{}: cannot close the journal: {error}", self.label());
+            }
+        }
+        let first_row = writer.first_row;
+        let unborn = writer.unborn.as_ref().map(|unborn| unborn.layout.clone());
+        // The lock too: who takes the dataset next, here or elsewhere, finds it free.
+        drop(writer);
+        let before = {
+            let mut follow = crate::lock(&self.follow);
+            *follow = Follow::default();
+            let catalog = std::mem::take(&mut *self.catalog_mut());
+            let array = crate::write(&self.array).take();
+            self.owned.store(false, Ordering::Release);
+            Before {
+                array,
+                catalog,
+                first_row,
+            }
+        };
+        let error = match loss {
+            Loss::Cut(_) | Loss::Header => err!(EIO, "{loss}"),
+            _ => err!(ESTALE, "{loss}"),
+        };
+        let array = before.array.as_ref();
+        for layout in array.map(|array| &array.layout).into_iter().chain(&unborn) {
+            layout.lose(&error);
+        }
+        self.epoch.end(&error);
+        self.given_up.store(true, Ordering::Release);
+        self.losses.fetch_add(1, Ordering::Relaxed);
+        drop(guard);
+        let opened = self.begin_following();
+        if told == Told::Later {
+            // Before it can be seen in the log.
+            crate::lock(&self.owed).get_or_insert_with(|| error.clone());
+        }
+        if let Err(error) = &opened {
+            log::error!("{}: cannot be opened anew: {error}", self.label());
+        }
+        let mut lines = vec![match (&before.array, loss) {
+            (None, _) => "no rows had been committed".into(),
+            // What would be written to its `.npyfs` would be outside of the store.
+            (Some(array), Loss::Directory) => {
+                let end = array.rows;
+                format!(
+                    "rows {first_row} to {end}, which this daemon had acknowledged, went with it"
+                )
+            }
+            (Some(array), Loss::Data) => self.rescue(array, &before),
+            (Some(array), Loss::Cut(len)) => missing(array, len),
+            (Some(array), _) => format!("it had {} rows", array.rows),
+        }];
+        // Where it cannot be opened, the journal may have them still.
+        if opened.is_ok() {
+            lines.extend(self.rescue_names(&before.catalog));
+        }
+        let line = lines.join("; ");
+        log::error!("{}: {loss}: {line}", self.label());
+        if loss != Loss::Directory {
+            self.note(&format!("{loss}: {line}; the dataset is opened anew"));
+        }
+        let error = error.context(line);
+        if told == Told::Later
+            && let Some(owed) = &mut *crate::lock(&self.owed)
+        {
+            *owed = error.clone();
+        }
+        error
+    }
+
+    /// Writes the rows that are in no file of the store any more to one that stays, and says where.
+    fn rescue(&self, array: &Array, before: &Before) -> String {
+        let first_row = match self.rows_in_common(array, &before.catalog) {
+            Some(rows) => rows,
+            // This descriptor is the last way to any of them.
+            None if array.layout.data.glance().is_ok_and(|it| it.0 == 0) => 0,
+            None => before.first_row,
+        };
+        let rows = array.rows.saturating_sub(first_row);
+        if rows == 0 {
+            return match array.rows {
+                0 => "no rows had been committed".into(),
+                rows => format!("its {rows} rows are in what has its place, or still have a name"),
+            };
+        }
+        let range = format!("rows {first_row} to {}", array.rows);
+        match self.write_rows(array, first_row) {
+            Ok(kept) => format!("{range}, which had been acknowledged, are kept as {kept}"),
+            Err(error) => format!("{range}, which had been acknowledged, are LOST: {error}"),
+        }
+    }
+
+    /// How many rows what is there now has of those that were, by the checksums of their chunks. `None`
+    /// where nothing is there, or something else.
+    fn rows_in_common(&self, array: &Array, catalog: &Catalog) -> Option<u64> {
+        let now = self.array()?;
+        let (then, now_layout) = (&array.layout, &now.layout);
+        if then.dtype() != now_layout.dtype() || then.row_shape() != now_layout.row_shape() {
+            return None;
+        }
+        let rows = self.catalog().rows_in_common(catalog);
+        (rows > 0).then(|| rows.min(array.rows).min(now.rows))
+    }
+
+    fn write_rows(&self, array: &Array, first_row: u64) -> Result<String> {
+        let layout = &array.layout;
+        let (Some(start), Some(end)) = (layout.offset(first_row), layout.offset(array.rows)) else {
+            return Err(err!(EFBIG, "the array has more bytes than a file can"));
+        };
+        let mut shape = vec![array.rows - first_row];
+        shape.extend_from_slice(layout.row_shape());
+        let header = Header::encode(layout.dtype(), &shape)?;
+        self.rescued
+            .keep_rows("acknowledged-rows.npy".as_ref(), |blob: &dyn Blob| {
+                blob.write_at(&header, 0)?;
+                copy(&*layout.data, start, blob, header.len() as u64, end - start)
+            })
+    }
+
+    /// Writes the names that are not known any more, with their rows, to a file that stays, and says
+    /// where. Who sends one of them again has its rows appended again.
+    fn rescue_names(&self, before: &Catalog) -> Option<String> {
+        let now = self.catalog();
+        let is_lost = |index: &u32| match before.get(*index) {
+            Some((name, receipt)) => !now
+                .find(&name)
+                .is_some_and(|(_, known)| known.rows == receipt.rows && known.crc == receipt.crc),
+            None => false,
+        };
+        let lost: Vec<u32> = (0..before.next_id()).filter(is_lost).collect();
+        drop(now);
+        let name = |index: &u32| before.get(*index).map(|(name, _)| name);
+        let (first, last) = (lost.first().and_then(name)?, lost.last().and_then(name)?);
+        let which = match lost.len() {
+            1 => format!("the name {} is", first.display()),
+            many => format!(
+                "{many} names, {} to {}, are",
+                first.display(),
+                last.display()
+            ),
+        };
+        let kept = self
+            .rescued
+            .keep_rows("lost-names.csv".as_ref(), |blob: &dyn Blob| {
+                let (mut at, mut lines) = (0, String::from(CSV_HEAD));
+                for (name, receipt) in lost.iter().filter_map(|index| before.get(*index)) {
+                    lines.push_str(&csv_line(&name, receipt));
+                    if lines.len() >= PIECE {
+                        blob.write_at(lines.as_bytes(), at)?;
+                        at += lines.len() as u64;
+                        lines.clear();
+                    }
+                }
+                blob.write_at(lines.as_bytes(), at)
+            });
+        let mut line = format!("{which} not known any more: ");
+        let told = match kept {
+            Ok(kept) => write!(line, "the list is kept as {kept}"),
+            Err(error) => write!(line, "{error}"),
+        };
+        told.is_ok().then_some(line)
+    }
+}
+
+/// Which rows went with the end of a file of `len` bytes.
+fn missing(array: &Array, len: u64) -> String {
+    let layout = &array.layout;
+    let room = len.saturating_sub(layout.header_len());
+    let left = room.checked_div(layout.row_bytes()).unwrap_or(array.rows);
+    format!("rows {left} to {} are missing: send them again", array.rows)
+}

@@ -11,7 +11,10 @@ use std::time::Duration;
 use common::{eventually, is_mounted, kill, npyfs, run};
 
 fn demo(scratch: &Path) -> Command {
-    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/demo.sh"));
+    // A shell cannot catch what was ignored when it began, as SIGINT is in a job in the background.
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT,TERM");
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/demo.sh"));
     command.env("NPYFS", npyfs()).env("TMPDIR", scratch);
     command
 }

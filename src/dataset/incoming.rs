@@ -29,7 +29,7 @@ use super::convert::Conversion;
 use super::coverage::Coverage;
 use super::disk::set_attributes;
 use super::judge::too_long;
-use super::mine::ChunkId;
+use super::mine::epoch::ChunkId;
 use super::staged::{Permit, Staged};
 use super::tail::Stream;
 use crate::error::{Context, Error, Result};

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::mine::ChunkId;
+use super::mine::epoch::ChunkId;
 use super::view::{Layout, View};
 use super::{Committed, Dataset, Found, names};
 use crate::error::{Context, Result};

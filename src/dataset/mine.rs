@@ -6,33 +6,19 @@
 //! are as long as they were left. Each sync, each closing, and once a second a look at the names
 //! follows. If something differs, the dataset is given up (`loss`).
 
-mod epoch;
+pub(super) mod epoch;
 mod loss;
+pub(super) mod names;
 
 use std::fmt;
-use std::io;
-use std::path::Path;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
 use super::commit::Writer;
-use super::disk::Folder;
 use super::view::Layout;
-use super::{CONTROL, DATA, Dataset, JOURNAL, LOCK};
-use crate::error::{Context, Error, Result};
-pub(crate) use epoch::{ChunkId, Epoch};
-
-/// Device and inode of what a name stands for.
-type Identity = (u64, u64);
-
-/// What the names stood for when the dataset was taken.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Names {
-    data: Option<Identity>,
-    journal: Option<Identity>,
-    lock: Option<Identity>,
-    control: Option<Identity>,
-}
+use super::{DATA, Dataset, JOURNAL};
+use crate::error::{Context, Result};
+use names::{Names, identity};
 
 /// How the store differs from what this daemon writes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,50 +62,6 @@ impl fmt::Display for Loss {
     }
 }
 
-/// `None` where nothing has the name.
-fn identity(folder: &dyn Folder, path: &str) -> Result<Option<Identity>> {
-    match folder.identity(Path::new(path)) {
-        Ok(identity) => Ok(Some(identity)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io(error, format!("cannot look at {path}"))),
-    }
-}
-
-impl Names {
-    pub(super) fn look(folder: &dyn Folder) -> Result<Self> {
-        Ok(Self {
-            data: identity(folder, DATA)?,
-            journal: identity(folder, JOURNAL)?,
-            lock: identity(folder, LOCK)?,
-            control: identity(folder, CONTROL)?,
-        })
-    }
-
-    /// `data.npy` is a new file of this daemon's, or was removed by it.
-    pub(super) fn data_changed(&mut self, folder: &dyn Folder) -> Result<()> {
-        self.data = identity(folder, DATA)?;
-        Ok(())
-    }
-
-    pub(super) fn data(&self) -> Option<Identity> {
-        self.data
-    }
-
-    /// The first difference.
-    fn differ(&self, now: &Self) -> Option<Loss> {
-        if self.data != now.data {
-            return Some(Loss::Data);
-        }
-        let others = [
-            (CONTROL, self.control, now.control),
-            (JOURNAL, self.journal, now.journal),
-            (LOCK, self.lock, now.lock),
-        ];
-        let other = others.into_iter().find(|(_, then, now)| then != now);
-        other.map(|(what, ..)| Loss::Other(what))
-    }
-}
-
 impl Dataset {
     /// The writer, if this daemon has the right to write and the files of it are those of the store.
     ///
@@ -148,8 +90,9 @@ impl Dataset {
             return Ok(guard);
         };
         let loss = match writer.names.differ(&Names::look(&*self.folder)?) {
-            None if !self.is_in_store()? => Some(Loss::Directory),
-            loss => loss,
+            Some(DATA) => Some(Loss::Data),
+            Some(other) => Some(Loss::Other(other)),
+            None => (!self.is_in_store()?).then_some(Loss::Directory),
         };
         match loss {
             None => Ok(guard),
@@ -217,7 +160,7 @@ impl Dataset {
         let Some(array) = array else {
             // What has come there is not to lose its place to the first commit.
             let now = identity(&*self.folder, DATA).ok()?;
-            return (now != writer.names.data).then_some(Loss::Data);
+            return (now != writer.names.data()).then_some(Loss::Data);
         };
         let (names, len) = array.layout.data.glance().ok()?;
         if names == 0 {

@@ -210,7 +210,7 @@ pub struct Dataset {
     owed: Mutex<Option<Error>>,
     /// It was given up: what began before may have to take it anew.
     given_up: AtomicBool,
-    epoch: mine::Epoch,
+    epoch: mine::epoch::Epoch,
     /// How often the dataset was given up, counted together with others'.
     losses: Arc<AtomicU64>,
     /// When it was last asked for, in the store's own count.
@@ -288,7 +288,7 @@ impl Dataset {
             written: AtomicBool::new(false),
             owed: Mutex::default(),
             given_up: AtomicBool::new(false),
-            epoch: mine::Epoch::default(),
+            epoch: mine::epoch::Epoch::default(),
             losses: options.losses.clone(),
             options,
             used: AtomicU64::new(0),

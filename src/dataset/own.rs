@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::commit::Writer;
 use super::disk::{self, Blob, Open, Place};
 use super::journal::{AppendError, Journal, Opened, Record, Whence};
-use super::mine::Names;
+use super::mine::names::Names;
 use super::recovery::Damage;
 use super::turns::Tail;
 use super::{CONTROL, Dataset, LOCK, clock, recovery, sync};

@@ -14,7 +14,7 @@ use super::convert::{Conversion, Source};
 use super::coverage::Coverage;
 use super::disk::{Blob, read_exact_at, read_pieces};
 use super::judge::stopped_early;
-use super::mine::ChunkId;
+use super::mine::epoch::ChunkId;
 use super::staged::Staged;
 use super::view::View;
 use super::{Dataset, Descriptors, Face};

@@ -153,7 +153,7 @@ fn a_rename_commits_into_the_same_or_another_dataset() {
     ] {
         assert_eq!(errno(fs::rename(dataset.join("0.npy"), to)), Errno::EPERM);
     }
-    mount.expect_warning("EPERM: 0.npy is committed, and can only have another chunk's name");
+    mount.expect_warning("EPERM: 0.npy is committed: it can be renamed to another chunk's name");
     // A dataset is renamed with all that it holds.
     fs::rename(&dataset, mount.path("deep/ds")).unwrap();
     assert_eq!(rows_of(&mount.path("deep/ds")).len(), 20_030);

@@ -47,7 +47,9 @@ fn by_default_what_is_committed_stays() {
     assert!(!output.unwrap().status.success());
     assert_eq!(rows_of(&dataset), (0..30).collect::<Vec<_>>());
     let log = fs::read_to_string(dataset.join(".npyfs/log")).unwrap();
-    assert!(log.contains("0.npy is committed, and its rows are part of data.npy"));
+    assert!(
+        log.contains("0.npy is committed and cannot be removed: its rows are part of data.npy")
+    );
 }
 
 #[test]

@@ -467,6 +467,30 @@ fn names_that_went_with_the_journal_are_told_and_kept() {
     }
 }
 
+/// It had been synced, and was looked at: nothing is written to it any more.
+#[test]
+fn a_dataset_at_rest_is_looked_at_too_and_umount_tells() {
+    require!(fuse);
+    for waits in [true, false] {
+        let written = Written::new();
+        sync_path(&written.dataset.join("data.npy")).unwrap();
+        // The look of every second has been at it.
+        std::thread::sleep(Duration::from_millis(2500));
+        fs::rename(
+            written.stored.join("data.npy"),
+            written.stored.join("moved"),
+        )
+        .unwrap();
+        if waits {
+            let found = eventually(Duration::from_secs(30), || {
+                written.log().contains("data.npy was replaced or removed")
+            });
+            assert!(found);
+        }
+        written.ends_with_a_loss();
+    }
+}
+
 /// A program that writes into the file, and does not put another in its place.
 #[test]
 fn an_array_that_another_program_overwrites_is_told_by_the_next_close() {

@@ -120,10 +120,10 @@ impl Dataset {
         }
     }
 
-    /// Looks at the names, where something was written lately. What is found is the answer to the next
-    /// commit or sync.
-    pub fn look_if_mine(&self) {
-        if !self.is_owned() || !self.written.swap(false, Ordering::Relaxed) {
+    /// Looks at the files and the names of an owned dataset, where something was written lately or `always`.
+    /// What is found is the answer to the next commit or sync.
+    pub fn look_if_mine(&self, always: bool) {
+        if !self.is_owned() || !(self.written.swap(false, Ordering::Relaxed) || always) {
             return;
         }
         if let Err(error) = self.look_at_all(Told::Later) {

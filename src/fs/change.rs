@@ -231,7 +231,7 @@ impl Fs {
                     Some(Found::Committed(_)) => {
                         let reason = err!(
                             EPERM,
-                            "{} is committed, and its rows are part of data.npy",
+                            "{} is committed and cannot be removed: its rows are part of data.npy",
                             name.display()
                         );
                         return self.reported(&dataset, name, Err(reason));
@@ -402,7 +402,7 @@ impl Fs {
         if from_dir != to_dir || dataset::Kind::of(newname) != dataset::Kind::Chunk {
             return Err(err!(
                 EPERM,
-                "{} is committed, and can only have another chunk's name in the same dataset, not {}",
+                "{} is committed: it can be renamed to another chunk's name in its own dataset only, not to {}",
                 name.display(),
                 newname.display()
             ));

@@ -447,6 +447,9 @@ impl Fs {
 /// How often datasets that are written are looked at by their names.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How often those are that are owned and not written.
+const LOOK_AT_ALL_EVERY: Duration = Duration::from_secs(5);
+
 /// Looks every second whether what is written is still the store's, and syncs it every `interval`,
 /// unless that is zero.
 fn watch(interval: Duration, ticks: &Receiver<()>, store: &Weak<Store>) {
@@ -455,13 +458,18 @@ fn watch(interval: Duration, ticks: &Receiver<()>, store: &Weak<Store>) {
         false => interval.min(LOOK_EVERY),
     };
     let (mut looked, mut synced) = (Instant::now(), Instant::now());
+    let mut looked_at_all = looked;
     while let Err(RecvTimeoutError::Timeout) = ticks.recv_timeout(step) {
         let Some(store) = store.upgrade() else {
             return;
         };
         if looked.elapsed() >= LOOK_EVERY {
-            store.look_if_mine();
+            let all = looked_at_all.elapsed() >= LOOK_AT_ALL_EVERY;
+            store.look_if_mine(all);
             looked = Instant::now();
+            if all {
+                looked_at_all = looked;
+            }
         }
         if !interval.is_zero() && synced.elapsed() >= interval {
             store.sync_dirty();

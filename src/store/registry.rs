@@ -371,9 +371,10 @@ impl Store {
         self.registry.datasets()
     }
 
-    /// Looks whether the datasets that were written lately are still what the store has.
-    pub fn look_if_mine(&self) {
-        self.one_by_one().for_each(|it| it.look_if_mine());
+    /// Looks whether the datasets that were written lately, or `all` that are owned, are still what the
+    /// store has.
+    pub fn look_if_mine(&self, all: bool) {
+        self.one_by_one().for_each(|it| it.look_if_mine(all));
     }
 
     /// The datasets that are open, of which no more than one is in use because of that.
@@ -383,9 +384,9 @@ impl Store {
         all.into_iter().filter_map(|dataset| dataset.upgrade())
     }
 
-    /// As [`Store::losses`], after a look at all that was written.
+    /// As [`Store::losses`], after a look at all datasets that are owned.
     pub fn losses_by_now(&self) -> u64 {
-        self.look_if_mine();
+        self.look_if_mine(true);
         self.losses()
     }
 

@@ -68,10 +68,11 @@ impl Dataset {
                 first_row,
             }
         };
-        let error = match loss {
-            Loss::Cut(_) | Loss::Header => err!(EIO, "{loss}"),
-            _ => err!(ESTALE, "{loss}"),
+        let told_as = |text: String| match loss {
+            Loss::Cut(_) | Loss::Header => err!(EIO, "{text}"),
+            _ => err!(ESTALE, "{text}"),
         };
+        let error = told_as(loss.to_string());
         let array = before.array.as_ref();
         for layout in array.map(|array| &array.layout).into_iter().chain(&unborn) {
             layout.lose(&error);
@@ -99,7 +100,7 @@ impl Dataset {
             }
             (Some(array), Loss::Data) => self.rescue(array, &before),
             (Some(array), Loss::Cut(len)) => missing(array, len),
-            (Some(array), _) => format!("it had {} rows", array.rows),
+            (Some(array), _) => format!("data.npy had {} rows", array.rows),
         }];
         // Where it cannot be opened, the journal may have them still.
         if opened.is_ok() {
@@ -108,9 +109,11 @@ impl Dataset {
         let line = lines.join("; ");
         log::error!("{}: {loss}: {line}", self.label());
         if loss != Loss::Directory {
-            self.note(&format!("{loss}: {line}; the dataset is opened anew"));
+            self.note(&format!("{loss}: {line}"));
         }
-        let error = error.context(line);
+        let error = told_as(format!(
+            "{loss} while this chunk or sync was under way. Send it again. Of what was there before: {line}"
+        ));
         if told == Told::Later
             && let Some(owed) = &mut *crate::lock(&self.owed)
         {

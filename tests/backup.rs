@@ -302,6 +302,49 @@ fn rows_that_are_not_what_was_committed_are_named_and_the_others_copied() {
 }
 
 /// Root makes the copy, and users own directories of the store.
+/// An older array was put in its place: the copy is whole, and it has not all that was there.
+#[test]
+fn rows_that_had_reached_the_disk_and_are_gone_are_told() {
+    require!(fuse);
+    for ended in [false, true] {
+        let (mut mount, dataset, copy) = with_dataset();
+        mount.tolerate_warnings();
+        let stored = mount.store("run/data.npy");
+        let older = mount.store("run/older");
+        fs::copy(&stored, &older).unwrap();
+        put_chunk(&dataset, Chunk::new(0, 1)).unwrap();
+        common::sync_path(&dataset.join("data.npy")).unwrap();
+        let store = mount.store("");
+        if ended {
+            mount.crash();
+        }
+        fs::rename(&older, &stored).unwrap();
+        let (code, said) = refused(&store, &copy);
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains("are not in data.npy any more"), "{said}");
+        assert_eq!(chunks_in(&copy.join("run/data.npy")), [Chunk::new(0, 0)]);
+        if !ended {
+            mount.end_unclean();
+        }
+    }
+}
+
+#[test]
+fn a_mount_of_a_copy_shows_what_later_backups_bring() {
+    require!(fuse);
+    let (mount, dataset, copy) = with_dataset();
+    backed_up(&mount.store(""), &copy);
+    let shown = Mount::builder().store(&copy).words("ro").start();
+    for number in 1..4 {
+        assert_eq!(chunks_in(&shown.path("run/data.npy")).len() as u64, number);
+        put_chunk(&dataset, Chunk::new(0, number)).unwrap();
+        backed_up(&mount.store(""), &copy);
+        let name = Chunk::new(0, number).name();
+        assert!(shown.path("run").join(&name).exists(), "{name}");
+        assert_eq!(csv_names(&shown.path("run")).last(), Some(&name));
+    }
+}
+
 #[test]
 fn nothing_that_a_user_puts_into_the_store_leads_out_of_it() {
     require!(fuse, root, mkfifo);

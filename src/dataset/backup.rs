@@ -357,6 +357,15 @@ fn with_journal(
     }
     copied.rows = told.rows;
     original.is_still(from)?;
+    if told.stopped {
+        let durable = Told::durable(journal)?;
+        let there = original.most(is_written(from)?)?.unwrap_or(0);
+        if durable > there {
+            copied.damage.push(format!(
+                "rows {there} to {durable}, which had reached the disk, are not in data.npy any more: npyfs check names their chunks"
+            ));
+        }
+    }
     publish(original, journal, to, base, &told, target)?;
     if let Some(count) = original.counted()?
         && told.is_closed()

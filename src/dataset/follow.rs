@@ -177,7 +177,8 @@ impl Dataset {
         if self.owned.load(Ordering::Acquire) {
             return Ok(());
         }
-        if blob.len().context(failed)? < follow.journal_len {
+        let len = blob.len().context(failed)?;
+        if len < follow.journal_len {
             // Records were taken back.
             drop(follow);
             return self.look_again();
@@ -187,6 +188,13 @@ impl Dataset {
         loop {
             let at = reader.offset();
             let Some(record) = reader.next()? else {
+                if at == follow.journal_len && at < len {
+                    // Where the last look ended no record begins: a backup goes on in the place of the
+                    // record that closed it.
+                    drop(catalog);
+                    drop(follow);
+                    return self.look_again();
+                }
                 break;
             };
             if record.end().is_some_and(|end| end > count) {

@@ -24,6 +24,8 @@ pub(super) struct Told {
     pieces: Vec<Piece>,
     /// There are records that were not taken.
     pub(super) stopped: bool,
+    /// How many rows the records that were taken say to have reached the disk.
+    durable: u64,
 }
 
 /// Rows with one checksum.
@@ -91,6 +93,9 @@ impl Told {
                 break;
             }
             let is_closed = matches!(record, Record::Closed { .. });
+            if let Record::Durable { rows } | Record::Closed { rows } = record {
+                told.durable = told.durable.max(rows);
+            }
             let piece = match &record {
                 Record::Chunk(chunk) => {
                     run = None;
@@ -141,6 +146,11 @@ impl Told {
             return;
         }
         self.pieces.push(piece);
+    }
+
+    /// How many rows the whole journal says to have reached the disk. They were counted before.
+    pub(super) fn durable(blob: &Arc<dyn Blob>) -> Result<u64> {
+        Ok(Self::read(blob)?.durable)
     }
 
     /// Where the journal ends that a backup has given a closed record of its own.

@@ -7,7 +7,7 @@ use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use common::{Chunk, Mount, Place, Style, npyfs, put_chunk, run};
+use common::{Chunk, Mount, Place, Style, counted, npyfs, put_chunk, rows_of, run};
 
 const USAGE: i32 = 2;
 const STORE: i32 = 4;
@@ -258,6 +258,30 @@ fn append_takes_more_files_than_it_may_open_at_once() {
     limited.arg(npyfs()).arg("append").arg(files.store("run"));
     let said = ends(&limited.args(&names).output().unwrap(), 0);
     assert_eq!(said.matches(": appended as rows").count(), 100, "{said}");
+}
+
+#[test]
+fn append_leaves_files_in_the_datasets_own_directory_and_a_mount_lists_them_once() {
+    require!(fuse);
+    let mount = Mount::new();
+    let dataset = mount.store("run");
+    fs::create_dir(&dataset).unwrap();
+    let files: Vec<PathBuf> = (0..3).map(|n| dataset.join(format!("{n}.npy"))).collect();
+    for (n, file) in files.iter().enumerate() {
+        fs::write(file, counted(n as u64 * 4, 4)).unwrap();
+    }
+    let said = ends(&append(&dataset, &files.iter().collect::<Vec<_>>()), 0);
+    assert!(said.contains("appended as rows 8 to 12"), "{said}");
+    for (n, file) in files.iter().enumerate() {
+        assert_eq!(fs::read(file).unwrap(), counted(n as u64 * 4, 4));
+    }
+    let mut listed: Vec<_> = fs::read_dir(mount.path("run"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    listed.sort();
+    assert_eq!(listed, ["0.npy", "1.npy", "2.npy", "data.npy"]);
+    assert_eq!(rows_of(&mount.path("run")), (0..12).collect::<Vec<u64>>());
 }
 
 #[test]

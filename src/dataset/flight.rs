@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::chunk_writer::ChunkWriter;
 use super::commit::{Candidate, Rows};
-use super::disk::Blob;
+use super::disk::{Blob, Open};
 use super::incoming::{Abort, Reopened};
 use super::journal::Attributes;
 use super::judge::{check_len, read_header};
@@ -127,9 +127,16 @@ impl Dataset {
         }
     }
 
-    /// An empty file that held the name until now.
+    /// Removes an empty file that held the name until now. One with bytes is its owner's.
     pub(crate) fn remove_placeholder(&self, name: &OsStr) {
-        match self.folder.remove(Path::new(name)) {
+        let path = Path::new(name);
+        let is_empty = |blob: Arc<dyn Blob>| blob.len().map(|len| len == 0);
+        let removed = match self.folder.open(path, Open::Read).and_then(is_empty) {
+            Ok(true) => self.folder.remove(path),
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        };
+        match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 log::warn!(
                     "{}: cannot remove the empty file {}: {error}",

@@ -13,7 +13,7 @@ use super::handle::{Handle, Listing, Names};
 use super::lookup::enter;
 use super::node::{Control, Kind, ROOT};
 use super::{Fs, Opened};
-use crate::dataset::DATA;
+use crate::dataset::{self, DATA};
 use crate::error::Result;
 
 /// An entry of a directory.
@@ -146,6 +146,16 @@ impl Fs {
                             others.push((name, false));
                         }
                     }
+                    // A chunk that was appended from a file beside it is listed once.
+                    let mut kept = Vec::with_capacity(found.len());
+                    for (name, is_dir) in found {
+                        if dataset::Kind::of(&name) != dataset::Kind::Chunk
+                            || dataset.chunk(&name)?.is_none()
+                        {
+                            kept.push((name, is_dir));
+                        }
+                    }
+                    found = kept;
                 }
                 others.extend(found);
             }

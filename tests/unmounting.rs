@@ -175,7 +175,8 @@ fn a_signal_at_any_moment_of_the_start_leaves_nothing() {
             }
             let mut child = command.stderr(Stdio::null()).spawn().unwrap();
             sleep(Duration::from_millis(delay));
-            kill(child.id().cast_signed(), "INT");
+            // Not SIGINT, which a job in the background is started without.
+            kill(child.id().cast_signed(), "TERM");
             let status = child.wait().unwrap();
             if background && status.success() {
                 // It had returned before the signal: a mount was promised.

@@ -47,6 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         text = format!("{:#}\n", Value::Array(found));
     } else if !found.is_empty() {
         text.push_str(&table(&found));
+        text.extend(found.iter().filter_map(verifying));
         text.extend(found.iter().filter_map(damage));
     }
     output::print(text)?;
@@ -228,6 +229,22 @@ fn table(found: &[Status]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// A line for a copy that nothing is written to before its rows are verified.
+fn verifying(status: &Status) -> Option<String> {
+    let path = status.get("path")?.as_str()?;
+    let verifying = status.get("verifying")?.as_object()?;
+    let bytes = |key: &str| verifying.get(key).and_then(Value::as_u64).map(human);
+    let (done, of) = (bytes("bytes")?, bytes("of")?);
+    Some(match verifying.get("failure").and_then(Value::as_str) {
+        None => format!(
+            "{path}: VERIFYING: {done} of {of} of this copy: it can be read that far, and written to when that is done\n"
+        ),
+        Some(failure) => {
+            format!("{path}: NOT VERIFIED: {done} of {of} of this copy, and no more: {failure}\n")
+        }
+    })
 }
 
 /// A line for a dataset that nothing is written to because of its damage.

@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::disk::{Directory, Folder, Open};
+use super::recovery::Copies;
 use super::verify::{Until, Verified, verify};
 use super::{DATA, Dataset, JOURNAL, LOCK, Options, recovery};
 use crate::error::{Context, Result};
@@ -162,7 +163,8 @@ impl Dataset {
     }
 
     fn look_through(&self, live: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
-        let pending = recovery::pending(&self.folder, &self.look(Open::Read, live, &|_| ()))?;
+        let look = self.look(Open::Read, live, Copies::Read(&|_| ()));
+        let pending = recovery::pending(&self.folder, &look)?;
         let mut report = Report {
             damage: pending.damage,
             pending: pending.mendable,

@@ -31,13 +31,12 @@ pub(crate) fn extend(
 ) -> io::Result<u32> {
     let mut done = 0;
     while done < len {
-        stop.check_io()?;
         let at = offset + done;
         let stretch = (len - done).min(2 * STRETCH);
         let read = if stretch == 2 * STRETCH {
-            of_two(blob, at)?
+            of_two(blob, at, stop)?
         } else {
-            of_one(blob, at, stretch)?
+            of_one(blob, at, stretch, stop)?
         };
         crc = crc32c::crc32c_combine(crc, read, stretch as usize);
         let mut passed = stretch;
@@ -56,12 +55,12 @@ pub(crate) fn extend(
 }
 
 /// Of two stretches, by two threads.
-fn of_two(blob: &dyn Blob, offset: u64) -> io::Result<u32> {
+fn of_two(blob: &dyn Blob, offset: u64, stop: &Stop) -> io::Result<u32> {
     let [first, second] = thread::scope(|threads| {
         let other = thread::Builder::new()
             .name("npyfs-checksum".into())
-            .spawn_scoped(threads, || of_one(blob, offset + STRETCH, STRETCH));
-        let first = of_one(blob, offset, STRETCH);
+            .spawn_scoped(threads, || of_one(blob, offset + STRETCH, STRETCH, stop));
+        let first = of_one(blob, offset, STRETCH, stop);
         let second = match other {
             Ok(other) => match other.join() {
                 Ok(second) => second,
@@ -69,7 +68,7 @@ fn of_two(blob: &dyn Blob, offset: u64) -> io::Result<u32> {
             },
             Err(error) => {
                 log::debug!("no thread for a checksum: {error}");
-                of_one(blob, offset + STRETCH, STRETCH)
+                of_one(blob, offset + STRETCH, STRETCH, stop)
             }
         };
         [first, second]
@@ -77,10 +76,12 @@ fn of_two(blob: &dyn Blob, offset: u64) -> io::Result<u32> {
     Ok(crc32c::crc32c_combine(first?, second?, STRETCH as usize))
 }
 
-fn of_one(blob: &dyn Blob, offset: u64, len: u64) -> io::Result<u32> {
+fn of_one(blob: &dyn Blob, offset: u64, len: u64, stop: &Stop) -> io::Result<u32> {
     let mut buffer = vec![0; len.min(PIECE) as usize];
     let (mut crc, mut done) = (0, 0);
     while done < len {
+        // A disk may be slow enough for a stretch to take long.
+        stop.check_io()?;
         let piece = &mut buffer[..(len - done).min(PIECE) as usize];
         read_exact_at(blob, piece, offset + done)?;
         crc = crc32c::crc32c_append(crc, piece);

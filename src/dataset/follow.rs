@@ -9,7 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::disk::Open;
-use super::journal::Reader;
+use super::journal::{FIRST, Reader};
+use super::recovery::{Copied, Copies, Found, Verified};
+use super::stop::Stop;
+use super::verifying::Verifying;
 use super::{Array, DATA, Dataset, JOURNAL, LOCK, recovery};
 use crate::error::{Context, Errno, Result};
 use crate::npy::{Header, Prefix};
@@ -27,6 +30,8 @@ pub(crate) struct Follow {
     /// What is on the disk is known to be wrong beyond what was taken in, and nobody may repair it
     /// here: the rows stay as they were found, as long as the journal has this many bytes.
     frozen: Option<u64>,
+    /// It is a copy, and shown as far as this has verified it.
+    pub(super) verifying: Option<Arc<Verifying>>,
 }
 
 impl Follow {
@@ -37,38 +42,69 @@ impl Follow {
             journal_len,
             live: false,
             frozen: None,
+            verifying: None,
         };
+    }
+
+    /// A copy is to be shown, of which nothing is verified yet.
+    pub(super) fn begin_copy(&mut self, verifying: Arc<Verifying>) {
+        self.ended_owning(self.identity, FIRST);
+        self.verifying = Some(verifying);
     }
 }
 
 impl Dataset {
     pub(crate) fn begin_following(&self) -> Result<()> {
-        let live = self.is_locked();
-        let told = |line: &str| log::info!("{}: {line}", self.label());
-        let look = self.look(Open::Read, live, &told);
-        if let Some(survey) = recovery::survey_if_settled(&self.folder, &look)? {
-            self.take_in(survey, live, false);
-            return Ok(());
+        match self.settle_in(None)? {
+            None => Ok(()),
+            Some(copy) => self.verify(copy),
         }
-        match self.own() {
-            Ok(()) => Ok(()),
-            Err(error) if error.errno() == Errno::EBUSY => {
-                let look = self.look(Open::Read, true, &told);
+    }
+
+    /// Takes in what is on the disk; where there is something to recover it is owned for that. A copy
+    /// that is not known to be verified is answered, and nothing is done. `verifier` stops who has
+    /// verified it.
+    pub(super) fn settle_in(&self, verifier: Option<&Stop>) -> Result<Option<Box<Copied>>> {
+        let live = self.is_locked();
+        let verified = self.verified();
+        let known = Copies::Known(verified.as_deref());
+        let look = self.look(Open::Read, live, known);
+        match recovery::survey_if_settled(&self.folder, &look)? {
+            Found::Surveyed(survey) => {
+                self.take_in(*survey, live, false);
+                return Ok(None);
+            }
+            Found::Unverified(copy) => return Ok(Some(copy)),
+            Found::Unsettled => {}
+        }
+        let error = match self.own_if_verified(verifier) {
+            Ok(unverified) => return Ok(unverified),
+            Err(error) => error,
+        };
+        match error.errno() {
+            // Another thread is at it.
+            Errno::EBUSY if verifier.is_none() && self.is_verifying() => Ok(None),
+            Errno::EBUSY => {
+                let look = self.look(Open::Read, true, known);
                 let survey = recovery::survey(&self.folder, &look)?;
                 self.take_in(survey, true, false);
-                Ok(())
+                Ok(None)
             }
             // It can be read.
-            Err(_) if self.damage().is_some() => Ok(()),
-            Err(error) if matches!(error.errno(), Errno::EROFS | Errno::EACCES | Errno::EPERM) => {
-                let survey = recovery::survey(&self.folder, &look)?;
+            _ if self.damage().is_some() => Ok(None),
+            Errno::EROFS | Errno::EACCES | Errno::EPERM => {
+                let survey = match recovery::survey_unless_unverified(&self.folder, &look)? {
+                    Found::Surveyed(survey) => *survey,
+                    Found::Unverified(copy) => return Ok(Some(copy)),
+                    Found::Unsettled => return Err(error),
+                };
                 for note in &survey.notes {
                     log::warn!("{}: {note} (in memory only: {error})", self.label());
                 }
                 self.take_in(survey, false, true);
-                Ok(())
+                Ok(None)
             }
-            Err(error) => Err(error),
+            _ => Err(error),
         }
     }
 
@@ -78,7 +114,7 @@ impl Dataset {
         &'a self,
         how: Open,
         live: bool,
-        told: &'a dyn Fn(&str),
+        copies: Copies<'a>,
     ) -> recovery::Look<'a> {
         recovery::Look {
             how,
@@ -86,14 +122,22 @@ impl Dataset {
             live,
             accept: false,
             stop: &self.options.stop,
-            told,
+            copies,
         }
+    }
+
+    /// What was found of the rows of a copy.
+    pub(super) fn verified(&self) -> Option<Arc<Verified>> {
+        crate::lock(&self.verified).clone()
     }
 
     pub(super) fn take_in(&self, survey: recovery::Survey, live: bool, frozen: bool) {
         let mut follow = crate::lock(&self.follow);
         if self.owned.load(Ordering::Acquire) {
             return;
+        }
+        if let Some(verifying) = follow.verifying.take() {
+            verifying.cancel();
         }
         self.follow_identity(&mut follow);
         follow.journal_len = survey.journal_len;
@@ -106,7 +150,7 @@ impl Dataset {
 
     /// Notes which file `data.npy` is. What was committed to another is not in the store any more.
     pub(super) fn follow_identity(&self, follow: &mut Follow) {
-        let now = self.folder.identity(Path::new(DATA)).ok();
+        let now = self.data_identity();
         if follow.identity.is_some() && follow.identity != now {
             let what = "data.npy was replaced or removed in the store";
             self.epoch.end(&err!(ESTALE, "{what}"));
@@ -120,9 +164,22 @@ impl Dataset {
             return Ok(());
         }
         let follow = crate::lock(&self.follow);
+        if let Some(verifying) = follow.verifying.clone() {
+            let same_array = self.data_identity() == follow.identity;
+            let (known, journal_len) = (follow.journal_len, verifying.files.journal_len());
+            drop(follow);
+            if !same_array || self.journal_len_on_disk()? != journal_len {
+                return self.look_again();
+            }
+            let rows = verifying.rows();
+            return match self.array() {
+                Some(array) if array.rows < rows => self.catch_up(&array, rows, known),
+                _ => Ok(()),
+            };
+        }
         if let Some(known) = follow.frozen {
             // Until somebody else has recovered it.
-            let same_array = self.folder.identity(Path::new(DATA)).ok() == follow.identity;
+            let same_array = self.data_identity() == follow.identity;
             drop(follow);
             return if !same_array || self.is_locked() || self.journal_len_on_disk()? != known {
                 self.look_again()
@@ -153,6 +210,10 @@ impl Dataset {
         }
     }
 
+    fn data_identity(&self) -> Option<(u64, u64)> {
+        self.folder.identity(Path::new(DATA)).ok()
+    }
+
     /// 0 where there is no journal.
     fn journal_len_on_disk(&self) -> Result<u64> {
         let failed = || "cannot look at the journal".to_owned();
@@ -177,6 +238,11 @@ impl Dataset {
         if self.owned.load(Ordering::Acquire) {
             return Ok(());
         }
+        let is_same = |now: Array| Arc::ptr_eq(&now.layout, &array.layout);
+        if !self.array().is_some_and(is_same) {
+            // Another thread has looked later, and found another array.
+            return Ok(());
+        }
         let len = blob.len().context(failed)?;
         if len < follow.journal_len {
             // Records were taken back.
@@ -188,7 +254,7 @@ impl Dataset {
         loop {
             let at = reader.offset();
             let Some(record) = reader.next()? else {
-                if at == follow.journal_len && at < len {
+                if at == follow.journal_len && at < len && follow.verifying.is_none() {
                     // Where the last look ended no record begins: a backup goes on in the place of the
                     // record that closed it.
                     drop(catalog);
@@ -229,8 +295,18 @@ impl Dataset {
 
     fn look_again(&self) -> Result<()> {
         let live = self.is_locked();
-        let told = |line: &str| log::info!("{}: {line}", self.label());
-        let survey = recovery::survey(&self.folder, &self.look(Open::Read, live, &told))?;
+        let verified = self.verified();
+        let copies = match self.options.patience {
+            // Those who wait for it may hold what who would repair it needs.
+            None => Copies::Read(&|_| ()),
+            Some(_) => Copies::Known(verified.as_deref()),
+        };
+        let look = self.look(Open::Read, live, copies);
+        let survey = match recovery::survey_unless_unverified(&self.folder, &look)? {
+            Found::Unverified(copy) => return self.verify(copy),
+            Found::Surveyed(survey) => *survey,
+            Found::Unsettled => return Err(err!(EIO, "the dataset was not looked at")),
+        };
         let unsettled = self.options.read_only && !survey.clean && !live;
         let frozen = unsettled || survey.damage.is_some();
         self.take_in(survey, live, frozen);

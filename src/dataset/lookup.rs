@@ -154,9 +154,11 @@ impl Dataset {
     /// Whether the dataset has neither rows nor chunks, committed or in flight.
     ///
     /// # Errors
-    /// Those of reading what another daemon has written.
+    /// Those of reading what another daemon has written, and `EBUSY` while it is a copy that is being
+    /// verified.
     pub fn is_empty(&self) -> Result<bool> {
         self.refresh()?;
+        self.refuse_while_verifying()?;
         Ok(self.array().is_none() && crate::lock(&self.in_flight).is_empty())
     }
 }

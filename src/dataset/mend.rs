@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::commit::{NEWBORN, Writer};
 use super::disk::Open;
+use super::recovery::Copies;
 use super::remove::REMOVED;
 use super::{Dataset, recovery, sync};
 use crate::error::{Context, Result};
@@ -107,7 +108,8 @@ impl Dataset {
 
     /// What a recovery would find must be what memory has.
     fn compare(&self, writer: &Writer, rows: u64) -> Result<()> {
-        let found = recovery::survey(&self.folder, &self.look(Open::Read, false, &|_| ()))?;
+        let look = self.look(Open::Read, false, Copies::Read(&|_| ()));
+        let found = recovery::survey(&self.folder, &look)?;
         let catalog = self.catalog();
         let same = found.array.map_or(0, |array| array.rows) == rows
             && found.journal_len == writer.journal.len()

@@ -17,6 +17,7 @@
 //! | `remove` | what is removed is gone as a whole or not at all |
 //! | `journal`, `catalog`, `amend` | which rows are called what |
 //! | `own`, `holds`, `follow` | one daemon writes, all others see it (the lock) |
+//! | `verifying` | of a copy only what was verified is shown, and nobody waits for the rest |
 //! | `recovery`, `adopt` | what is on the disk becomes a dataset again (P7) |
 //! | `sync` | fsync means durable (P6) |
 //! | `mine` | what is written to is what has the names in the store |
@@ -29,7 +30,7 @@
 //! | `rescued` | no limit removes what was confirmed |
 //!
 //! Lock order: a chunk's state, `writer`, a stream's state, its layout's `end_of_file`, `holds`, `in_flight`, `follow`, `catalog`,
-//! `array`, then the log's, the syncs' and the patience, which are leaves.
+//! `array`, then the log's, the syncs', the patience and a verification's, which are leaves.
 
 mod adopt;
 mod amend;
@@ -71,13 +72,15 @@ mod sync;
 mod tail;
 mod turns;
 mod verify;
+mod verifying;
 mod view;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::time::Duration;
 
 pub use backup::{Copied, back_up};
 pub use catalog::Receipt;
@@ -127,6 +130,10 @@ pub struct Options {
     pub root: Option<(u64, u64)>,
     /// Has what takes long at an opening given up.
     pub stop: Stop,
+    /// How long an opening waits for the rows of a copy to be verified. If that takes longer, the
+    /// dataset is open all the same: it shows what was verified so far, and refuses writes. `None`: until
+    /// it is done.
+    pub patience: Option<Duration>,
     /// Counts how often a dataset was given up because its files were replaced in the store.
     pub losses: Arc<AtomicU64>,
     /// The kernel's name for this boot, where a test plays another one.
@@ -144,6 +151,7 @@ impl Default for Options {
             depth: 1,
             root: None,
             stop: Stop::default(),
+            patience: None,
             losses: Arc::default(),
             boot: None,
         }
@@ -182,6 +190,7 @@ pub(crate) struct Array {
 /// ```
 #[derive(Debug)]
 pub struct Dataset {
+    itself: Weak<Dataset>,
     folder: Arc<dyn Folder>,
     options: Options,
     /// For messages: where it is, as far as is known.
@@ -189,6 +198,8 @@ pub struct Dataset {
     array: RwLock<Option<Array>>,
     /// It is a copy that is damaged, and may be read only.
     damage: RwLock<Option<Arc<recovery::Damage>>>,
+    /// It is or was a copy, and this was found of its rows.
+    verified: Mutex<Option<Arc<recovery::Verified>>>,
     catalog: RwLock<catalog::Catalog>,
     writer: Mutex<Option<Writer>>,
     /// With `writer`: the tail has changed.
@@ -267,7 +278,8 @@ impl Dataset {
         label: impl Into<PathBuf>,
         options: Options,
     ) -> Result<Arc<Dataset>> {
-        let dataset = Arc::new(Dataset {
+        let dataset = Arc::new_cyclic(|itself| Dataset {
+            itself: itself.clone(),
             events: events::Events::new(folder.clone(), options.read_only),
             rejected: rejected::Rejected::new(folder.clone(), options.rejected_limit),
             rescued: rescued::Rescued::new(folder.clone()),
@@ -275,6 +287,7 @@ impl Dataset {
             label: label.into(),
             array: RwLock::default(),
             damage: RwLock::default(),
+            verified: Mutex::default(),
             catalog: RwLock::default(),
             writer: Mutex::default(),
             turn: Condvar::new(),
@@ -377,7 +390,10 @@ impl Dataset {
     /// Those of reading what another daemon has written.
     pub fn array_attributes(&self) -> Result<Option<Attributes>> {
         self.refresh()?;
-        Ok(self.catalog().of_array())
+        match self.verifying() {
+            Some(verifying) => Ok(verifying.of_array),
+            None => Ok(self.catalog().of_array()),
+        }
     }
 
     /// Tells the log why a chunk was refused, and where its bytes are kept.

@@ -7,10 +7,18 @@ use super::commit::Writer;
 use super::disk::{self, Blob, Open, Place};
 use super::journal::{AppendError, Journal, Opened, Record, Whence};
 use super::mine::names::Names;
-use super::recovery::Damage;
+use super::recovery::{Copied, Copies, Damage, Found};
+use super::stop::Stop;
 use super::turns::Tail;
 use super::{CONTROL, Dataset, LOCK, clock, recovery, sync};
 use crate::error::{Context, Error, Result};
+
+/// What became of taking a dataset.
+pub(super) enum Taken {
+    Owned(Box<Writer>),
+    /// Nothing: it is a copy whose rows are not verified.
+    Unverified(Box<Copied>),
+}
 
 impl Dataset {
     /// Whether this daemon holds the lock.
@@ -34,19 +42,39 @@ impl Dataset {
     /// `EBUSY` where another daemon has the lock, `EROFS` where nothing may be written, and those
     /// of recovery.
     pub fn own(&self) -> Result<()> {
-        if self.owned.load(Ordering::Acquire) {
+        let Some(copy) = self.own_if_verified(None)? else {
             return Ok(());
+        };
+        self.verify(copy)?;
+        match self.own_if_verified(None)? {
+            None => Ok(()),
+            Some(_) => Err(err!(EBUSY, "the copy was changed while it was verified")),
+        }
+    }
+
+    /// As [`Dataset::own`], but for a copy whose rows are not verified, which is answered. `verifier` stops
+    /// who has verified it, whom nothing keeps from owning it then.
+    pub(super) fn own_if_verified(&self, verifier: Option<&Stop>) -> Result<Option<Box<Copied>>> {
+        if self.owned.load(Ordering::Acquire) {
+            return Ok(None);
         }
         if self.options.read_only {
             return Err(err!(EROFS, "the store is mounted read-only"));
         }
+        if verifier.is_none() {
+            if self.damage().is_some() {
+                // It may have been put in order since.
+                self.refresh()?;
+            }
+            self.refuse_while_verifying()?;
+        }
         let mut guard = self.writer()?;
         if guard.is_some() {
-            return Ok(());
+            return Ok(None);
         }
-        if self.damage().is_some() {
-            // It may have been put in order since.
-            self.refresh()?;
+        if let Some(stop) = verifier {
+            // Who closes the dataset sets it before it takes the writer.
+            stop.check()?;
         }
         if let Some(damage) = self.damage() {
             return Err(self.refused_for(&damage));
@@ -56,8 +84,11 @@ impl Dataset {
             .make_dir(Path::new(CONTROL))
             .context(|| "cannot make .npyfs in the dataset".into())?;
         let lock = self.lock()?;
-        *guard = Some(self.take_over(lock, false)?);
-        Ok(())
+        match self.take_over(lock, false)? {
+            Taken::Owned(writer) => *guard = Some(*writer),
+            Taken::Unverified(copy) => return Ok(Some(copy)),
+        }
+        Ok(None)
     }
 
     fn refused_for(&self, damage: &Damage) -> Error {
@@ -78,7 +109,15 @@ impl Dataset {
             return Ok(Vec::new());
         };
         let lock = self.lock()?;
-        *guard = Some(self.take_over(lock, true)?);
+        match self.take_over(lock, true)? {
+            Taken::Owned(writer) => *guard = Some(*writer),
+            Taken::Unverified(_) => {
+                return Err(err!(
+                    EBUSY,
+                    "the copy was changed since it was verified: check it again"
+                ));
+            }
+        }
         Ok(damage.lines(&self.catalog()).collect())
     }
 
@@ -98,14 +137,18 @@ impl Dataset {
         Ok(lock)
     }
 
-    pub(super) fn take_over(&self, lock: Box<dyn disk::Lock>, accept: bool) -> Result<Writer> {
-        let told = |line: &str| self.note(line);
+    pub(super) fn take_over(&self, lock: Box<dyn disk::Lock>, accept: bool) -> Result<Taken> {
+        let verified = self.verified();
         self.follow_identity(&mut crate::lock(&self.follow));
         let look = recovery::Look {
             accept,
-            ..self.look(Open::Write, false, &told)
+            ..self.look(Open::Write, false, Copies::Known(verified.as_deref()))
         };
-        let mut survey = recovery::survey(&self.folder, &look)?;
+        let mut survey = match recovery::survey_unless_unverified(&self.folder, &look)? {
+            Found::Surveyed(survey) => *survey,
+            Found::Unverified(copy) => return Ok(Taken::Unverified(copy)),
+            Found::Unsettled => return Err(err!(EIO, "the dataset was not looked at")),
+        };
         if let Some(damage) = survey.damage.clone() {
             for note in &survey.notes {
                 self.note(&format!("DAMAGED: {note}"));
@@ -223,12 +266,14 @@ impl Dataset {
         };
         // With the lock of those who look at the disk: none of them may replace this with what it
         // saw before.
-        let _follow = crate::lock(&self.follow);
+        let mut follow = crate::lock(&self.follow);
+        follow.verifying = None;
         *self.catalog_mut() = survey.catalog;
         *crate::write(&self.array) = survey.array;
         *crate::write(&self.damage) = None;
+        *crate::lock(&self.verified) = None;
         self.owned.store(true, Ordering::Release);
-        Ok(writer)
+        Ok(Taken::Owned(Box::new(writer)))
     }
 
     /// The record of this daemon's taking the dataset, now, whose array is `data`.
@@ -261,6 +306,9 @@ impl Dataset {
     /// # Errors
     /// What the disk answers; the next to open the dataset recovers it.
     pub fn close(&self) -> Result<()> {
+        if let Some(verifying) = self.verifying() {
+            verifying.cancel();
+        }
         // Of files that are not the store's any more nothing is settled.
         let looked = match self.is_owned() {
             true => self.look_at_files(),

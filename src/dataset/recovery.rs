@@ -8,8 +8,11 @@
 //! How much of a dataset that was not closed is believed depends on [`Since`]: what a daemon that died
 //! has written, what had reached the disk, or, of a copy, nothing.
 
+mod absent;
+mod copy;
 mod damage;
 mod inspect;
+mod layout;
 mod place;
 mod repair;
 mod rows;
@@ -21,21 +24,21 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::adopt::interrupted_insertion;
 use super::catalog::Catalog;
 use super::commit::NEWBORN;
 use super::disk::{Blob, Folder, Open};
-use super::judge::read_header;
 use super::remove::REMOVED;
 use super::stop::Stop;
-use super::view::{Form, Layout};
-use super::{Array, DATA, JOURNAL, shape_text};
+use super::{Array, DATA, JOURNAL};
 use crate::error::{Context, Error, Result};
-use crate::npy::{Header, Prefix, Published};
+use absent::{never_arrived, survey_of_nothing, without_data};
+pub(crate) use copy::{Copied, Files, Verified};
 pub(crate) use damage::Damage;
 pub(crate) use inspect::{lost_chunks, pending};
+use layout::{read_layout, rows_in};
 use place::{Since, since};
 pub(crate) use repair::{finish_removal, open_journal, publish_from_disk, remove_if_there, repair};
+pub(crate) use rows::Step;
 use rows::{Rows, Verdict};
 use story::{Reading, Story, Unsure, read_story};
 
@@ -50,8 +53,26 @@ pub(crate) struct Look<'a> {
     /// What is damaged of a copy is to be taken as it is.
     pub(crate) accept: bool,
     pub(crate) stop: &'a Stop,
-    /// Is told how far it is with what takes long.
-    pub(crate) told: &'a dyn Fn(&str),
+    pub(crate) copies: Copies<'a>,
+}
+
+/// What is done with the rows of a copy.
+#[derive(Clone, Copy)]
+pub(crate) enum Copies<'a> {
+    /// They are verified there and then, and this is told how far that is.
+    Read(&'a dyn Fn(Step)),
+    /// They are not read: this is believed, if it is of these files.
+    Known(Option<&'a Verified>),
+}
+
+/// What a look has found.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Surveyed(Box<Survey>),
+    /// There is something to recover, which was not looked into.
+    Unsettled,
+    /// It is a copy of which no row is verified.
+    Unverified(Box<Copied>),
 }
 
 impl std::fmt::Debug for Look<'_> {
@@ -141,73 +162,6 @@ struct Plan {
     set_array_aside: bool,
 }
 
-/// Whether a power cut has taken the whole array: its name, or its header before the journal had
-/// that.
-fn never_arrived(data: Option<&Arc<dyn Blob>>, story: &Story) -> Result<bool> {
-    let Some(data) = data else {
-        return Ok(!story.unsure.is_empty());
-    };
-    let len = data
-        .len()
-        .context(|| "cannot see the size of data.npy".into())?;
-    match read_header(&**data, len) {
-        Err(error) if error.errno() == crate::error::Errno::EINVAL => {
-            Ok(story.array_header.is_none())
-        }
-        Err(error) => Err(error),
-        Ok(_) => Ok(false),
-    }
-}
-
-/// The dataset begins anew, behind the records that came before its first chunk.
-fn survey_of_nothing(
-    journal: &Arc<dyn Blob>,
-    story: Story,
-    since: Since,
-    remains: bool,
-    look: &Look<'_>,
-) -> Result<Survey> {
-    let dropped = story
-        .unsure
-        .iter()
-        .map(|commit| dropped_note(&story, commit, since));
-    let mut notes: Vec<Note> = dropped.collect();
-    if remains {
-        let line = "data.npy had not reached the disk: set aside in .npyfs/rescued";
-        notes.push(Note::Lost(line.into()));
-    }
-    let story = match story.unsure.first() {
-        Some(first) => read_story(
-            journal,
-            Reading {
-                until: first.at,
-                ..look.reading()
-            },
-        )?,
-        None => story,
-    };
-    Ok(Survey {
-        kept: Some(story.kept(since, &look.boot)),
-        closed: false,
-        copied: since == Since::Copied,
-        damage: None,
-        catalog: story.catalog,
-        array: None,
-        durable: 0,
-        doubtful_from: None,
-        array_recorded: false,
-        journal_len: story.end,
-        raised: story.raised,
-        clean: false,
-        plan: Plan {
-            cut: true,
-            set_array_aside: remains,
-            ..Plan::default()
-        },
-        notes,
-    })
-}
-
 fn dropped_note(story: &Story, commit: &Unsure, since: Since) -> Note {
     let why = match since {
         Since::Copied => "are not in this copy",
@@ -233,20 +187,26 @@ pub(crate) fn open_if_there(
 }
 
 /// Reads a dataset's state, if nothing has to be recovered: then no rows are read.
-pub(crate) fn survey_if_settled(
-    folder: &Arc<dyn Folder>,
-    look: &Look<'_>,
-) -> Result<Option<Survey>> {
+pub(crate) fn survey_if_settled(folder: &Arc<dyn Folder>, look: &Look<'_>) -> Result<Found> {
     look_at(folder, look, false)
+}
+
+/// Reads a dataset's state, and the rows that nothing else speaks for. Of a copy these are only read
+/// where `look` says so.
+pub(crate) fn survey_unless_unverified(folder: &Arc<dyn Folder>, look: &Look<'_>) -> Result<Found> {
+    look_at(folder, look, true)
 }
 
 /// Reads a dataset's state, and the rows that nothing else speaks for.
 pub(crate) fn survey(folder: &Arc<dyn Folder>, look: &Look<'_>) -> Result<Survey> {
-    look_at(folder, look, true)?.ok_or_else(|| err!(EIO, "the dataset was not looked at"))
+    match look_at(folder, look, true)? {
+        Found::Surveyed(survey) => Ok(*survey),
+        Found::Unsettled | Found::Unverified(_) => Err(err!(EIO, "the dataset was not looked at")),
+    }
 }
 
-/// `None`: there is something to recover, and `deep` did not say to look into it.
-fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Option<Survey>> {
+/// `deep`: what is to be recovered is looked into.
+fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Found> {
     let (live, boot) = (look.live, &look.boot);
     let journal = open_if_there(folder, JOURNAL, Open::Read)?;
     let mut story = match &journal {
@@ -267,7 +227,7 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Opti
         };
         let mut survey = without_data(story, true)?;
         survey.clean = false;
-        return Ok(Some(survey));
+        return Ok(survey.into());
     }
     if let Some(rows) = story.proof {
         return Err(err!(
@@ -277,9 +237,7 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Opti
         ));
     }
     let has_journal = story.end > 0;
-    if has_journal && !story.closed && !live && !deep {
-        return Ok(None);
-    }
+    let unsettled = has_journal && !story.closed && !live;
     if data.is_none() && story.catalog.has_commits() {
         data = open_if_there(folder, NEWBORN, look.how)?;
         plan.give_birth = data.is_some();
@@ -292,23 +250,40 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Opti
         }
         _ => Since::Died,
     };
+    if unsettled && !deep && since != Since::Copied {
+        return Ok(Found::Unsettled);
+    }
     if let Some(journal) = &journal
         && since != Since::Died
         && story.never_durable()
         && never_arrived(data.as_ref(), &story)?
     {
+        if !deep {
+            return Ok(Found::Unsettled);
+        }
         let remains = data.is_some();
-        return survey_of_nothing(journal, story, since, remains, look).map(Some);
+        let survey = survey_of_nothing(journal, story, since, remains, look)?;
+        return Ok(survey.into());
     }
     let Some(data) = data else {
-        return Ok(Some(Survey {
+        if unsettled && !deep {
+            return Ok(Found::Unsettled);
+        }
+        let survey = Survey {
             doubtful_from,
             copied: since == Since::Copied,
             ..without_data(story, has_journal)?
-        }));
+        };
+        return Ok(survey.into());
     };
     let mut notes = Vec::new();
     let (layout, count) = read_layout(&data, &story, &mut plan, &mut notes)?;
+    let layout = Arc::new(layout);
+    // Before any of it is read: what is written meanwhile makes others of them.
+    let files = match &journal {
+        Some(journal) if since == Since::Copied => Some(Files::of(&*data, &**journal)?),
+        _ => None,
+    };
     let file_len = data
         .len()
         .context(|| "cannot see the size of data.npy".into())?;
@@ -317,9 +292,6 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Opti
         // The journal was copied after the array, and the dataset was closed in between.
         let known = story.catalog.rows();
         story.closed = count.is_some_and(|count| count >= known) && reaches(known);
-        if !story.closed && !deep {
-            return Ok(None);
-        }
     }
     let rows_of = Rows {
         layout: &layout,
@@ -331,18 +303,31 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Opti
             cut: rows_of.first_bad(&story.unsure, 0)?,
             damaged: Vec::new(),
         }
-    } else if since == Since::Copied
-        && let Some(journal) = &journal
-    {
-        story = read_story(
-            journal,
-            Reading {
-                copied: true,
-                ..look.reading()
-            },
-        )?;
-        story.closed = false;
-        rows_of.judge_copy(&story.unsure, count.unwrap_or(0), look.told)?
+    } else if let Some((journal, files)) = journal.as_ref().zip(files) {
+        let reading = Reading {
+            copied: true,
+            ..look.reading()
+        };
+        let copied = Copied {
+            layout: layout.clone(),
+            counted: count.unwrap_or(0),
+            story: read_story(journal, reading)?,
+            files,
+        };
+        let verdict = match look.copies {
+            Copies::Known(known) => known.and_then(|known| known.of(&files)),
+            Copies::Read(_) if !deep => None,
+            Copies::Read(watch) => Some(copied.verify(look.stop, watch)?.verdict),
+        };
+        match verdict {
+            None => return Ok(Found::Unverified(Box::new(copied))),
+            Some(_) if !deep => return Ok(Found::Unsettled),
+            Some(verdict) => {
+                story = copied.story;
+                story.closed = false;
+                verdict
+            }
+        }
     } else {
         // Also where the daemon died: pages that the disk did not take may be gone from memory since.
         Verdict {
@@ -444,14 +429,14 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Opti
     }
     let clean = notes.is_empty() && (story.closed || !has_journal) && !plan.give_birth;
     if !clean && !deep && !live {
-        return Ok(None);
+        return Ok(Found::Unsettled);
     }
     let modified = story
         .catalog
         .last_commit()
         .map_or_else(|| file_mtime(&data), Ok)?;
     let copied = since == Since::Copied;
-    Ok(Some(Survey {
+    let survey = Survey {
         closed: story.closed,
         copied,
         kept: (has_journal && !story.closed).then(|| story.kept(since, &look.boot)),
@@ -466,7 +451,7 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Opti
         raised: story.raised,
         catalog: story.catalog,
         array: Some(Array {
-            layout: Arc::new(layout),
+            layout,
             rows,
             modified,
         }),
@@ -474,115 +459,16 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Opti
         plan,
         notes,
         damage: damage.map(Arc::new),
-    }))
+    };
+    Ok(survey.into())
 }
 
-/// How many whole rows the file has room for.
-fn rows_in(layout: &Layout, file_len: u64) -> u64 {
-    let bytes = file_len.saturating_sub(layout.header_len());
-    bytes.checked_div(layout.row_bytes()).unwrap_or(u64::MAX)
-}
-
-fn without_data(story: Story, has_journal: bool) -> Result<Survey> {
-    let rows = story.catalog.rows();
-    if rows > 0 || story.catalog.has_commits() {
-        return Err(err!(
-            EIO,
-            "data.npy is gone, and the journal knows {rows} rows of it: put it back, or remove .npyfs to begin anew"
-        ));
+impl From<Survey> for Found {
+    fn from(survey: Survey) -> Self {
+        Found::Surveyed(Box::new(survey))
     }
-    let clean = story.closed || !has_journal;
-    Ok(Survey {
-        kept: None,
-        closed: story.closed,
-        copied: false,
-        damage: None,
-        catalog: story.catalog,
-        array: None,
-        durable: 0,
-        doubtful_from: None,
-        array_recorded: false,
-        journal_len: story.end,
-        raised: story.raised,
-        clean,
-        plan: Plan {
-            cut: story.damaged,
-            ..Plan::default()
-        },
-        notes: Vec::new(),
-    })
 }
 
 fn file_mtime(data: &Arc<dyn Blob>) -> Result<i64> {
     super::disk::modified(&**data).context(|| "cannot see the time of data.npy".into())
-}
-
-/// The array's layout, and the count in its header if that can be read.
-fn read_layout(
-    data: &Arc<dyn Blob>,
-    story: &Story,
-    plan: &mut Plan,
-    notes: &mut Vec<Note>,
-) -> Result<(Layout, Option<u64>)> {
-    let len = data
-        .len()
-        .context(|| "cannot see the size of data.npy".into())?;
-    let on_disk = read_header(&**data, len);
-    let recorded = match &story.array_header {
-        Some(bytes) => recorded_header(bytes)?,
-        None => None,
-    };
-    let form = |form| Layout::new(form, data.clone());
-    match (on_disk, recorded) {
-        (Ok((header, bytes)), recorded) => {
-            if header.fortran_order() {
-                return Err(err!(
-                    EINVAL,
-                    "data.npy is in Fortran order, whose rows cannot be appended to"
-                ));
-            }
-            if let Some(recorded) = recorded
-                && (recorded.dtype() != header.dtype()
-                    || recorded.row_shape() != header.row_shape())
-            {
-                return Err(err!(
-                    EIO,
-                    "data.npy was replaced: it holds {} rows of shape {}, the journal is of {} and {}",
-                    header.dtype(),
-                    shape_text(header.row_shape()),
-                    recorded.dtype(),
-                    shape_text(recorded.row_shape())
-                ));
-            }
-            let count = header.rows();
-            match Published::adopt(&bytes)? {
-                Some(published) => Ok((form(Form::Published(published)), Some(count))),
-                None => Ok((form(Form::Plain { header, bytes }), Some(count))),
-            }
-        }
-        (Err(error), Some(recorded)) if error.errno() == crate::error::Errno::EINVAL => {
-            notes.push(Note::Mended(format!(
-                "the header of data.npy was unreadable ({error}): written anew from the journal"
-            )));
-            plan.rewrite_header = true;
-            Ok((form(Form::Published(recorded)), None))
-        }
-        (Err(error), _) => match interrupted_insertion(data, len)? {
-            Some((header, published)) => {
-                notes.push(Note::Mended(
-                    "the header of data.npy was being moved: finished".into(),
-                ));
-                plan.finish_insertion = true;
-                Ok((form(Form::Published(published)), Some(header.rows())))
-            }
-            None => Err(error.context("data.npy is not an array that can be appended to")),
-        },
-    }
-}
-
-fn recorded_header(bytes: &[u8]) -> Result<Option<Published>> {
-    match Header::parse(bytes)? {
-        Prefix::Complete(_) => Ok(Published::adopt(bytes)?),
-        Prefix::Incomplete { .. } => Err(err!(EIO, "the journal's header record is damaged")),
-    }
 }

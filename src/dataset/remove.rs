@@ -73,6 +73,7 @@ impl Dataset {
     /// # Errors
     /// `EBUSY` where another daemon writes to it, and those of closing it.
     pub(crate) fn close_for_removal(&self) -> Result<Option<Box<dyn Lock>>> {
+        self.refuse_while_verifying()?;
         let mut guard = self.mine_by_name()?;
         if let Some(mut writer) = guard.take() {
             self.owned.store(false, Ordering::Release);

@@ -33,6 +33,19 @@ pub struct Status {
     /// Names of the chunks whose rows are not what was committed, where nothing is written to the
     /// dataset because of them.
     pub damaged: Vec<String>,
+    /// It is a copy that is being verified: only what was verified so far is told of.
+    pub verifying: Option<Verifying>,
+}
+
+/// How far the verification of a copy is.
+#[derive(Clone, Debug)]
+pub struct Verifying {
+    /// Bytes of rows that were verified.
+    pub bytes: u64,
+    /// Bytes of rows in all.
+    pub of: u64,
+    /// Why it goes no further.
+    pub failure: Option<String>,
 }
 
 impl Status {
@@ -50,6 +63,11 @@ impl Status {
             "in_flight": self.in_flight,
             "owner": self.owner,
             "damaged": self.damaged,
+            "verifying": self.verifying.as_ref().map(|it| serde_json::json!({
+                "bytes": it.bytes,
+                "of": it.of,
+                "failure": it.failure,
+            })),
         })
     }
 }
@@ -71,6 +89,15 @@ impl Dataset {
             .map(|name| name.to_string_lossy().into_owned())
             .collect();
         in_flight.sort();
+        let owner = self.owner();
+        let verifying = self.verifying().map(|it| {
+            let (bytes, of, error) = it.progress();
+            Verifying {
+                bytes,
+                of,
+                failure: error.map(|error| error.to_string()),
+            }
+        });
         let catalog = self.catalog();
         let array = self.array();
         Ok(Status {
@@ -89,7 +116,8 @@ impl Dataset {
             last_commit: catalog.last_commit(),
             last_refusal: events.last_refusal,
             in_flight,
-            owner: self.owner(),
+            owner,
+            verifying,
             damaged: self.damage().map_or_else(Vec::new, |damage| damage.names()),
         })
     }

@@ -14,6 +14,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
@@ -33,6 +34,8 @@ type Key = (u64, u64);
 const DESCRIPTORS: u64 = 5;
 /// How many descriptors are held back for the datasets that are open.
 const RESERVE: usize = 8;
+/// How long those who want a dataset wait for its rows to be verified, if it is a copy.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How often descriptors are looked for, while others take those that were found.
 const ATTEMPTS: usize = 16;
 
@@ -205,14 +208,14 @@ impl Registry {
     }
 
     /// Closes the datasets that were used longest ago and are not in use, until no more than `most`
-    /// are open. Answers how many it has closed.
+    /// are open; those that are being verified last. Answers how many it has closed.
     fn close_idle(&self, most: usize) -> usize {
-        let mut idle: Vec<(u64, Key)> = {
+        let mut idle: Vec<(bool, u64, Key)> = {
             let slots = crate::lock(&self.slots);
             let idle = slots.iter().filter_map(|(key, slot)| match slot {
                 // No more than a hint: it may be in use before its turn comes.
                 Slot::Open(dataset) if Arc::strong_count(dataset) == 1 => {
-                    Some((dataset.last_used(), *key))
+                    Some((dataset.is_verifying(), dataset.last_used(), *key))
                 }
                 _ => None,
             });
@@ -220,7 +223,7 @@ impl Registry {
         };
         idle.sort_unstable();
         let mut closed = 0;
-        for (_, key) in idle {
+        for (_, _, key) in idle {
             if self.count() <= most {
                 break;
             }
@@ -338,6 +341,7 @@ impl Store {
             depth: path.components().count(),
             root: Some((root.st_dev, root.st_ino)),
             stop: self.stop.clone(),
+            patience: Some(PATIENCE),
             losses: self.losses.clone(),
             boot: None,
         };

@@ -1,8 +1,6 @@
 //! Which commits have their rows in the file.
 
-use std::cell::Cell;
 use std::ops::Range;
-use std::time::{Duration, Instant};
 
 use super::super::checksum;
 use super::super::stop::Stop;
@@ -17,8 +15,19 @@ pub(super) struct Rows<'a> {
     pub(super) stop: &'a Stop,
 }
 
+/// How far the verification of a copy is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// Bytes of rows that were read, or need not be.
+    pub(crate) done: u64,
+    /// Bytes of rows in all.
+    pub(crate) total: u64,
+    /// All rows before this one are verified.
+    pub(crate) rows: u64,
+}
+
 /// What is to be kept of a copy.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Verdict {
     /// The first commit that is cut off, with all after it.
     pub(super) cut: Option<usize>,
@@ -49,13 +58,18 @@ impl Rows<'_> {
     /// header's among the first. So it may lack any rows that its header does not count, and the
     /// commits before these are all of it. What its header counts was there: where a commit among
     /// those is bad, and a later one is good, the copy was damaged since.
+    ///
+    /// `watch` is told of each step. What it is told to be verified is kept, whatever comes later.
     pub(super) fn judge_copy(
         &self,
         commits: &[Unsure],
         counted: u64,
-        told: &dyn Fn(&str),
+        watch: &dyn Fn(Step),
     ) -> Result<Verdict> {
-        let progress = Progress::new(self.total(commits), told);
+        let mut step = Step {
+            total: self.total(commits),
+            ..Step::default()
+        };
         let (mut bad, mut last_good) = (Vec::new(), None);
         let mut end = commits.len();
         for (index, commit) in commits.iter().enumerate() {
@@ -64,12 +78,19 @@ impl Rows<'_> {
                 None => false,
                 // No checksum tells of them.
                 Some(_) if commit.crc.is_none() => is_counted,
-                Some(bytes) => self.is_good(commit, bytes, &mut |n| progress.add(n))?,
+                Some(bytes) => self.is_good(commit, bytes, &mut |n| {
+                    step.done += n;
+                    watch(step);
+                })?,
             };
             if good {
                 // Of no rows, or of rows without a checksum, all is good.
                 if commit.rows > 0 && commit.crc.is_some() {
                     last_good = Some(index);
+                }
+                if bad.is_empty() {
+                    step.rows = commit.end();
+                    watch(step);
                 }
             } else if is_counted {
                 bad.push(index);
@@ -127,41 +148,5 @@ impl Rows<'_> {
             .filter_map(|commit| self.bytes(commit))
             .map(|bytes| bytes.end - bytes.start);
         bytes.fold(0, u64::saturating_add)
-    }
-}
-
-/// Tells now and then how far a long verification is.
-struct Progress<'a> {
-    done: Cell<u64>,
-    total: u64,
-    next: Cell<Instant>,
-    told: &'a dyn Fn(&str),
-}
-
-/// After how long there is something to tell, first and then.
-const FIRST: Duration = Duration::from_secs(2);
-const INTERVAL: Duration = Duration::from_secs(10);
-
-impl<'a> Progress<'a> {
-    fn new(total: u64, told: &'a dyn Fn(&str)) -> Self {
-        Self {
-            done: Cell::new(0),
-            total,
-            next: Cell::new(Instant::now() + FIRST),
-            told,
-        }
-    }
-
-    fn add(&self, bytes: u64) {
-        self.done.set(self.done.get() + bytes);
-        let now = Instant::now();
-        if now < self.next.get() {
-            return;
-        }
-        self.next.set(now + INTERVAL);
-        let (done, total) = (self.done.get(), self.total);
-        (self.told)(&format!(
-            "verifying a copy: {done} of {total} bytes of rows have been read"
-        ));
     }
 }

@@ -10,6 +10,7 @@ use super::super::disk::{DiskFile, MountId, Place};
 use super::super::journal::{Reader, Record, RunRecord};
 use super::super::{Attributes, Change, Dataset, Options, clock};
 use super::*;
+use crate::npy::Header;
 
 const BOOT: [u8; 16] = [1; 16];
 const ANOTHER: [u8; 16] = [2; 16];

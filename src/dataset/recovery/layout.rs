@@ -1,0 +1,89 @@
+//! How the rows lie in `data.npy`, by its header or by the journal's.
+
+use std::sync::Arc;
+
+use super::super::adopt::interrupted_insertion;
+use super::super::disk::Blob;
+use super::super::judge::read_header;
+use super::super::shape_text;
+use super::super::view::{Form, Layout};
+use super::story::Story;
+use super::{Note, Plan};
+use crate::error::{Context, Result};
+use crate::npy::{Header, Prefix, Published};
+
+/// How many whole rows the file has room for.
+pub(super) fn rows_in(layout: &Layout, file_len: u64) -> u64 {
+    let bytes = file_len.saturating_sub(layout.header_len());
+    bytes.checked_div(layout.row_bytes()).unwrap_or(u64::MAX)
+}
+
+/// The array's layout, and the count in its header if that can be read.
+pub(super) fn read_layout(
+    data: &Arc<dyn Blob>,
+    story: &Story,
+    plan: &mut Plan,
+    notes: &mut Vec<Note>,
+) -> Result<(Layout, Option<u64>)> {
+    let len = data
+        .len()
+        .context(|| "cannot see the size of data.npy".into())?;
+    let on_disk = read_header(&**data, len);
+    let recorded = match &story.array_header {
+        Some(bytes) => recorded_header(bytes)?,
+        None => None,
+    };
+    let form = |form| Layout::new(form, data.clone());
+    match (on_disk, recorded) {
+        (Ok((header, bytes)), recorded) => {
+            if header.fortran_order() {
+                return Err(err!(
+                    EINVAL,
+                    "data.npy is in Fortran order, whose rows cannot be appended to"
+                ));
+            }
+            if let Some(recorded) = recorded
+                && (recorded.dtype() != header.dtype()
+                    || recorded.row_shape() != header.row_shape())
+            {
+                return Err(err!(
+                    EIO,
+                    "data.npy was replaced: it holds {} rows of shape {}, the journal is of {} and {}",
+                    header.dtype(),
+                    shape_text(header.row_shape()),
+                    recorded.dtype(),
+                    shape_text(recorded.row_shape())
+                ));
+            }
+            let count = header.rows();
+            match Published::adopt(&bytes)? {
+                Some(published) => Ok((form(Form::Published(published)), Some(count))),
+                None => Ok((form(Form::Plain { header, bytes }), Some(count))),
+            }
+        }
+        (Err(error), Some(recorded)) if error.errno() == crate::error::Errno::EINVAL => {
+            notes.push(Note::Mended(format!(
+                "the header of data.npy was unreadable ({error}): written anew from the journal"
+            )));
+            plan.rewrite_header = true;
+            Ok((form(Form::Published(recorded)), None))
+        }
+        (Err(error), _) => match interrupted_insertion(data, len)? {
+            Some((header, published)) => {
+                notes.push(Note::Mended(
+                    "the header of data.npy was being moved: finished".into(),
+                ));
+                plan.finish_insertion = true;
+                Ok((form(Form::Published(published)), Some(header.rows())))
+            }
+            None => Err(error.context("data.npy is not an array that can be appended to")),
+        },
+    }
+}
+
+fn recorded_header(bytes: &[u8]) -> Result<Option<Published>> {
+    match Header::parse(bytes)? {
+        Prefix::Complete(_) => Ok(Published::adopt(bytes)?),
+        Prefix::Incomplete { .. } => Err(err!(EIO, "the journal's header record is damaged")),
+    }
+}

@@ -341,26 +341,82 @@ fn rows_of_other_programs_are_counted_and_those_around_them_verified() {
     }
 }
 
+/// How many bytes of rows a check reads; and what it says.
+fn read_by_a_check(dataset: &Path) -> (u64, String) {
+    let trace = tempfile::NamedTempFile::new().unwrap();
+    let output = Command::new("strace")
+        .args(["-f", "-y", "-e", "trace=read,pread64", "-o"])
+        .arg(trace.path())
+        .arg(npyfs())
+        .arg("check")
+        .arg(dataset)
+        .output()
+        .unwrap();
+    let traced = fs::read_to_string(trace.path()).unwrap();
+    let of_rows = traced
+        .lines()
+        .filter(|line| line.contains("/data.npy>"))
+        // But for its header, which is looked at again and again.
+        .filter(|line| !line.contains(", 0) = "));
+    let read = of_rows.map(|line| line.rsplit("= ").next().unwrap().parse::<u64>().unwrap());
+    (read.sum(), String::from_utf8(output.stdout).unwrap())
+}
+
 #[test]
 fn every_row_is_read_once() {
     require!(fuse, strace);
     let renamed = Renamed::new();
-    let trace = renamed.store.path().join("trace");
-    run(Command::new("strace")
-        .args(["-f", "-y", "-e", "trace=read,pread64", "-o"])
-        .arg(&trace)
-        .arg(npyfs())
-        .arg("check")
-        .arg(renamed.store.path().join("run")));
-    let traced = fs::read_to_string(trace).unwrap();
-    let read: u64 = traced
-        .lines()
-        .filter(|line| line.contains("/run/data.npy>"))
-        // But for its header, which is looked at again and again.
-        .filter(|line| !line.contains(", 0) = "))
-        .map(|line| line.rsplit("= ").next().unwrap().parse::<u64>().unwrap())
-        .sum();
-    assert_eq!(read, renamed.rows[6].1 * 32, "{traced}");
+    let (read, _) = read_by_a_check(&renamed.store.path().join("run"));
+    assert_eq!(read, renamed.rows[6].1 * 32);
+}
+
+/// Some chunks of which were synced, when its daemon is killed.
+fn killed(chunks: &[Chunk]) -> Mount {
+    let mut mount = Mount::builder().words("sync-interval=1000").start();
+    let dataset = mount.path("run");
+    fs::create_dir(&dataset).unwrap();
+    for chunk in chunks {
+        put_chunk(&dataset, *chunk).unwrap();
+        if *chunk == chunks[1] {
+            common::sync_path(&dataset).unwrap();
+        }
+    }
+    mount.crash();
+    mount
+}
+
+#[test]
+fn every_row_of_a_dataset_that_was_not_closed_is_read_once() {
+    require!(fuse, strace);
+    let chunks = small(6);
+    let killed = killed(&chunks);
+    let scratch = tempfile::tempdir().unwrap();
+    let copy = scratch.path().join("copy");
+    run(Command::new("cp")
+        .arg("-a")
+        .args([&killed.store("run"), &copy]));
+    let rows: u64 = chunks.iter().map(|chunk| chunk.rows()).sum();
+    for dataset in [&killed.store("run"), &copy] {
+        let (read, said) = read_by_a_check(dataset);
+        assert_eq!(read, rows * 32, "{said}");
+        let good = format!("good: {rows} rows");
+        assert!(said.contains(&good) && said.contains("6 chunks"), "{said}");
+    }
+    // Damage in the middle, and what is not all there at the end.
+    let data = copy.join("data.npy");
+    let second = HEADER + chunks[0].rows() * 32;
+    flip(&data, second + 16);
+    let (read, said) = read_by_a_check(&copy);
+    assert_eq!(read, rows * 32, "{said}");
+    let line = format!("DAMAGED: {}: rows", chunks[1].name());
+    assert_eq!(said.matches(&line).count(), 1, "{said}");
+    flip(&data, second + 16);
+    let last = HEADER + (rows - chunks[5].rows()) * 32;
+    flip(&data, last + 16);
+    let (read, said) = read_by_a_check(&copy);
+    assert_eq!(read, rows * 32, "{said}");
+    let line = format!("DAMAGED: {} dropped by recovery", chunks[5].name());
+    assert_eq!(said.matches(&line).count(), 1, "{said}");
 }
 
 #[test]
@@ -680,19 +736,23 @@ fn a_terminal_sees_a_progress_bar_and_nobody_else_does() {
     assert!(output.status.success() && output.stderr.is_empty());
     assert!(!output.stdout.contains(&b'\r'));
 
-    let command = format!(
-        "{} check {}",
-        npyfs().display(),
-        closed.store.path().display()
-    );
-    let on_terminal = Command::new("script")
-        .args(["-qec", &command, "/dev/null"])
-        .env("TERM", "xterm")
-        .output()
-        .unwrap();
-    let seen = String::from_utf8_lossy(&on_terminal.stdout).into_owned();
-    assert!(on_terminal.status.success(), "{seen}");
-    // Of all bytes, how many are done.
-    assert!(seen.contains("MiB/") && seen.contains("iB/s"), "{seen:?}");
-    assert!(seen.contains("good: "), "{seen:?}");
+    // All rows of a copy of one that was not closed are read before it is known what it is.
+    let scratch = tempfile::tempdir().unwrap();
+    let killed = killed(&closed.chunks);
+    run(Command::new("cp")
+        .arg("-a")
+        .args([&killed.store("run"), &scratch.path().join("copy")]));
+    for dataset in [closed.store.path(), scratch.path()] {
+        let command = format!("{} check {}", npyfs().display(), dataset.display());
+        let on_terminal = Command::new("script")
+            .args(["-qec", &command, "/dev/null"])
+            .env("TERM", "xterm")
+            .output()
+            .unwrap();
+        let seen = String::from_utf8_lossy(&on_terminal.stdout).into_owned();
+        assert!(on_terminal.status.success(), "{seen}");
+        // Of all bytes, how many are done.
+        assert!(seen.contains("MiB/") && seen.contains("iB/s"), "{seen:?}");
+        assert!(seen.contains("good: "), "{seen:?}");
+    }
 }

@@ -88,24 +88,15 @@ enum State {
 /// Checks one dataset, and prints what is to be said of it.
 fn check(directory: &Path) -> Result<State, Failure> {
     let shown = directory.display();
-    let dataset = match dataset::open_to_check(directory) {
-        Ok(dataset) => dataset,
+    let found = {
+        let bar = Bar::new(directory);
+        dataset::check(directory, &mut |done, total| bar.show(done, total))
+    };
+    let report = match found {
+        Ok(report) => report,
         // Removed since it was found.
         Err(_) if !walk::is_dataset(directory) => return Ok(State::Good),
         Err(error) => return report_unopened(directory, &error),
-    };
-    let found = {
-        let bar = Bar::new(directory);
-        dataset.check(&mut |done, total| bar.show(done, total))
-    }
-    .and_then(|report| Ok((report, dataset.status()?)));
-    let (report, status) = match found {
-        Ok(found) => found,
-        Err(_) if !walk::is_dataset(directory) => return Ok(State::Good),
-        Err(error) => {
-            output::line(format_args!("{shown}: NOT CHECKED: {error}"))?;
-            return Ok(State::Unchecked);
-        }
     };
     for line in &report.pending {
         output::line(format_args!("{shown}: {line} (when it is opened next)"))?;
@@ -118,8 +109,8 @@ fn check(directory: &Path) -> Result<State, Failure> {
     }
     output::line(format_args!(
         "{shown}: good: {} rows, {}, {}",
-        status.rows,
-        HumanBytes(status.bytes),
+        report.rows,
+        HumanBytes(report.bytes),
         chunks(&report)
     ))?;
     Ok(State::Good)

@@ -2,21 +2,26 @@
 //!
 //! Nothing is changed. What is reported is enough to know which chunks to send again.
 
+use std::cell::RefCell;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::disk::{Directory, Folder, Open};
+use super::disk::{Directory, Folder, Open, boot_id};
 use super::recovery::Copies;
-use super::verify::{Until, Verified, verify};
-use super::{DATA, Dataset, JOURNAL, LOCK, Options, recovery};
+use super::verify::{Known, Until, Verified, verify};
+use super::{DATA, Dataset, JOURNAL, LOCK, Options, Stop, View, recovery};
 use crate::error::{Context, Result};
 
 /// What a check found.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
+    /// Rows of the array.
+    pub rows: u64,
+    /// Bytes of these rows.
+    pub bytes: u64,
     /// Chunks whose checksum was compared.
     pub chunks: u64,
     /// How many of them have no name any more: it was forgotten, or written again.
@@ -42,8 +47,8 @@ pub fn lost_chunks(directory: &Path) -> Result<Vec<String>> {
     recovery::lost_chunks(&open_folder(directory)?)
 }
 
-/// Opens a dataset for [`Dataset::check`]: nothing is written, and what another process is changing
-/// just then is no reason to refuse it.
+/// Opens a dataset to look at it: nothing is written, and what another process is changing just then is
+/// no reason to refuse it.
 ///
 /// # Errors
 /// Those of [`Dataset::open`].
@@ -154,50 +159,89 @@ impl Dataset {
     /// # Errors
     /// Those of reading the store. Damage is not an error but in the report.
     pub fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
-        let sound = |report: &Report| report.damage.is_empty() && report.pending.is_empty();
-        looked_at_in_peace(
-            &self.folder,
-            |live| self.look_through(live, progress),
-            sound,
-        )
+        check_in(&self.folder, self.boot(), progress)
     }
+}
 
-    fn look_through(&self, live: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
-        let look = self.look(Open::Read, live, Copies::Read(&|_| ()));
-        let pending = recovery::pending(&self.folder, &look)?;
-        let mut report = Report {
-            damage: pending.damage,
-            pending: pending.mendable,
-            ..Report::default()
+/// As [`Dataset::check`], of a dataset that is not opened for it.
+///
+/// # Errors
+/// As there, and why it cannot be opened.
+pub fn check(directory: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+    check_in(&open_folder(directory)?, boot_id(), progress)
+}
+
+fn check_in(
+    folder: &Arc<dyn Folder>,
+    boot: [u8; 16],
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Report> {
+    let sound = |report: &Report| report.damage.is_empty() && report.pending.is_empty();
+    looked_at_in_peace(
+        folder,
+        |live| look_through(folder, boot, live, progress),
+        sound,
+    )
+}
+
+/// Each row is read once: what a survey has compared, nothing compares again.
+fn look_through(
+    folder: &Arc<dyn Folder>,
+    boot: [u8; 16],
+    live: bool,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Report> {
+    let survey = {
+        let progress = RefCell::new(&mut *progress);
+        let look = recovery::Look {
+            how: Open::Read,
+            boot,
+            live,
+            accept: false,
+            stop: &Stop::default(),
+            copies: Copies::Read(&|step| progress.borrow_mut()(step.done, step.total)),
         };
-        let Some(array) = self.snapshot()? else {
-            return Ok(report);
-        };
-        let until = if live {
-            Until::LastRow
-        } else {
-            Until::Byte(pending.journal_len)
-        };
-        let total = array.body_len();
-        let mut done = 0;
-        let verified = match recovery::open_if_there(&self.folder, JOURNAL, Open::Read)? {
-            Some(journal) => verify(&journal, until, &array, &mut |bytes| {
-                done += bytes;
-                progress(done, total);
-            })?,
-            None => Verified::default(),
-        };
-        progress(total, total);
-        report.chunks = verified.chunks;
-        report.nameless = verified.nameless;
-        report.unverified_rows = array.rows().saturating_sub(verified.rows);
-        let catalog = self.catalog();
-        let lines = verified
-            .findings
-            .into_lines(|name| catalog.find(name).is_some());
-        report.damage.extend(lines);
-        Ok(report)
-    }
+        recovery::survey(folder, &look)?
+    };
+    let pending = recovery::pending(&survey, live);
+    let mut report = Report {
+        damage: pending.damage,
+        pending: pending.mendable,
+        ..Report::default()
+    };
+    let Some(array) = survey.array else {
+        return Ok(report);
+    };
+    let array = View::of_array(array);
+    let until = if live {
+        Until::LastRow
+    } else {
+        Until::Byte(survey.journal_len)
+    };
+    let total = array.body_len();
+    let known = Known {
+        rows: survey.compared,
+        damage: survey.damage,
+    };
+    let mut done = known.bytes(&array);
+    let verified = match recovery::open_if_there(folder, JOURNAL, Open::Read)? {
+        Some(journal) => verify(&journal, until, &array, known, &mut |bytes| {
+            done += bytes;
+            progress(done, total);
+        })?,
+        None => Verified::default(),
+    };
+    progress(total, total);
+    report.rows = array.rows();
+    report.bytes = total;
+    report.chunks = verified.chunks;
+    report.nameless = verified.nameless;
+    report.unverified_rows = array.rows().saturating_sub(verified.rows);
+    let lines = verified
+        .findings
+        .into_lines(|name| survey.catalog.find(name).is_some());
+    report.damage.extend(lines);
+    Ok(report)
 }
 
 #[cfg(test)]

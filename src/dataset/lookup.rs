@@ -18,10 +18,7 @@ impl Dataset {
     /// Those of reading what another daemon has written.
     pub fn snapshot(&self) -> Result<Option<View>> {
         self.refresh()?;
-        Ok(self.array().map(|array| {
-            let header = array.layout.header_bytes(array.rows).into();
-            View::new(header, array.layout, 0, array.rows, array.modified)
-        }))
+        Ok(self.array().map(View::of_array))
     }
 
     /// A slice of the array as it is now, by Python's rules.

@@ -84,7 +84,7 @@ use std::time::Duration;
 
 pub use backup::{Copied, back_up};
 pub use catalog::Receipt;
-pub use check::{Report, accept_damage, lost_chunks, open_to_check};
+pub use check::{Report, accept_damage, check, lost_chunks, open_to_check};
 pub use chunk_writer::ChunkWriter;
 pub use incoming::{Change, Descriptors, Face, Incoming, NoOthers, Start};
 pub use journal::Attributes;

@@ -21,6 +21,7 @@ mod story;
 mod tests;
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -112,6 +113,9 @@ pub(crate) struct Survey {
     /// Its files lie elsewhere than where the last daemon took them: nothing is known to have reached
     /// this disk.
     pub(crate) copied: bool,
+    /// Rows that were compared with their checksums, and are as they were committed, but for those of
+    /// `damage`.
+    pub(crate) compared: Range<u64>,
     /// Of a copy: what is damaged in the middle, so that nothing may be changed.
     pub(crate) damage: Option<Arc<Damage>>,
     /// The last daemon closed the dataset, or there never was one, and nothing disagrees.
@@ -335,6 +339,11 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Foun
             damaged: Vec::new(),
         }
     };
+    let believed = story.closed || live || !has_journal;
+    let compared_from = match story.unsure.first() {
+        Some(first) if !believed => first.first_row,
+        _ => u64::MAX,
+    };
     let mut damage = Damage::of(&story, &verdict.damaged);
     if let Some(index) = verdict.cut {
         let dropped = &story.unsure[index..];
@@ -414,6 +423,7 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Foun
         ));
     }
     plan.count_on_disk = count;
+    let compared = compared_from.min(known)..known;
     if let Some(damage) = damage.take_if(|_| look.accept) {
         notes.push(Note::Told(format!("accepted as it is: {damage}")));
     }
@@ -458,6 +468,7 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Foun
         clean,
         plan,
         notes,
+        compared,
         damage: damage.map(Arc::new),
     };
     Ok(survey.into())

@@ -13,6 +13,7 @@ use super::checksum;
 use super::disk::Blob;
 use super::findings::Findings;
 use super::journal::{ChunkRecord, Reader, Record, RunRecord, Start};
+use super::recovery::Damage;
 use super::stop::Stop;
 use crate::error::{Context, Result};
 
@@ -28,6 +29,29 @@ pub(crate) enum Until {
     LastRow,
 }
 
+/// What is known of rows before they are read.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// These were compared with their checksums,
+    pub(crate) rows: Range<u64>,
+    /// and these of them differ.
+    pub(crate) damage: Option<Arc<Damage>>,
+}
+
+impl Known {
+    /// How many bytes need not be read again.
+    pub(crate) fn bytes(&self, array: &View) -> u64 {
+        let rows = self.rows.end.saturating_sub(self.rows.start);
+        array.part(self.rows.start, rows).body_len()
+    }
+
+    /// Whether these rows differ, if that is known.
+    fn differ(&self, rows: &Range<u64>) -> Option<bool> {
+        let all = self.rows.start <= rows.start && rows.end <= self.rows.end;
+        all.then(|| self.damage.as_ref().is_some_and(|damage| damage.has(rows)))
+    }
+}
+
 /// What was compared, and what differs.
 #[derive(Debug, Default)]
 pub(crate) struct Verified {
@@ -40,17 +64,19 @@ pub(crate) struct Verified {
     pub(crate) findings: Findings,
 }
 
-/// Verifies the rows of an array; `progress` is told the bytes that were read.
+/// Verifies the rows of an array that nothing is known of; `progress` is told the bytes that were read.
 pub(crate) fn verify(
     journal: &Arc<dyn Blob>,
     until: Until,
     array: &View,
+    known: Known,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Verified> {
     let failed = || "cannot read the journal".to_owned();
     let (start, mut reader) = Reader::open(journal.clone())?;
     let mut verifier = Verifier {
         array,
+        known,
         progress,
         next: 0,
         run: None,
@@ -95,6 +121,7 @@ pub(crate) fn verify(
 
 struct Verifier<'a> {
     array: &'a View,
+    known: Known,
     progress: &'a mut dyn FnMut(u64),
     /// The row after the last that a record told of.
     next: u64,
@@ -176,6 +203,9 @@ impl Verifier<'_> {
     }
 
     fn differs(&mut self, rows: Range<u64>, recorded: u32) -> Option<String> {
+        if let Some(differ) = self.known.differ(&rows) {
+            return differ.then(|| "are not what was committed".to_owned());
+        }
         let part = self.array.part(rows.start, rows.end - rows.start);
         let (blob, start) = part.body();
         let (len, stop) = (part.body_len(), Stop::default());

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock, Weak};
 
+use super::Array;
 use super::disk::{Blob, read_exact_at};
 use crate::error::{Context, Error, Result};
 use crate::npy::{Dtype, Header, Published};
@@ -168,6 +169,12 @@ impl View {
             modified,
             damaged: false,
         }
+    }
+
+    /// All rows of an array as it is now.
+    pub(crate) fn of_array(array: Array) -> Self {
+        let header = array.layout.header_bytes(array.rows).into();
+        Self::new(header, array.layout, 0, array.rows, array.modified)
     }
 
     /// The same, whose rows are not to be read where they are `damaged`.

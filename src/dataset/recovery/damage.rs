@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::ops::Range;
 
 use super::super::catalog::{Catalog, Receipt};
 use super::story::Story;
@@ -36,6 +37,12 @@ impl Damage {
         self.bad
             .binary_search_by_key(&receipt.first_row, |bad| bad.0)
             .is_ok_and(|at| (self.bad[at].0, self.bad[at].1) == rows)
+    }
+
+    /// Whether some of these rows are of a damaged commit.
+    pub(crate) fn has(&self, rows: &Range<u64>) -> bool {
+        let mut bad = self.bad.iter();
+        bad.any(|(first, count, _)| *first < rows.end && rows.start < first + count)
     }
 
     /// A sentence for each.

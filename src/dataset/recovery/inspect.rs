@@ -13,7 +13,7 @@ use super::super::stop::Stop;
 use super::super::view::Layout;
 use super::super::{DATA, JOURNAL};
 use super::story::{Reading, Story, read_story};
-use super::{Look, Note, Plan, open_if_there, read_layout, survey};
+use super::{Note, Plan, Survey, open_if_there, read_layout};
 use crate::error::{Context, Result};
 
 /// What stands between the disk and a dataset in order.
@@ -23,26 +23,19 @@ pub(crate) struct Pending {
     pub(crate) damage: Vec<String>,
     /// What the next to own the dataset will put in order, at no cost.
     pub(crate) mendable: Vec<String>,
-    /// The end of the journal's good part, 0 where there is no journal.
-    pub(crate) journal_len: u64,
 }
 
-/// What the next to own the dataset in this boot will find.
-pub(crate) fn pending(folder: &Arc<dyn Folder>, look: &Look<'_>) -> Result<Pending> {
-    let live = look.live;
-    let survey = survey(folder, look)?;
-    let mut pending = Pending {
-        journal_len: survey.journal_len,
-        ..Pending::default()
-    };
+/// What the next to own the dataset in this boot will find, by this survey. `live`: a daemon is at work.
+pub(crate) fn pending(survey: &Survey, live: bool) -> Pending {
+    let mut pending = Pending::default();
     if let Some(damage) = &survey.damage {
         // Each of them is found by who verifies.
         pending.damage.push(format!(
             "of this copy {damage}: nothing is written to it until npyfs check --accept DATASET takes it as it is"
         ));
-        return Ok(pending);
+        return pending;
     }
-    for note in survey.notes {
+    for note in survey.notes.iter().cloned() {
         match note {
             Note::Lost(line) => pending.damage.push(line),
             // A daemon at work is between two steps.
@@ -52,7 +45,7 @@ pub(crate) fn pending(folder: &Arc<dyn Folder>, look: &Look<'_>) -> Result<Pendi
             Note::Told(line) | Note::Mended(line) => pending.mendable.push(line),
         }
     }
-    Ok(pending)
+    pending
 }
 
 /// One line for each chunk of the journal whose rows are not in `data.npy` as they were committed, or

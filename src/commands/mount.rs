@@ -87,7 +87,7 @@ fn build(plan: &Plan, tuning: &Tuning) -> npyfs::Result<Served<Adapter>> {
     };
     let fs = Fs::new(store, options)?;
     let filesystem = Adapter::new(fs.clone());
-    let connect = filesystem.connect();
+    let connect = filesystem.on_mounted();
     let stopped = fs.clone();
     let parted = fs.clone();
     Ok(Served {

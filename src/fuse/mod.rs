@@ -4,12 +4,10 @@
 //! it poisoned closes its dataset to writes, not the mount. What `Fs` calls slow runs on a worker
 //! thread and replies from there.
 
-mod asking;
-mod backing;
-mod entry;
-mod linger;
-mod pages;
+mod busy_poll;
+mod passthrough;
 mod patience;
+mod raw;
 mod requests;
 
 use std::cell::RefCell;
@@ -22,11 +20,10 @@ use fuser::{Errno, FileAttr, FileType, INodeNo, Notifier, ReplyEmpty, Request};
 
 use crate::error::{Error, Result};
 use crate::fs::{Attr, Caller, Fs, Route, is_routine};
-use asking::Asking;
-use backing::Backing;
-use entry::Device;
-use linger::Linger;
-pub use pages::LARGEST_READ;
+use busy_poll::BusyPoll;
+use passthrough::Backing;
+pub use raw::splice::LARGEST_READ;
+use raw::{Device, Notify, splice};
 
 /// Serves an [`Fs`] to the kernel.
 #[derive(Debug)]
@@ -34,7 +31,7 @@ pub struct Adapter {
     fs: Arc<Fs>,
     backing: Arc<Backing>,
     device: Arc<Device>,
-    linger: Linger,
+    busy_poll: BusyPoll,
 }
 
 impl Adapter {
@@ -44,21 +41,21 @@ impl Adapter {
             fs,
             backing: Arc::default(),
             device: Arc::default(),
-            linger: Linger::default(),
+            busy_poll: BusyPoll::default(),
         }
     }
 
     /// Takes a notifier and a device of its session, for the answers and questions that fuser cannot
     /// give, and the device number of the mount as `major:minor`. Without the first two the kernel asks
     /// once more for each of those answers.
-    pub fn connect(&self) -> impl FnOnce(Notifier, File, Option<String>) + use<> {
+    pub fn on_mounted(&self) -> impl FnOnce(Notifier, File, Option<String>) + use<> {
         let (fs, device, backing) = (self.fs.clone(), self.device.clone(), self.backing.clone());
         move |notifier, file, number| {
             if let Some(number) = number {
                 fs.set_device(number);
             }
             device.set(file);
-            fs.set_kernel(Arc::new(Asking { notifier, device }));
+            fs.set_kernel(Arc::new(Notify { notifier, device }));
             fs.set_uncached(backing.is_possible());
         }
     }
@@ -89,7 +86,7 @@ fn failed(fs: &Fs, operation: &str, subject: &Subject<'_>, error: &Error) -> Err
 }
 
 /// Runs a handler; a panic ends the handler only.
-fn guarded(operation: &'static str, handler: impl FnOnce()) {
+fn catch_panic(operation: &'static str, handler: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(handler)) {
         let what = panic
             .downcast_ref::<&str>()
@@ -166,7 +163,7 @@ impl Adapter {
         ) else {
             return false;
         };
-        match pages::answer(device, request.unique().0, file, at, len) {
+        match splice::answer(device, request.unique().0, file, at, len) {
             Ok(()) => true,
             Err(error) => {
                 log::debug!("an answer was copied after all: {error}");
@@ -178,13 +175,15 @@ impl Adapter {
     fn dispatch(&self, operation: &'static str, route: Route, job: impl FnOnce() + Send + 'static) {
         match route {
             Route::Here(_kept) => self.serve(operation, job),
-            elsewhere => self.fs.run_at(elsewhere, move || guarded(operation, job)),
+            elsewhere => self
+                .fs
+                .run_at(elsewhere, move || catch_panic(operation, job)),
         }
     }
 
     /// Runs a handler on this session thread.
     fn serve(&self, operation: &'static str, handler: impl FnOnce()) {
-        let _turn = self.linger.turn(&self.device);
-        guarded(operation, handler);
+        let _turn = self.busy_poll.guard(&self.device);
+        catch_panic(operation, handler);
     }
 }

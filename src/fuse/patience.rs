@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::guarded;
+use super::catch_panic;
 use crate::error::{Errno, Error, Result};
 use crate::fs::Fs;
 
@@ -42,7 +42,7 @@ fn attempt<T: 'static>(
             }
             let again = fs.clone();
             fs.run_later(PAUSE, move || {
-                guarded(operation, || attempt(&again, operation, until, ask, answer));
+                catch_panic(operation, || attempt(&again, operation, until, ask, answer));
             });
         }
         done => answer(fs, done),

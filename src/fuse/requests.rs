@@ -13,9 +13,11 @@ use fuser::{
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::backing::cache_flags;
+use super::passthrough::cache_flags;
 use super::patience::patiently;
-use super::{Adapter, Subject, attributes, caller, empty, failed, guarded, pages, with_buffer};
+use super::{
+    Adapter, Subject, attributes, caller, catch_panic, empty, failed, splice, with_buffer,
+};
 use crate::fs::{Attr, Fs, Opened, Route, SetAttr, near};
 
 impl Filesystem for Adapter {
@@ -223,7 +225,7 @@ impl Filesystem for Adapter {
             };
             let serving = fs.clone();
             let job = move || patiently(&fs, "rename", ask, answer);
-            serving.run_at(route, move || guarded("rename", job));
+            serving.run_at(route, move || catch_panic("rename", job));
         });
     }
 
@@ -283,7 +285,7 @@ impl Filesystem for Adapter {
     ) {
         self.serve("read", || {
             let len = size as usize;
-            if len >= pages::LEAST && self.read_pages(request, fh.0, offset, len) {
+            if len >= splice::LEAST && self.read_pages(request, fh.0, offset, len) {
                 std::mem::forget(reply);
                 return;
             }
@@ -310,8 +312,9 @@ impl Filesystem for Adapter {
     ) {
         if self.fs.write_is_slow(fh.0, offset) {
             let (fs, data) = (self.fs.clone(), data.to_vec());
-            self.fs
-                .run(move || guarded("write", || write(&fs, ino.0, fh.0, offset, &data, reply)));
+            self.fs.run(move || {
+                catch_panic("write", || write(&fs, ino.0, fh.0, offset, &data, reply))
+            });
         } else {
             self.serve("write", || {
                 write(&self.fs, ino.0, fh.0, offset, data, reply)

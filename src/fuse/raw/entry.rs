@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileHandle, FopenFlags, Generation, INodeNo, ReplyCreate, ReplyEntry};
 
-use super::attributes;
+use super::super::attributes;
 use crate::fs::Attr;
 
 /// `struct fuse_out_header`.
@@ -29,16 +29,16 @@ const OPEN: usize = 16;
 
 /// The way to the kernel, once the filesystem is mounted.
 #[derive(Debug, Default)]
-pub(super) struct Device(OnceLock<File>);
+pub(in crate::fuse) struct Device(OnceLock<File>);
 
 impl Device {
-    pub(super) fn set(&self, device: File) {
+    pub(in crate::fuse) fn set(&self, device: File) {
         // There is one session to an adapter; a second device would be the same one.
         self.0.get_or_init(|| device);
     }
 
     /// Answers LOOKUP with an entry.
-    pub(super) fn entry(&self, unique: u64, attr: &Attr, reply: ReplyEntry) {
+    pub(in crate::fuse) fn entry(&self, unique: u64, attr: &Attr, reply: ReplyEntry) {
         let mut shown = attributes(attr);
         let mut attr_ttl = attr.attr_ttl;
         if attr.node != attr.ino {
@@ -57,7 +57,7 @@ impl Device {
     }
 
     /// Answers CREATE with an entry and a handle.
-    pub(super) fn created(
+    pub(in crate::fuse) fn created(
         &self,
         unique: u64,
         attr: &Attr,
@@ -77,12 +77,12 @@ impl Device {
         reply.created(&ttl, &attributes(attr), Generation(0), fh, flags);
     }
 
-    pub(super) fn file(&self) -> Option<&File> {
+    pub(in crate::fuse) fn file(&self) -> Option<&File> {
         self.0.get()
     }
 
     /// Writes one message, which the kernel takes as a whole or not at all.
-    pub(super) fn write(&self, message: &[u8]) -> io::Result<()> {
+    pub(in crate::fuse) fn write(&self, message: &[u8]) -> io::Result<()> {
         match self.0.get() {
             Some(mut device) => device.write_all(message),
             None => Err(io::ErrorKind::NotConnected.into()),

@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 
 /// Fewer bytes are as soon copied.
-pub(super) const LEAST: usize = 128 << 10;
+pub(in crate::fuse) const LEAST: usize = 128 << 10;
 /// Room in a pipe, in bytes: what Linux grants to everybody.
 const ROOM: i32 = 1 << 20;
 /// The most that the kernel is to ask for in one read, in bytes (`max_read`). An answer must be in the
@@ -22,11 +22,11 @@ const ROOM: i32 = 1 << 20;
 pub const LARGEST_READ: u32 = (1 << 20) - (2 << 12);
 
 /// What a thread has for its answers.
-enum Kept {
+enum PipeState {
     /// A pipe, once one was needed.
-    Pipe(Option<Pipe>),
+    Open(Option<Pipe>),
     /// No pipe is to be had that is large enough.
-    Nothing,
+    Unavailable,
 }
 
 /// A pipe that is empty between two answers.
@@ -80,7 +80,7 @@ impl Pipe {
 ///
 /// # Errors
 /// Those of pipe(2) and splice(2); `UnexpectedEof` where the file is shorter.
-pub(super) fn answer(
+pub(in crate::fuse) fn answer(
     device: &File,
     unique: u64,
     file: &File,
@@ -88,22 +88,22 @@ pub(super) fn answer(
     len: usize,
 ) -> io::Result<()> {
     thread_local! {
-        static KEPT: RefCell<Kept> = const { RefCell::new(Kept::Pipe(None)) };
+        static PIPE: RefCell<PipeState> = const { RefCell::new(PipeState::Open(None)) };
     }
     let mut head = [0; 16]; // `fuse_out_header`, without an error
     let all = (head.len() + len) as u32;
     head[..4].copy_from_slice(&all.to_ne_bytes());
     head[8..].copy_from_slice(&unique.to_ne_bytes());
     let offset = i64::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    KEPT.with_borrow_mut(|kept| {
-        let Kept::Pipe(pipe) = kept else {
+    PIPE.with_borrow_mut(|state| {
+        let PipeState::Open(pipe) = state else {
             return Err(io::ErrorKind::Unsupported.into());
         };
         let taken = pipe.take().map_or_else(Pipe::new, Ok);
-        let mut taken = taken.inspect_err(|_| *kept = Kept::Nothing)?;
+        let mut taken = taken.inspect_err(|_| *state = PipeState::Unavailable)?;
         // One that failed may have something left in it.
         taken.send(device, &head, file, offset, len)?;
-        *kept = Kept::Pipe(Some(taken));
+        *state = PipeState::Open(Some(taken));
         Ok(())
     })
 }

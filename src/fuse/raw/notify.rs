@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use fuser::{INodeNo, Notifier};
 
-use super::entry::Device;
+use super::Device;
 use crate::fs::Kernel;
 
 const NOTIFY_PRUNE: u32 = 9;
@@ -18,12 +18,12 @@ const HEAD: usize = 16 + 16;
 
 /// The way to the kernel of one session.
 #[derive(Debug)]
-pub(super) struct Asking {
-    pub(super) notifier: Notifier,
-    pub(super) device: Arc<Device>,
+pub(in crate::fuse) struct Notify {
+    pub(in crate::fuse) notifier: Notifier,
+    pub(in crate::fuse) device: Arc<Device>,
 }
 
-impl Kernel for Asking {
+impl Kernel for Notify {
     fn write_back(&self, ino: u64) -> io::Result<()> {
         self.notifier.inval_inode(INodeNo(ino), 0, 0)
     }

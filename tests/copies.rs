@@ -60,7 +60,9 @@ fn produce(dataset: &Path, producer: u64, synced: &Synced, stop: &AtomicBool) {
             sync_path(&dataset.join(chunk.name())).unwrap();
             synced.0[producer as usize].store(number + 1, Ordering::SeqCst);
         }
-        sleep(Duration::from_millis(1 + number % 3));
+        // Until the last copy is made.
+        let pace = (times() as u64 / 4).max(1);
+        sleep(Duration::from_millis(pace * (1 + number % 3)));
     }
 }
 
@@ -178,7 +180,12 @@ fn shell(script: &str, arguments: &[&Path], allowed: &[i32]) {
 
 fn copies_of_files(name: &str, script: &str, allowed: &[i32]) {
     let scratch = tempfile::tempdir().unwrap();
-    let (store, copies) = (scratch.path().join("store"), scratch.path().join("copies"));
+    copies_of_files_in(scratch.path(), name, script, allowed);
+}
+
+/// Store and copies are in one filesystem, whose directory `scratch` is.
+fn copies_of_files_in(scratch: &Path, name: &str, script: &str, allowed: &[i32]) {
+    let (store, copies) = (scratch.join("store"), scratch.join("copies"));
     fs::create_dir(&store).unwrap();
     fs::create_dir(&copies).unwrap();
     let (taken, order) = take_copies(&store, times(), |n| {
@@ -230,6 +237,37 @@ fn live_copies_of_tar_cp_and_rsync_are_verified_prefixes() {
     copies_of_files("rsync", r#"rsync -a "$1/" "$2""#, &[23, 24]);
     let twice = r#"rsync -a "$1/" "$2"; sleep 0.1; rsync -a "$1/" "$2""#;
     copies_of_files("rsync twice", twice, &[23, 24]);
+}
+
+/// As their files share what is in them, a copy of a file is of one moment; of two files it is not.
+fn copies_that_share(kind: &str, options: &[&str]) {
+    let scratch = tempfile::tempdir().unwrap();
+    let disk = LoopMount::make(&scratch.path().join("disk"), kind, 4 << 30, options);
+    let name = format!("cp --reflink=always on {kind}");
+    copies_of_files_in(
+        &disk.at,
+        &name,
+        r#"cp -r --reflink=always "$1/." "$2""#,
+        &[1],
+    );
+}
+
+#[test]
+fn copies_that_share_their_blocks_on_xfs_are_verified_prefixes() {
+    require!(fuse, root, unshare);
+    let test = "copies_that_share_their_blocks_on_xfs_are_verified_prefixes";
+    if inside_a_private_namespace(test) {
+        copies_that_share("xfs", &["-m", "reflink=1"]);
+    }
+}
+
+#[test]
+fn copies_that_share_their_blocks_on_btrfs_are_verified_prefixes() {
+    require!(fuse, root, unshare, btrfs);
+    let test = "copies_that_share_their_blocks_on_btrfs_are_verified_prefixes";
+    if inside_a_private_namespace(test) && has_btrfs() {
+        copies_that_share("btrfs", &[]);
+    }
 }
 
 /// The freeze ends with the script, or, whatever becomes of that, after five seconds.
@@ -311,15 +349,24 @@ fn a_frozen_image_of_the_disk_is_a_verified_prefix() {
     }
 }
 
+/// Else the test is skipped.
+fn has_btrfs() -> bool {
+    let kinds = fs::read_to_string("/proc/filesystems").unwrap();
+    let has = kinds.contains("btrfs");
+    if !has {
+        common::skip("this kernel has no btrfs");
+    }
+    has
+}
+
 #[test]
 fn a_snapshot_of_a_subvolume_is_a_verified_prefix() {
     require!(fuse, root, unshare, btrfs);
     if !inside_a_private_namespace("a_snapshot_of_a_subvolume_is_a_verified_prefix") {
         return;
     }
-    let kinds = fs::read_to_string("/proc/filesystems").unwrap();
-    if !kinds.contains("btrfs") {
-        return common::skip("this kernel has no btrfs");
+    if !has_btrfs() {
+        return;
     }
     let scratch = tempfile::tempdir().unwrap();
     let disk = LoopMount::make::<&str>(&scratch.path().join("disk"), "btrfs", 4 << 30, &[]);
@@ -569,8 +616,11 @@ fn where_rows_cannot_be_set_aside_nothing_is_cut() {
         taken.push(path);
     }
     let before = left.files();
-    let opened = Dataset::open(left.at(), DatasetOptions::default());
-    let error = opened.unwrap_err();
+    let error = {
+        // Which would have its lock for a moment longer.
+        let _alone = common::no_new_process();
+        Dataset::open(left.at(), DatasetOptions::default()).unwrap_err()
+    };
     assert!(
         error.to_string().contains(".npyfs/re"),
         "which directory: {error}"

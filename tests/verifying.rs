@@ -12,9 +12,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use common::{Served, csv_names, errno, eventually, npyfs, place, put, run, serve};
+use common::{
+    Mount, Served, Strace, alone, csv_names, errno, eventually, kill, npyfs, place, put, run, serve,
+};
 use nix::errno::Errno;
 use npyfs::dataset::disk::{Blob, Directory, Folder, Listed, Lock, Open, Whereabouts};
 use npyfs::dataset::{Change, Stop};
@@ -703,4 +705,93 @@ fn a_mounted_copy_can_be_read_and_not_written_to_while_it_is_verified() {
         let table = String::from_utf8(table.stdout).unwrap();
         assert!(!table.contains("VERIFYING"), "{table}");
     });
+}
+
+/// A store with a copy of a small chunk and a large one, whose rows take minutes to be read by a daemon
+/// that each read is held up for.
+struct Slow {
+    store: tempfile::TempDir,
+    mount: Mount,
+    _strace: Strace,
+}
+
+const LARGE: u64 = 8 << 20;
+
+impl Slow {
+    fn new() -> Self {
+        let store = tempfile::tempdir().unwrap();
+        let (made, at) = (tempfile::tempdir().unwrap(), store.path().join("run"));
+        let dataset = Dataset::open(made.path(), DatasetOptions::default()).unwrap();
+        dataset.append(name(0), &bytes(0)).unwrap();
+        let mut large = npyfs::npy::Header::encode(&"<u8".parse().unwrap(), &[LARGE]).unwrap();
+        large.extend((0..LARGE).flat_map(u64::to_le_bytes));
+        dataset.append(name(1), &large).unwrap();
+        fs::create_dir_all(at.join(".npyfs")).unwrap();
+        for file in ["data.npy", ".npyfs/chunks.log"] {
+            fs::copy(made.path().join(file), at.join(file)).unwrap();
+        }
+        let mount = Mount::builder().store(store.path()).start();
+        let slower = ["-e", "inject=pread64:delay_enter=600000"];
+        let strace = Strace::attach(mount.pid(), "pread64", &slower, Path::new("/dev/null"));
+        Self {
+            store,
+            mount,
+            _strace: strace,
+        }
+    }
+
+    fn len(&self) -> u64 {
+        fs::metadata(self.mount.path("run/data.npy")).unwrap().len()
+    }
+
+    fn files(&self) -> [Vec<u8>; 2] {
+        ["data.npy", ".npyfs/chunks.log"]
+            .map(|file| fs::read(self.store.path().join("run").join(file)).unwrap())
+    }
+
+    /// With another daemon, which nothing holds up, all of it is there.
+    fn is_whole(self) {
+        drop(self.mount);
+        let mount = Mount::builder().store(self.store.path()).start();
+        let at = mount.path("run");
+        let len = || fs::metadata(at.join("data.npy")).unwrap().len();
+        becomes("whole", || len() == HEADER + 8 * (ROWS + LARGE));
+        becomes("writable", || put(&at.join("new.npy"), &bytes(0)).is_ok());
+        assert_eq!(csv_names(&at), [name(0), name(1), "new.npy".into()]);
+        let log = fs::read_to_string(self.store.path().join("run/.npyfs/log")).unwrap();
+        assert!(!log.contains("dropped"), "{log}");
+        drop(mount);
+    }
+}
+
+#[test]
+fn a_daemon_that_verifies_a_copy_ends_soon_when_it_is_told_to() {
+    require!(fuse, strace);
+    let _alone = alone();
+    for how in ["SIGTERM", "SIGTERM at the first look", "umount"] {
+        let mut slow = Slow::new();
+        let before = slow.files();
+        let first = slow.mount.path("run/data.npy");
+        let looking = thread::spawn(move || fs::metadata(first).map(|it| it.len()));
+        if how == "SIGTERM at the first look" {
+            thread::sleep(Duration::from_millis(300));
+        } else {
+            becomes("verified", || slow.len() == HEADER + 8 * ROWS);
+        }
+        let start = Instant::now();
+        if how == "umount" {
+            run(Command::new(npyfs()).arg("umount").arg(slow.mount.path("")));
+        } else {
+            kill(slow.mount.pid(), "TERM");
+        }
+        let status = slow.mount.ended().unwrap();
+        let took = start.elapsed();
+        assert!(status.success(), "{how}: {status}");
+        assert!(took < Duration::from_secs(15), "{how}: it took {took:?}");
+        // Whatever it was told.
+        looking.join().unwrap().ok();
+        assert!(slow.files() == before, "{how}: changed");
+        slow.mount.tolerate_warnings();
+        slow.is_whole();
+    }
 }

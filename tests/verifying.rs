@@ -750,7 +750,7 @@ impl Slow {
     }
 
     /// With another daemon, which nothing holds up, all of it is there.
-    fn is_whole(self) {
+    fn ends_whole(self) {
         drop(self.mount);
         let mount = Mount::builder().store(self.store.path()).start();
         let at = mount.path("run");
@@ -792,6 +792,6 @@ fn a_daemon_that_verifies_a_copy_ends_soon_when_it_is_told_to() {
         looking.join().unwrap().ok();
         assert!(slow.files() == before, "{how}: changed");
         slow.mount.tolerate_warnings();
-        slow.is_whole();
+        slow.ends_whole();
     }
 }

@@ -390,10 +390,12 @@ impl Dataset {
     /// Those of reading what another daemon has written.
     pub fn array_attributes(&self) -> Result<Option<Attributes>> {
         self.refresh()?;
-        match self.verifying() {
-            Some(verifying) => Ok(verifying.of_array),
-            None => Ok(self.catalog().of_array()),
+        if !self.is_owned()
+            && let Some(verifying) = self.verifying()
+        {
+            return Ok(verifying.of_array);
         }
+        Ok(self.catalog().of_array())
     }
 
     /// Tells the log why a chunk was refused, and where its bytes are kept.

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::disk::{DiskFile, MountId, Place};
+use super::super::disk::{Directory, DiskFile, MountId, Place};
 use super::super::journal::{Reader, Record, RunRecord};
 use super::super::{Attributes, Change, Dataset, Options, clock};
 use super::*;
@@ -298,6 +298,42 @@ fn what_was_set_of_the_array_itself_is_known_again() {
     // They go with the array.
     dataset.remove_array().unwrap();
     assert_eq!(dataset.array_attributes().unwrap(), None);
+}
+
+/// Nobody may read rows of it, while it is verified, whom a later record denies them.
+#[test]
+fn what_was_set_last_of_the_array_itself_holds_of_a_copy_before_any_row_is_verified() {
+    let (left, copy) = (Left::new(), tempfile::tempdir().unwrap());
+    let set = |mode| Attributes {
+        mode,
+        uid: 5,
+        gid: 6,
+        mtime: 7,
+    };
+    for mode in [0o444, 0o400] {
+        left.record(&Record::ArrayAttributes {
+            set: set(mode),
+            at: 8,
+        });
+    }
+    fs::create_dir(copy.path().join(".npyfs")).unwrap();
+    for file in [DATA, JOURNAL] {
+        fs::copy(left.at().join(file), copy.path().join(file)).unwrap();
+    }
+    let folder: Arc<dyn Folder> = Arc::new(Directory::open(copy.path()).unwrap());
+    let look = Look {
+        how: Open::Read,
+        boot: BOOT,
+        live: false,
+        accept: false,
+        stop: &Stop::default(),
+        copies: Copies::Known(None),
+    };
+    let Found::Unverified(copied) = survey_if_settled(&folder, &look).unwrap() else {
+        panic!("not taken for a copy");
+    };
+    assert_eq!(copied.array_attributes(), Some(set(0o400)));
+    assert_eq!(copied.array().unwrap().rows, 0);
 }
 
 #[test]

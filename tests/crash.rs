@@ -40,6 +40,9 @@ fn open(disk: &Disk, boot: [u8; 16]) -> Result<Arc<Dataset>> {
     Dataset::open_in(Arc::new(disk.clone()), "simulated", options)
 }
 
+/// How many rows of a chunk are confirmed, and how many its header says.
+const CONFIRMED: (usize, u64) = (40, 60);
+
 /// A chunk that somebody tried to append.
 #[derive(Clone, Debug)]
 struct Tried {
@@ -59,6 +62,8 @@ struct Told {
     errors: Vec<Errno>,
     /// What they wrote that is no chunk.
     refused: Vec<&'static str>,
+    /// The fsync of the unfinished one was answered.
+    confirmed: bool,
 }
 
 impl Told {
@@ -256,6 +261,19 @@ fn history(disk: &Disk, told: &mut Told) -> Option<Arc<Dataset>> {
     whole(told, &dataset, "reopened.npy", chunk(9, 12));
     streamed(told, &dataset, "last.npy", chunk(33, 13), false, |_| ());
 
+    // One that is never finished, but synced before its last bytes.
+    if let Some(incoming) = told.note(begin(&dataset, "confirmed.npy")) {
+        let bytes = chunk(CONFIRMED.1, 15);
+        let (first, rest) = bytes.split_at(128 + 64 * CONFIRMED.0);
+        let done = incoming
+            .write(first, 0, || ())
+            .and_then(|()| incoming.commit_if_complete());
+        told.confirmed = told.note(done).is_some();
+        told.note(incoming.write(&rest[..640], first.len() as u64, || ()));
+        told.refused.push("confirmed.npy");
+        incoming.release();
+    }
+
     // One that is never finished.
     if let Some(incoming) = told.note(begin(&dataset, "unfinished.npy")) {
         let written = incoming.write(&chunk(80, 14)[..3000], 0, || ());
@@ -432,6 +450,7 @@ fn one_failure_is_told_and_changes_nothing_else() {
                 told.errors
             );
             retries_settle_it(&next, &dataset, &told, &context);
+            has_confirmed(&next, &told, &context);
         }
     }
 }
@@ -469,8 +488,81 @@ fn after_kill(next: &Disk, told: &Told, context: &str) -> Vec<usize> {
     held
 }
 
+/// What an fsync of an unfinished chunk has confirmed is kept.
+fn has_confirmed(disk: &Disk, told: &Told, context: &str) {
+    let paths = disk.paths();
+    let is_it =
+        |path: &&str| path.starts_with(".npyfs/rescued/") && path.ends_with("-confirmed.npy");
+    let kept: Vec<&str> = paths
+        .iter()
+        .filter_map(|path| path.to_str())
+        .filter(is_it)
+        .collect();
+    if !told.confirmed {
+        return;
+    }
+    assert_eq!(kept.len(), 1, "{context}");
+    let bytes = disk.bytes(kept[0]).unwrap();
+    let (head, body) = split(&bytes);
+    let (_, _, shape) = meaning(head);
+    let confirmed = 64 * CONFIRMED.0;
+    assert!(shape[0] as usize >= CONFIRMED.0, "{context}");
+    let whole = chunk(CONFIRMED.1, 15);
+    assert!(
+        body[..confirmed] == split(&whole).1[..confirmed],
+        "{context}"
+    );
+}
+
+/// What recovery keeps of a chunk begins as the chunk does, and says how many rows it has. What was
+/// not received is no part of it, but where bytes came out of order.
+fn kept_as_it_came(disk: &Disk, told: &Told, context: &str) -> usize {
+    let unfinished = [
+        ("short.npy", chunk(6, 9)),
+        ("short-stream.npy", chunk(40, 9)),
+        ("unlinked.npy", chunk(50, 10)),
+        ("unfinished.npy", chunk(80, 14)),
+        ("confirmed.npy", chunk(CONFIRMED.1, 15)),
+    ];
+    let tried = told.tried.iter().map(|it| (it.name, it.bytes.clone()));
+    let sent: Vec<(&str, Vec<u8>)> = tried.chain(unfinished).collect();
+    let paths = disk.paths();
+    let kept = paths
+        .iter()
+        .filter_map(|path| path.to_str())
+        .filter(|path| path.starts_with(".npyfs/rejected/") || path.starts_with(".npyfs/rescued/"));
+    let mut count = 0;
+    for path in kept {
+        count += 1;
+        let (_, whole) = sent
+            .iter()
+            .find(|(name, _)| path.ends_with(&format!("-{name}")))
+            .unwrap_or_else(|| panic!("{path} is of no chunk {context}"));
+        let bytes = disk.bytes(path).unwrap();
+        if path.ends_with("-scattered.npy") {
+            let same = bytes.iter().zip(whole).all(|(a, b)| a == b || *a == 0);
+            assert!(same, "{path} {context}");
+            continue;
+        }
+        // A part of the header, up to the count in it at least, which may be of fewer rows.
+        if bytes.len() < 128 {
+            assert!(
+                whole.starts_with(&bytes[..bytes.len().min(60)]),
+                "{path} {context}"
+            );
+            continue;
+        }
+        let ((head, body), (_, rows)) = (split(&bytes), split(whole));
+        let (_, _, shape) = meaning(head);
+        assert!(shape[0] as usize * 64 <= body.len(), "{path} {context}");
+        assert!(rows.starts_with(body), "{path} {context}");
+    }
+    count
+}
+
 #[test]
 fn a_kill_costs_nothing_that_was_acknowledged() {
+    let mut kept = 0;
     for at in 0..calls_of_the_history() {
         for half in [false, true] {
             let context = format!("after a kill at call {at}, half done: {half}");
@@ -478,11 +570,14 @@ fn a_kill_costs_nothing_that_was_acknowledged() {
             let next = disk.killed();
             valid_in_the_store(&next, &told, &context);
             after_kill(&next, &told, &context);
+            kept += kept_as_it_came(&next, &told, &context);
+            has_confirmed(&next, &told, &context);
             let again = disk.killed();
             let dataset = open(&again, BOOT).unwrap();
             retries_settle_it(&again, &dataset, &told, &context);
         }
     }
+    assert!(kept > 100, "{kept} files");
 }
 
 fn after_power_cut(next: &Disk, told: &Told, context: &str) -> Vec<usize> {
@@ -521,6 +616,7 @@ fn a_power_cut_costs_nothing_that_was_synced_and_leaves_a_prefix() {
             let context = format!("after a power cut at call {at}, seed {seed}");
             let next = disk.power_cut(seed);
             after_power_cut(&next, &told, &context);
+            has_confirmed(&next, &told, &context);
             let again = disk.power_cut(seed);
             let dataset = open(&again, NEXT_BOOT).unwrap();
             retries_settle_it(&again, &dataset, &told, &context);

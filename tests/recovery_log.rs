@@ -102,7 +102,11 @@ fn after_a_kill_it_names_what_is_kept_and_counts_what_was_in_flight() {
             "its daemon died in this boot",
             &format!("kept 5 chunks with {rows} rows"),
             &format!("{} to {}, 3 chunks, were verified", names[2], names[4]),
-            "dropped 1 chunks that were in flight",
+            &format!(
+                "{} was being written when the daemon died: {} bytes of it are kept as .npyfs/rejected/",
+                staged.name(),
+                staged.bytes().len()
+            ),
             &format!(
                 "cut {} bytes off data.npy",
                 streamed.bytes().len() / 2 - 128

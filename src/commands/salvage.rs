@@ -2,17 +2,21 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use indicatif::HumanBytes;
-use npyfs::dataset;
 use npyfs::dataset::disk::{Blob, Directory, DiskFile, Folder, Open};
 use npyfs::npy::{Header, Prefix};
+use npyfs::{Dataset, DatasetOptions, dataset, err};
 
 use super::place::Place;
 use super::walk;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::output;
+
+const INCOMING: &str = ".npyfs/incoming";
+const LOCK: &str = ".npyfs/lock";
 
 /// The directories in `.npyfs`, and what lies in them.
 const KEPT: [(&str, &str); 2] = [
@@ -56,6 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     let folder = Directory::open(&place.path)
         .or_exit(Exit::Store, || format!("cannot open {}", place.shown()))?;
+    take_in(&folder, &place)?;
     let kept = find(&folder, &place.path)?;
     if args.list || (args.to.is_none() && !args.remove) {
         for file in &kept {
@@ -93,6 +98,39 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             format!("{failed} of {} files could not be copied", kept.len()),
         )),
     }
+}
+
+/// Has what a daemon that died was receiving kept as the next daemon would, but for its limit.
+fn take_in(folder: &Directory, place: &Place) -> Result<(), Failure> {
+    let Ok(left) = folder.list(Path::new(INCOMING)) else {
+        return Ok(());
+    };
+    let is_at_work = folder.is_locked(Path::new(LOCK)).unwrap_or(true);
+    if is_at_work || left.iter().all(|file| file.is_dir || file.len == 0) {
+        return Ok(());
+    }
+    // What this process makes there, the daemon must be able to use.
+    let owner = fs::symlink_metadata(place.path.join(dataset::CONTROL)).map(|it| it.uid());
+    let opened = match owner {
+        Ok(owner) if owner != nix::unistd::geteuid().as_raw() => {
+            Err(err!(EPERM, "its .npyfs belongs to user {owner}"))
+        }
+        _ => Dataset::open(
+            &place.path,
+            DatasetOptions {
+                rejected_limit: u64::MAX,
+                ..DatasetOptions::default()
+            },
+        )
+        .and_then(|dataset| dataset.close()),
+    };
+    if let Err(error) = opened {
+        output::line(format_args!(
+            "{}: what a daemon was receiving when it died is kept once a mount of the store has opened the dataset; not now: {error}",
+            place.shown()
+        ))?;
+    }
+    Ok(())
 }
 
 /// What is kept, oldest first in each directory. The owner of the dataset may exchange what is there

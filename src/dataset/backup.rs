@@ -27,7 +27,7 @@ use super::judge::read_header;
 use super::recovery::{open_if_there, publish_from_disk};
 use super::remove::REMOVED;
 use super::rescued::RESCUED;
-use super::staged::Staged;
+use super::staged::{Holds, Staged};
 use super::view::{Form, Layout};
 use super::{CONTROL, DATA, JOURNAL, LOCK, LOG};
 use crate::error::{Context, Error, Result};
@@ -239,7 +239,7 @@ fn without_journal(
         });
     }
     let modified = disk::modified(&**blob).context(failed)?;
-    let new = Staged::create(to, None).context(failed)?;
+    let new = Staged::create(to, Holds::Other, None).context(failed)?;
     let mut done = 0;
     read_pieces(&**blob, 0, end, |piece| {
         new.blob().write_at(piece, done)?;
@@ -297,8 +297,8 @@ impl Target {
                 return Ok(Target::Grows(old));
             }
         }
-        let new =
-            Staged::create(to, None).context(|| "cannot create data.npy of the copy".into())?;
+        let new = Staged::create(to, Holds::Other, None)
+            .context(|| "cannot create data.npy of the copy".into())?;
         Ok(Target::New(new))
     }
 
@@ -545,7 +545,7 @@ fn copy_file(from: &Arc<dyn Folder>, to: &Arc<dyn Folder>, path: &Path) -> Resul
     {
         return Ok(());
     }
-    let new = Staged::create(to, None).context(failed)?;
+    let new = Staged::create(to, Holds::Other, None).context(failed)?;
     disk::copy(&*file, 0, new.blob(), 0, len).context(failed)?;
     copy_attributes(&*file, new.blob()).context(failed)?;
     set_modified(new.blob(), modified).context(failed)?;

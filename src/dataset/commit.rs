@@ -24,7 +24,7 @@ use super::disk::{Blob, read_exact_at, read_pieces};
 use super::journal::{AppendError, Attributes, ChunkRecord, Journal, Record};
 use super::mine::epoch::ChunkId;
 use super::mine::names::Names;
-use super::staged::Staged;
+use super::staged::{Holds, Staged};
 use super::tail::{Outcome, Stream, Unborn};
 use super::turns::Tail;
 use super::view::{Form, Layout};
@@ -444,8 +444,8 @@ impl Dataset {
             return Ok(unborn.clone());
         }
         let published = Published::new(header.dtype(), header.row_shape())?;
-        let file =
-            Staged::create(&self.folder, None).context(|| "cannot create data.npy".into())?;
+        let file = Staged::create(&self.folder, Holds::Other, None)
+            .context(|| "cannot create data.npy".into())?;
         let form = Form::Published(published);
         let layout = Arc::new(Layout::new(form, file.shared_blob()));
         let unborn = Arc::new(Unborn {

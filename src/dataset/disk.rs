@@ -67,6 +67,14 @@ pub trait Folder: Send + Sync + fmt::Debug {
     /// # Errors
     /// The operating system's.
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn Blob>>;
+    /// As `open` does for [`Open::Write`], also where the mode of the file, which is a chunk's, denies
+    /// that to its owner, who this process may be.
+    ///
+    /// # Errors
+    /// As those of `open`.
+    fn open_closed(&self, path: &Path) -> io::Result<Arc<dyn Blob>> {
+        self.open(path, Open::Write)
+    }
     /// What a path stands for now, so that a replaced file is noticed: device and inode.
     ///
     /// # Errors

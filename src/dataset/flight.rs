@@ -11,7 +11,7 @@ use super::disk::{Blob, Open};
 use super::incoming::{Abort, Reopened};
 use super::journal::Attributes;
 use super::judge::{check_len, read_header};
-use super::staged::Staged;
+use super::staged::{Holds, Staged};
 use super::{Dataset, Face, Incoming, NoOthers, Rewrite, Start};
 use crate::error::{Context, Result};
 
@@ -218,8 +218,8 @@ impl Dataset {
         done
     }
 
-    pub(super) fn stage(&self, face: Option<&Face>) -> Result<Staged> {
-        Staged::create(&self.folder, face)
+    pub(super) fn stage(&self, holds: Holds<'_>, face: Option<&Face>) -> Result<Staged> {
+        Staged::create(&self.folder, holds, face)
             .context(|| "cannot make a file in .npyfs/incoming".into())
     }
 }

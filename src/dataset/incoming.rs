@@ -30,8 +30,8 @@ use super::coverage::Coverage;
 use super::disk::set_attributes;
 use super::judge::too_long;
 use super::mine::epoch::ChunkId;
-use super::staged::{Permit, Staged};
-use super::tail::Stream;
+use super::staged::{Holds, Permit, Staged};
+use super::tail::{Owner, Stream};
 use crate::error::{Context, Error, Result};
 use crate::npy::{Header, HeaderError, Prefix};
 pub use ending::{Descriptors, NoOthers};
@@ -192,6 +192,9 @@ impl Incoming {
                 self.dataset.set_attributes(&name, change)
             }
             (Phase::Open, Body::File(file)) => set_attributes(file.blob(), &self.face())
+                .context(|| "cannot set the attributes of the staged chunk".into()),
+            (Phase::Open, Body::Stream(stream)) => stream
+                .set_face(self.face())
                 .context(|| "cannot set the attributes of the staged chunk".into()),
             (Phase::Open | Phase::Refused(_), _) => Ok(()),
         }
@@ -396,6 +399,14 @@ impl Incoming {
         self.take_in(state, &body, at, || ())
     }
 
+    fn owner(&self, head: &[u8]) -> Owner {
+        Owner {
+            name: self.name.clone(),
+            head: head.to_vec(),
+            face: Mutex::new(self.face()),
+        }
+    }
+
     fn choose_place(&self, state: &mut State) -> Result<()> {
         let Some(header) = &state.header else {
             return Err(err!(EIO, "the chunk's header was lost"));
@@ -420,11 +431,10 @@ impl Incoming {
             None => Some(Bands::default()),
         };
         if let Some(bands) = bands
-            && let Some(stream) = self
-                .dataset
-                .claim_tail(header, &state.head, bands, converted)?
+            && let Some(stream) =
+                self.dataset
+                    .claim_tail(header, self.owner(&state.head), bands, converted)?
         {
-            stream.belongs_to(self.face());
             state.body = Body::Stream(stream);
             return Ok(());
         }
@@ -445,7 +455,9 @@ impl Incoming {
             Body::File(_) => return Ok(()),
             Body::Stream(stream) => self.dataset.leave_tail(stream)?,
             Body::Head | Body::Memory { .. } => {
-                let file = self.dataset.stage(Some(&self.face()))?;
+                let file = self
+                    .dataset
+                    .stage(Holds::Chunk(&self.name), Some(&self.face()))?;
                 let store = |bytes: &[u8], at: u64| {
                     file.blob()
                         .write_at(bytes, at)

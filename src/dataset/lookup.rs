@@ -5,9 +5,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::catalog::{Catalog, Receipt};
 use super::mine::epoch::ChunkId;
 use super::view::{Layout, View};
-use super::{Committed, Dataset, Found, names};
+use super::{Array, Committed, Dataset, Found, names};
 use crate::error::{Context, Result};
 use crate::npy::Header;
 
@@ -63,35 +64,18 @@ impl Dataset {
         self.refresh()?;
         // The array before the catalog: a chunk in the catalog may be ahead of the rows that a
         // follower has seen, never behind those that an owner has published.
-        let (id, receipt, original) = {
-            let catalog = self.catalog();
-            let Some((id, receipt)) = catalog.find(name) else {
-                return Ok(None);
-            };
-            (id, *receipt, catalog.header(receipt.header))
-        };
-        let Some(array) = self.array() else {
+        let entry = Entry::find(&self.catalog(), name);
+        let Some((entry, array)) = entry.zip(self.array()) else {
             return Ok(None);
         };
-        let header = if receipt.converted {
-            plain_header(&array.layout, receipt.rows)?
-        } else {
-            original.clone()
-        };
-        let view = View::new(
-            header,
-            array.layout,
-            receipt.first_row,
-            receipt.rows,
-            receipt.attributes.mtime,
-        );
-        let damaged = self.damage().is_some_and(|damage| damage.is_of(&receipt));
-        let view = view.damaged(damaged);
+        let damage = self.damage();
+        let damaged = damage.is_some_and(|damage| damage.is_of(&entry.receipt));
+        let view = entry.view(&array)?.damaged(damaged);
         Ok(Some(Committed {
-            id: self.chunk_id(id),
-            receipt,
+            id: self.chunk_id(entry.index),
+            receipt: entry.receipt,
             view,
-            original,
+            original: entry.original,
         }))
     }
 
@@ -157,6 +141,42 @@ impl Dataset {
         self.refresh()?;
         self.refuse_while_verifying()?;
         Ok(self.array().is_none() && crate::lock(&self.in_flight).is_empty())
+    }
+}
+
+/// What the catalog says of a committed chunk.
+pub(super) struct Entry {
+    index: u32,
+    pub(super) receipt: Receipt,
+    /// The header that it came with.
+    pub(super) original: Arc<[u8]>,
+}
+
+impl Entry {
+    pub(super) fn find(catalog: &Catalog, name: &OsStr) -> Option<Self> {
+        let (index, receipt) = catalog.find(name)?;
+        Some(Self {
+            index,
+            receipt: *receipt,
+            original: catalog.header(receipt.header),
+        })
+    }
+
+    /// Its header and rows as a file.
+    pub(super) fn view(&self, array: &Array) -> Result<View> {
+        let receipt = &self.receipt;
+        let header = if receipt.converted {
+            plain_header(&array.layout, receipt.rows)?
+        } else {
+            self.original.clone()
+        };
+        Ok(View::new(
+            header,
+            array.layout.clone(),
+            receipt.first_row,
+            receipt.rows,
+            receipt.attributes.mtime,
+        ))
     }
 }
 

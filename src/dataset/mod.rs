@@ -28,6 +28,7 @@
 //! | `view`, `lookup` | what was once seen never changes (P4) |
 //! | `events`, `rejected`, `status` | refusals have reasons, and their bytes are kept (P10) |
 //! | `rescued` | no limit removes what was confirmed |
+//! | `kept_name` | what is kept has its chunk's name |
 //!
 //! Lock order: a chunk's state, `writer`, a stream's state, its layout's `end_of_file`, `holds`, `in_flight`, `follow`, `catalog`,
 //! `array`, then the log's, the syncs', the patience and a verification's, which are leaves.
@@ -55,6 +56,7 @@ mod holds;
 mod incoming;
 mod journal;
 mod judge;
+mod kept_name;
 mod lookup;
 mod mend;
 mod mine;

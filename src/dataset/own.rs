@@ -158,7 +158,11 @@ impl Dataset {
             self.take_in(survey, false, true);
             return Err(refused);
         }
-        let owed = recovery::repair(&self.folder, &mut survey, &self.rescued, look.stop)?;
+        let keepers = recovery::Keepers {
+            rescued: &self.rescued,
+            rejected: &self.rejected,
+        };
+        let owed = recovery::repair(&self.folder, &mut survey, keepers, look.stop)?;
         let mut journal = recovery::open_journal(&self.folder, &survey)?;
         // Other files than those that were synced. What was verified of them, or believed, is on this
         // disk before the journal says that they are where the dataset is.

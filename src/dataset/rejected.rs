@@ -3,17 +3,16 @@
 //! A pipe cannot send them again. The newest are kept, up to a limit in bytes; the file names begin
 //! with the time, so they sort by age.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use super::disk::{Blob, Folder, Open, set_attributes};
+use super::Face;
+use super::disk::{Blob, Folder, set_attributes};
+use super::kept_name::move_into;
 use super::rescued::make_loadable;
-use super::staged::Staged;
-use super::{Face, clock};
+use super::staged::{Holds, Staged};
 use crate::error::{Context, Result};
 
 /// The directory, within a dataset's.
@@ -62,31 +61,16 @@ impl Rejected {
         len: u64,
         fill: impl FnOnce(&dyn Blob) -> io::Result<()>,
     ) -> Result<Option<String>> {
-        match self.make_room(name, len)? {
-            Some(path) => {
-                let fill = |blob: &dyn Blob| {
-                    fill(blob)?;
-                    set_attributes(blob, face)
-                };
-                self.write(&path, fill).map(Some)
-            }
-            None => Ok(None),
+        if !self.make_room(len)? {
+            return Ok(None);
         }
-    }
-
-    fn write(&self, path: &Path, fill: impl FnOnce(&dyn Blob) -> io::Result<()>) -> Result<String> {
-        let kept = self
-            .folder
-            .open(path, Open::CreateNew)
-            .and_then(|blob| fill(&*blob));
-        if kept.is_err() {
-            // Half a file would be taken for all that was received.
-            self.folder
-                .remove(path)
-                .unwrap_or_else(|error| log::debug!("{}: {error}", path.display()));
-        }
-        kept.context(|| "cannot write to .npyfs/rejected".into())?;
-        Ok(path.display().to_string())
+        // Half a file would be taken for all that was received: it comes whole, or is removed.
+        let kept = Staged::create(&self.folder, Holds::Chunk(name), Some(face)).and_then(|file| {
+            fill(file.blob())?;
+            file.keep_in(REJECTED, name)
+        });
+        let path = kept.context(|| format!("cannot write to {REJECTED}"))?;
+        Ok(Some(path.display().to_string()))
     }
 
     /// Keeps a staged file, with the owner and mode of `face`.
@@ -97,19 +81,32 @@ impl Rejected {
         len: u64,
         file: Staged,
     ) -> Result<Option<String>> {
-        let Some(path) = self.make_room(name, len)? else {
+        if !self.make_room(len)? {
             return Ok(None);
-        };
+        }
         make_loadable(file.blob())?;
-        set_attributes(file.blob(), face)
-            .and_then(|()| file.keep_as(&path))
-            .context(|| "cannot write to .npyfs/rejected".into())?;
+        let path = set_attributes(file.blob(), face)
+            .and_then(|()| file.keep_in(REJECTED, name))
+            .context(|| format!("cannot write to {REJECTED}"))?;
         Ok(Some(path.display().to_string()))
     }
 
-    fn make_room(&self, name: &OsStr, len: u64) -> Result<Option<PathBuf>> {
-        if !self.fits(len) {
+    /// Keeps the bytes of a chunk that a dead daemon has left, with the owner and mode that they have.
+    pub(crate) fn take_in(&self, left: &Path, name: &OsStr, len: u64) -> Result<Option<String>> {
+        if !self.make_room(len)? {
             return Ok(None);
+        }
+        let failed = || format!("cannot move {} to {REJECTED}", left.display());
+        let blob = self.folder.open_closed(left).context(failed)?;
+        make_loadable(&*blob)?;
+        let path = move_into(&*self.folder, REJECTED, name, left).context(failed)?;
+        Ok(Some(path.display().to_string()))
+    }
+
+    /// `false`: that many bytes are more than the limit.
+    fn make_room(&self, len: u64) -> Result<bool> {
+        if !self.fits(len) {
+            return Ok(false);
         }
         let directory = Path::new(REJECTED);
         self.folder
@@ -133,16 +130,6 @@ impl Rejected {
             count -= 1;
             crate::lock(&self.evicted).push(file.name.display().to_string());
         }
-        Ok(Some(directory.join(file_name(name))))
+        Ok(true)
     }
-}
-
-pub(super) fn file_name(name: &OsStr) -> OsString {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let n = NEXT.fetch_add(1, Ordering::Relaxed) % 1000;
-    let mut file = format!("{}-{n:03}-", clock::compact(clock::now())).into_bytes();
-    let room = 255 - file.len();
-    let bytes = name.as_bytes();
-    file.extend_from_slice(&bytes[bytes.len().saturating_sub(room)..]);
-    OsString::from_vec(file)
 }

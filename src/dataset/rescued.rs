@@ -8,10 +8,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::disk::{Blob, Folder, Open, set_attributes};
+use super::disk::{Blob, Folder, set_attributes};
 use super::judge::read_header;
-use super::rejected::file_name;
-use super::staged::Staged;
+use super::kept_name::move_into;
+use super::staged::{Holds, Staged};
 use super::{CONTROL, DATA, Face};
 use crate::error::{Context, Result};
 use crate::npy;
@@ -33,64 +33,64 @@ impl Rescued {
         name: &OsStr,
         fill: impl FnOnce(&dyn Blob) -> io::Result<()>,
     ) -> Result<String> {
-        let path = self.place(name)?;
-        let kept = self
-            .0
-            .open(&path, Open::CreateNew)
-            .and_then(|blob| {
-                fill(&*blob)?;
-                self.0.hand_over(&*blob)?;
-                blob.sync()
-            })
-            .and_then(|()| self.sync());
-        if kept.is_err() {
-            // Half a file would pass for all that there was.
-            self.0
-                .remove(&path)
-                .unwrap_or_else(|error| log::debug!("{}: {error}", path.display()));
-        }
-        kept.context(|| format!("cannot write to {RESCUED}"))?;
-        Ok(path.display().to_string())
+        self.make_dir()?;
+        let failed = || format!("cannot write to {RESCUED}");
+        // Half a file would pass for all that there was: it comes whole, or is removed.
+        let kept = Staged::create(&self.0, Holds::Other, None).and_then(|file| {
+            fill(file.blob())?;
+            self.0.hand_over(file.blob())?;
+            file.blob().sync()?;
+            let path = file.keep_in(RESCUED, name)?;
+            self.sync()?;
+            Ok(path)
+        });
+        Ok(kept.context(failed)?.display().to_string())
     }
 
-    /// Keeps the bytes of a chunk, with the owner and mode of `face`.
-    pub(crate) fn keep_file(&self, name: &OsStr, face: &Face, file: Staged) -> Result<String> {
-        let path = self.place(name)?;
+    /// Keeps the bytes of a chunk, with the owner and mode of `face`. Where they cannot be moved, they
+    /// stay where the next recovery finds them.
+    pub(crate) fn keep_file(&self, name: &OsStr, face: &Face, mut file: Staged) -> Result<String> {
+        let path = self.move_here(name, face, &mut file);
+        file.leave();
+        Ok(path?.display().to_string())
+    }
+
+    fn move_here(&self, name: &OsStr, face: &Face, file: &mut Staged) -> Result<PathBuf> {
+        self.make_dir()?;
         let failed = || format!("cannot write to {RESCUED}");
         set_attributes(file.blob(), face).context(failed)?;
         make_loadable(file.blob())?;
         file.blob().sync().context(failed)?;
-        file.keep_as(&path).context(failed)?;
+        let path = file.move_to(RESCUED, name).context(failed)?;
         self.sync().context(failed)?;
-        Ok(path.display().to_string())
+        Ok(path)
     }
 
     /// Keeps the bytes of a chunk that a dead daemon has left.
     pub(crate) fn take_in(&self, left: &Path, name: &OsStr) -> Result<String> {
-        let path = self.place(name)?;
+        self.make_dir()?;
         let failed = || format!("cannot move {} to {RESCUED}", left.display());
-        let blob = self.0.open(left, Open::Write).context(failed)?;
+        let blob = self.0.open_closed(left).context(failed)?;
         make_loadable(&*blob)?;
         blob.sync().context(failed)?;
-        self.0.rename(left, &path).context(failed)?;
+        let path = move_into(&*self.0, RESCUED, name, left).context(failed)?;
         self.sync().context(failed)?;
         Ok(path.display().to_string())
     }
 
     /// Sets a `data.npy` aside that is no array.
     pub(crate) fn take_array(&self) -> Result<()> {
-        let path = self.place("data.npy.unreadable".as_ref())?;
+        self.make_dir()?;
         let failed = || format!("cannot move data.npy to {RESCUED}");
-        self.0.rename(Path::new(DATA), &path).context(failed)?;
+        let name = "data.npy.unreadable".as_ref();
+        move_into(&*self.0, RESCUED, name, Path::new(DATA)).context(failed)?;
         self.sync().context(failed)
     }
 
-    fn place(&self, name: &OsStr) -> Result<PathBuf> {
+    fn make_dir(&self) -> Result<()> {
         let failed = || format!("cannot make {RESCUED}");
         self.0.make_dir(Path::new(CONTROL)).context(failed)?;
-        let directory = Path::new(RESCUED);
-        self.0.make_dir(directory).context(failed)?;
-        Ok(directory.join(file_name(name)))
+        self.0.make_dir(Path::new(RESCUED)).context(failed)
     }
 
     fn sync(&self) -> io::Result<()> {

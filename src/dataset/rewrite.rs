@@ -15,7 +15,7 @@ use super::coverage::Coverage;
 use super::disk::{Blob, read_exact_at, read_pieces};
 use super::judge::stopped_early;
 use super::mine::epoch::ChunkId;
-use super::staged::Staged;
+use super::staged::{Holds, Staged};
 use super::view::View;
 use super::{Dataset, Descriptors, Face};
 use crate::error::{Context, Error, Result};
@@ -70,6 +70,29 @@ impl Committed {
 
     /// Compares `data` with the view's bytes at `offset`.
     fn differs_at(&self, data: &[u8], offset: u64) -> Result<bool> {
+        self.stored().differs_at(data, offset)
+    }
+
+    fn stored(&self) -> Stored<'_> {
+        Stored {
+            view: &self.view,
+            converted: self.receipt.converted,
+            original: &self.original,
+        }
+    }
+}
+
+/// What the array has of a chunk.
+pub(super) struct Stored<'a> {
+    pub(super) view: &'a View,
+    pub(super) converted: bool,
+    /// The header that it came with.
+    pub(super) original: &'a [u8],
+}
+
+impl Stored<'_> {
+    /// Compares `data` with the view's bytes at `offset`.
+    fn differs_at(&self, data: &[u8], offset: u64) -> Result<bool> {
         if offset.saturating_add(data.len() as u64) > self.view.len() {
             return Ok(true);
         }
@@ -79,16 +102,15 @@ impl Committed {
     }
 
     /// Whether `blob` holds what was written under this name, or the view of it.
-    fn same_as(&self, blob: &dyn Blob, len: u64) -> Result<bool> {
+    pub(super) fn is_same(&self, blob: &dyn Blob, len: u64) -> Result<bool> {
         if len == self.view.len() && self.same_bytes(blob, len)? {
             return Ok(true);
         }
-        if !self.receipt.converted {
+        if !self.converted {
             return Ok(false);
         }
         let mut head = vec![0; self.original.len()];
-        if blob.read_at(&mut head, 0).context(compare_failed)? < head.len()
-            || *head != *self.original
+        if blob.read_at(&mut head, 0).context(compare_failed)? < head.len() || head != self.original
         {
             return Ok(false);
         }
@@ -237,7 +259,7 @@ impl Rewrite {
 
     fn stage<'a>(&self, state: &'a mut State) -> Result<&'a Staged> {
         if state.staged.is_none() {
-            let file = self.dataset.stage(None)?;
+            let file = self.dataset.stage(Holds::Other, None)?;
             let mut piece = vec![0; state.len.min(1 << 20) as usize];
             let mut at = 0;
             while at < state.len {
@@ -332,7 +354,7 @@ impl Rewrite {
             return Ok(());
         }
         match &state.staged {
-            Some(file) => match self.committed.same_as(file.blob(), state.len) {
+            Some(file) => match self.committed.stored().is_same(file.blob(), state.len) {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(other_bytes()),
                 Err(error) => Err(error),
@@ -436,7 +458,7 @@ impl Dataset {
     pub fn compare_blob(&self, name: &OsStr, blob: &dyn Blob) -> Result<()> {
         let committed = self.committed_chunk(name)?;
         let len = blob.len().context(|| "cannot see the file's size".into())?;
-        if committed.same_as(blob, len)? {
+        if committed.stored().is_same(blob, len)? {
             Ok(())
         } else {
             Err(other_bytes())

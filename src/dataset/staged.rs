@@ -2,20 +2,21 @@
 //! that the others may take.
 //!
 //! A staged file holds the chunk's bytes at their own offsets, header first; that of a stream that
-//! was displaced may hold the body in [`Bands`](super::bands::Bands). It is removed with its value,
-//! unless it was moved to `.npyfs/rejected/` or `rescued/`; what a killed daemon left there belongs to nobody and
-//! is removed by recovery.
+//! was displaced may hold the body in [`Bands`](super::bands::Bands), or a part of it only. Its name
+//! says which of these it is and whose ([`Holds`]), from its creation on: so much is known of it if the
+//! daemon dies. It is removed with its value, unless it was moved to `.npyfs/rejected/` or `rescued/`.
 
-use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::num::NonZero;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use super::disk::{Blob, Folder, Open, set_attributes};
+use super::kept_name::{append_name, move_into, with_any_name};
 use super::{CONTROL, Face};
 
 /// The directory of the staged files.
@@ -24,6 +25,73 @@ pub(crate) const INCOMING: &str = ".npyfs/incoming";
 /// Bounds of [`Budget::share`].
 const LEAST_SHARE: usize = 1 << 20;
 const MOST_SHARE: usize = 16 << 20;
+
+/// What a file in [`INCOMING`] holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holds<'a> {
+    /// No chunk, or one whose name is not known.
+    Other,
+    /// Some of the bytes of this chunk, or all of them in another order: no file to be kept.
+    Scattered(&'a OsStr),
+    /// What came of this chunk, each byte at its own offset.
+    Chunk(&'a OsStr),
+    /// The same, and an fsync has confirmed it.
+    Confirmed(&'a OsStr),
+}
+
+impl<'a> Holds<'a> {
+    /// What the name of a file says. Earlier versions have named only what was confirmed.
+    pub(crate) fn of(file: &'a OsStr) -> Self {
+        let Some((_, _, rest)) = numbers(file) else {
+            return Holds::Other;
+        };
+        let Some((mark, name)) = rest.split_first() else {
+            return Holds::Other;
+        };
+        let name = OsStr::from_bytes(name);
+        match mark {
+            b'~' => Holds::Scattered(name),
+            b'-' => Holds::Chunk(name),
+            b'+' => Holds::Confirmed(name),
+            _ => Holds::Other,
+        }
+    }
+
+    /// The name of this process's file of that number. `plain`: of ASCII, and short.
+    fn file_name(self, number: u64, plain: bool) -> OsString {
+        let mut file = format!("{}-{number}", std::process::id()).into_bytes();
+        let (mark, name) = match self {
+            Holds::Other => return OsString::from_vec(file),
+            Holds::Scattered(name) => (b'~', name),
+            Holds::Chunk(name) => (b'-', name),
+            Holds::Confirmed(name) => (b'+', name),
+        };
+        file.push(mark);
+        append_name(&mut file, name, plain);
+        OsString::from_vec(file)
+    }
+}
+
+/// The numbers in a file's name, of a process and of the file among that process's, and the rest.
+fn numbers(file: &OsStr) -> Option<(u32, u64, &[u8])> {
+    let (process, rest) = leading_number(file.as_bytes())?;
+    let (number, rest) = leading_number(rest.strip_prefix(b"-")?)?;
+    Some((u32::try_from(process).ok()?, number, rest))
+}
+
+fn leading_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let digits = bytes
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .count();
+    let (number, rest) = bytes.split_at(digits);
+    Some((std::str::from_utf8(number).ok()?.parse().ok()?, rest))
+}
+
+/// Has files in the order in which their processes made them.
+pub(crate) fn age(file: &OsStr) -> (u32, u64) {
+    numbers(file).map_or((0, 0), |(process, number, _)| (process, number))
+}
 
 #[derive(Debug)]
 pub(crate) struct Staged {
@@ -35,44 +103,57 @@ pub(crate) struct Staged {
     kept: bool,
 }
 
-/// The numbers of those that are in use.
-static IN_USE: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+/// Those that are in use, by their numbers.
+static IN_USE: Mutex<Option<HashMap<u64, Weak<dyn Blob>>>> = Mutex::new(None);
 
-/// The name of the chunk whose bytes a file in [`INCOMING`] holds, if an fsync has confirmed them.
-pub(crate) fn confirmed_name(name: &OsStr) -> Option<&OsStr> {
-    let bytes = name.as_bytes();
-    let plus = bytes.iter().position(|byte| *byte == b'+')?;
-    Some(OsStr::from_bytes(&bytes[plus + 1..]))
+fn in_use<T>(with: impl FnOnce(&mut HashMap<u64, Weak<dyn Blob>>) -> T) -> T {
+    with(crate::lock(&IN_USE).get_or_insert_default())
 }
 
 /// Whether a file in [`INCOMING`] is one that this process has in use: then it is no dead daemon's,
-/// also where the dataset is recovered by the daemon that had given it up.
-pub(crate) fn is_in_use(name: &OsStr) -> bool {
-    let Some((process, number)) = name.to_str().and_then(|name| name.split_once('-')) else {
+/// also where the dataset is recovered by the daemon that had given it up. A dead one may have had the
+/// number of this process, as the first process of a container has.
+pub(crate) fn is_in_use(folder: &Arc<dyn Folder>, path: &Path) -> bool {
+    let Some((process, number, _)) = path.file_name().and_then(numbers) else {
         return false;
     };
-    let digits = number.bytes().take_while(u8::is_ascii_digit).count();
-    process.parse() == Ok(std::process::id())
-        && number[..digits]
-            .parse()
-            .is_ok_and(|number| crate::lock(&IN_USE).contains(&number))
+    if process != std::process::id() {
+        return false;
+    }
+    let Some(blob) = in_use(|all| all.get(&number).and_then(Weak::upgrade)) else {
+        return false;
+    };
+    let Ok(held) = blob.whereabouts() else {
+        return true;
+    };
+    match folder.open_closed(path).and_then(|it| it.whereabouts()) {
+        Ok(found) => found.place == held.place,
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
 }
 
 impl Staged {
     /// An empty file under a name that no other has, with the owner and mode of `face`; with none
     /// it is the daemon's, and private.
-    pub(crate) fn create(folder: &Arc<dyn Folder>, face: Option<&Face>) -> io::Result<Staged> {
+    pub(crate) fn create(
+        folder: &Arc<dyn Folder>,
+        holds: Holds<'_>,
+        face: Option<&Face>,
+    ) -> io::Result<Staged> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = Path::new(INCOMING).join(format!("{}-{n}", std::process::id()));
-        let blob = match folder.open(&path, Open::CreateNew) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                folder.make_dir(Path::new(INCOMING))?;
-                folder.open(&path, Open::CreateNew)?
-            }
-            other => other?,
-        };
-        crate::lock(&IN_USE).insert(n);
+        let (path, blob) = with_any_name(|plain| {
+            let path = Path::new(INCOMING).join(holds.file_name(n, plain));
+            let blob = match folder.open(&path, Open::CreateNew) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    folder.make_dir(Path::new(INCOMING))?;
+                    folder.open(&path, Open::CreateNew)?
+                }
+                other => other?,
+            };
+            Ok((path, blob))
+        })?;
+        in_use(|all| all.insert(n, Arc::downgrade(&blob)));
         // Removed with its value if it cannot be given away.
         let staged = Staged {
             folder: folder.clone(),
@@ -87,19 +168,25 @@ impl Staged {
         Ok(staged)
     }
 
+    /// Says that it holds something else from now on.
+    pub(crate) fn becomes(&mut self, holds: Holds<'_>) -> io::Result<()> {
+        with_any_name(|plain| {
+            let path = Path::new(INCOMING).join(holds.file_name(self.number, plain));
+            if path != self.path {
+                self.folder.rename(&self.path, &path)?;
+            }
+            Ok(path)
+        })
+        .map(|path| self.path = path)
+    }
+
     /// Has its bytes, which are those of the chunk `name`, survive the daemon and a power loss.
     pub(crate) fn confirm(&mut self, name: &OsStr) -> io::Result<()> {
         self.blob.sync()?;
-        let directory = Path::new(INCOMING);
-        let mut own = format!("{}-{}+", std::process::id(), self.number).into_bytes();
-        let room = 255 - own.len();
-        let name = name.as_bytes();
-        own.extend_from_slice(&name[name.len().saturating_sub(room)..]);
-        let path = directory.join(OsStr::from_bytes(&own));
-        if path != self.path {
-            self.folder.rename(&self.path, &path)?;
-            self.path = path;
-            self.folder.sync(directory)?;
+        let before = self.path.clone();
+        self.becomes(Holds::Confirmed(name))?;
+        if self.path != before {
+            self.folder.sync(Path::new(INCOMING))?;
             self.folder.sync(Path::new(CONTROL))?;
         }
         Ok(())
@@ -113,6 +200,23 @@ impl Staged {
         self.blob.clone()
     }
 
+    /// Moves the file to where it is kept, under a name made of that of its chunk.
+    pub(crate) fn keep_in(mut self, directory: &str, name: &OsStr) -> io::Result<PathBuf> {
+        self.move_to(directory, name)
+    }
+
+    /// As [`Staged::keep_in`].
+    pub(super) fn move_to(&mut self, directory: &str, name: &OsStr) -> io::Result<PathBuf> {
+        let path = move_into(&*self.folder, directory, name, &self.path)?;
+        self.kept = true;
+        Ok(path)
+    }
+
+    /// Lets go of the file and leaves it there, for the next recovery.
+    pub(super) fn leave(mut self) {
+        self.kept = true;
+    }
+
     /// Moves the file elsewhere in the dataset's directory, where it stays.
     pub(crate) fn keep_as(mut self, path: &Path) -> io::Result<()> {
         self.folder.rename(&self.path, path)?;
@@ -123,7 +227,7 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        crate::lock(&IN_USE).remove(&self.number);
+        in_use(|all| all.remove(&self.number));
         if !self.kept
             && let Err(error) = self.folder.remove(&self.path)
         {

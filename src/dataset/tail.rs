@@ -12,15 +12,16 @@
 //!
 //! Lock order: the dataset's writer, then [`Stream`]'s state, then its layout's end of file.
 
+use std::ffi::OsString;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::Face;
 use super::bands::Bands;
-use super::disk::{Folder, copy, read_exact_at};
-use super::staged::Staged;
+use super::disk::{Blob, Folder, copy, read_exact_at, set_attributes};
+use super::staged::{Holds, Staged};
 use super::view::Layout;
 use crate::error::{Context, Error, Result};
 
@@ -39,13 +40,21 @@ pub(crate) struct Unborn {
     pub(crate) file: Mutex<Option<Staged>>,
 }
 
+/// The chunk that streams.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    pub(crate) name: OsString,
+    /// Its header as it came, which goes in front of a displaced body.
+    pub(crate) head: Vec<u8>,
+    pub(crate) face: Mutex<Face>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Stream {
     layout: Arc<Layout>,
     /// Keeps the file that `layout` writes to, where it is not `data.npy` yet.
     _unborn: Option<Arc<Unborn>>,
-    /// The chunk's header as it came, which goes in front of a displaced body.
-    head: Vec<u8>,
+    owner: Owner,
     /// How many bytes the body is to have.
     body_len: u64,
     /// In which order they are stored: all offsets but those that `write` and `read` are given are
@@ -54,8 +63,6 @@ pub(crate) struct Stream {
     /// The rows are not these bytes: the commit converts them.
     converted: bool,
     began: Instant,
-    /// Whose file it becomes where it is displaced.
-    face: OnceLock<Face>,
     state: Mutex<State>,
 }
 
@@ -85,6 +92,15 @@ enum Home {
     Taken,
 }
 
+impl Home {
+    fn blob(&self) -> Option<Arc<dyn Blob>> {
+        match self {
+            Home::Displaced { file, .. } => Some(file.shared_blob()),
+            Home::Tail | Home::Lost(_) | Home::Taken => None,
+        }
+    }
+}
+
 /// What became of a stream when its chunk asked for it back.
 #[derive(Debug)]
 pub(crate) enum Outcome {
@@ -99,7 +115,7 @@ impl Stream {
         layout: Arc<Layout>,
         unborn: Option<Arc<Unborn>>,
         base: u64,
-        head: Vec<u8>,
+        owner: Owner,
         body_len: u64,
         bands: Bands,
         converted: bool,
@@ -107,12 +123,11 @@ impl Stream {
         Arc::new(Stream {
             layout,
             _unborn: unborn,
-            head,
+            owner,
             body_len,
             bands,
             converted,
             began: Instant::now(),
-            face: OnceLock::new(),
             state: Mutex::new(State {
                 base,
                 streamed: 0,
@@ -122,9 +137,13 @@ impl Stream {
         })
     }
 
-    /// Says whose it is.
-    pub(crate) fn belongs_to(&self, face: Face) {
-        self.face.get_or_init(|| face);
+    /// The chunk's attributes have changed.
+    pub(crate) fn set_face(&self, face: Face) -> io::Result<()> {
+        *crate::lock(&self.owner.face) = face;
+        match self.lock().map(|state| state.home.blob()) {
+            Ok(Some(blob)) => set_attributes(&*blob, &face),
+            Ok(None) | Err(_) => Ok(()),
+        }
     }
 
     pub(crate) fn layout(&self) -> &Arc<Layout> {
@@ -219,15 +238,16 @@ impl Stream {
                 .context(|| "cannot write to the array's tail".into())?,
             Home::Displaced { file, moved } => {
                 let step = BACKLOG_STEP + data.len() as u64;
-                let until = (*streamed).min(moved.saturating_add(step));
-                self.move_until(*base, file, moved, until)
+                let until = moved.saturating_add(step);
+                self.move_until(*base, file, moved, *streamed, until)
                     .and_then(|()| {
                         self.bands.scatter(offset, data, &mut |at, bytes| {
                             self.each_home(*moved, *streamed, at, bytes.len(), |in_file, range| {
                                 let bytes = &bytes[range.start..range.end];
                                 let at = at + range.start as u64;
                                 if in_file {
-                                    file.blob().write_at(bytes, self.head.len() as u64 + at)
+                                    file.blob()
+                                        .write_at(bytes, self.owner.head.len() as u64 + at)
                                 } else {
                                     self.layout.write_tail(bytes, *base + at)
                                 }
@@ -270,9 +290,18 @@ impl Stream {
         Ok(())
     }
 
-    fn move_until(&self, base: u64, file: &Staged, moved: &mut u64, until: u64) -> io::Result<()> {
+    /// Moves what is stored below `until`, of what reaches up to `streamed`.
+    fn move_until(
+        &self,
+        base: u64,
+        file: &mut Staged,
+        moved: &mut u64,
+        streamed: u64,
+        until: u64,
+    ) -> io::Result<()> {
+        let until = until.min(streamed);
         if *moved < until {
-            let to = self.head.len() as u64 + *moved;
+            let to = self.owner.head.len() as u64 + *moved;
             copy(
                 &*self.layout.data,
                 base + *moved,
@@ -281,6 +310,10 @@ impl Stream {
                 until - *moved,
             )?;
             *moved = until;
+        }
+        // From now on it has no gap.
+        if *moved >= streamed && self.bands == Bands::default() {
+            file.becomes(Holds::Chunk(&self.owner.name))?;
         }
         Ok(())
     }
@@ -308,8 +341,8 @@ impl Stream {
         let Home::Displaced { file, moved } = home else {
             return true;
         };
-        let until = (*streamed).min(end.saturating_sub(*base));
-        match self.move_until(*base, file, moved, until) {
+        let until = end.saturating_sub(*base);
+        match self.move_until(*base, file, moved, *streamed, until) {
             Ok(()) => *moved >= *streamed,
             Err(error) => {
                 *home = Home::Lost(lost(error));
@@ -318,16 +351,21 @@ impl Stream {
         }
     }
 
+    fn face(&self) -> Face {
+        *crate::lock(&self.owner.face)
+    }
+
     fn new_home(&self, folder: &Arc<dyn Folder>) -> io::Result<Staged> {
-        let file = Staged::create(folder, self.face.get())?;
-        file.blob().write_at(&self.head, 0)?;
+        let holds = Holds::Scattered(&self.owner.name);
+        let file = Staged::create(folder, holds, Some(&self.face()))?;
+        file.blob().write_at(&self.owner.head, 0)?;
         // The space behind the tail was reserved for this chunk, which needs it here now.
         {
             let _end = crate::write(&self.layout.end_of_file);
             self.layout.data.unreserve()?;
         }
         file.blob()
-            .reserve(0, self.head.len() as u64 + self.body_len)?;
+            .reserve(0, self.owner.head.len() as u64 + self.body_len)?;
         Ok(file)
     }
 
@@ -352,9 +390,10 @@ impl Stream {
                 .write_at(bytes, at)
                 .context(|| "cannot write to .npyfs/incoming".into())
         };
-        let file = Staged::create(folder, self.face.get())
+        let holds = Holds::Chunk(&self.owner.name);
+        let file = Staged::create(folder, holds, Some(&self.face()))
             .context(|| "cannot make a file in .npyfs/incoming".into())?;
-        store(&file, &self.head, 0)?;
+        store(&file, &self.owner.head, 0)?;
         let received = self.lock()?.received;
         let mut piece = vec![0; received.min(PIECE) as usize];
         let mut at = 0;
@@ -362,7 +401,7 @@ impl Stream {
             let n = (received - at).min(PIECE);
             let piece = &mut piece[..n as usize];
             self.read(piece, at)?;
-            store(&file, piece, self.head.len() as u64 + at)?;
+            store(&file, piece, self.owner.head.len() as u64 + at)?;
             at += n;
         }
         Ok(file)
@@ -394,7 +433,7 @@ impl Stream {
         } = &mut *state;
         match home {
             Home::Displaced { file, moved } => self
-                .move_until(*base, file, moved, *streamed)
+                .move_until(*base, file, moved, *streamed, *streamed)
                 .context(|| "cannot write to .npyfs/incoming".into()),
             Home::Lost(error) => Err(error.clone()),
             Home::Tail | Home::Taken => Ok(()),
@@ -407,8 +446,11 @@ impl Stream {
         let (base, streamed) = (state.base, state.streamed);
         match std::mem::replace(&mut state.home, Home::Taken) {
             Home::Tail => Ok(Outcome::InPlace),
-            Home::Displaced { file, mut moved } => {
-                self.move_until(base, &file, &mut moved, streamed)
+            Home::Displaced {
+                mut file,
+                mut moved,
+            } => {
+                self.move_until(base, &mut file, &mut moved, streamed, streamed)
                     .context(|| "cannot write to .npyfs/incoming".into())?;
                 Ok(Outcome::Staged(file))
             }
@@ -435,7 +477,7 @@ impl Stream {
                         let at = at + range.start as u64;
                         let piece = &mut piece[range];
                         if in_file {
-                            read_exact_at(file.blob(), piece, self.head.len() as u64 + at)
+                            read_exact_at(file.blob(), piece, self.owner.head.len() as u64 + at)
                         } else {
                             in_tail(piece, at)
                         }

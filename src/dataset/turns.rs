@@ -18,7 +18,7 @@ use super::bands::Bands;
 use super::commit::Writer;
 use super::disk::Folder;
 use super::staged::Staged;
-use super::tail::Stream;
+use super::tail::{Owner, Stream};
 use super::view::Layout;
 use crate::error::{Error, Result};
 use crate::npy::Header;
@@ -145,7 +145,7 @@ impl Dataset {
     pub(super) fn claim_tail(
         &self,
         header: &Header,
-        head: &[u8],
+        owner: Owner,
         bands: Bands,
         converted: bool,
     ) -> Result<Option<Arc<Stream>>> {
@@ -174,8 +174,7 @@ impl Dataset {
         base.checked_add(len)
             .filter(|&end| i64::try_from(end).is_ok())
             .ok_or_else(too_long)?;
-        let head = head.to_vec();
-        let stream = Stream::new(layout, unborn, base, head, len, bands, converted);
+        let stream = Stream::new(layout, unborn, base, owner, len, bands, converted);
         if let Err(error) = stream.reserve() {
             writer.tail.reserve_again();
             let what = format!("no space in the store for a chunk of {len} bytes");

@@ -49,6 +49,10 @@ impl Folder for Sparing {
         self.sparing(|folder| folder.open(path, how))
     }
 
+    fn open_closed(&self, path: &Path) -> io::Result<Arc<dyn Blob>> {
+        self.sparing(|folder| folder.open_closed(path))
+    }
+
     fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
         self.sparing(|folder| folder.identity(path))
     }

@@ -20,8 +20,9 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -325,6 +326,26 @@ impl Folder for Directory {
         };
         let (fd, _) = self.open_file(path, flags, how)?;
         Ok(Arc::new(DiskFile::new(File::from(fd))))
+    }
+
+    fn open_closed(&self, path: &Path) -> io::Result<Arc<dyn Blob>> {
+        match self.open(path, Open::Write) {
+            Err(error) if error.raw_os_error() == Some(libc::EACCES) => {}
+            other => return other,
+        }
+        let (parent, name) = self.place(path)?;
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
+        let fd = open_beside(parent.as_fd(), Path::new(name), flags, Mode::empty())
+            .map_err(|error| strange(error, path))?;
+        self.check_file(&parent, path, &fd, Open::Write)?;
+        // The one way to a file that may not be opened, and no path that another could be put into.
+        let by_itself = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        let closed = std::fs::metadata(&by_itself)?.permissions();
+        let opened = PermissionsExt::from_mode(closed.mode() | 0o600);
+        std::fs::set_permissions(&by_itself, opened)?;
+        let file = File::options().read(true).write(true).open(&by_itself);
+        std::fs::set_permissions(&by_itself, closed)?;
+        Ok(Arc::new(DiskFile::new(file?)))
     }
 
     fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
@@ -633,7 +654,7 @@ fn umask() -> u32 {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::fs::{MetadataExt, symlink};
 
     use super::*;
 

@@ -13,10 +13,10 @@ use super::super::disk::{Folder, Open, copy_data, read_exact_at};
 use super::super::journal;
 use super::super::remove::REMOVED;
 use super::super::rescued::Rescued;
-use super::super::staged::{self, INCOMING};
 use super::super::stop::Stop;
 use super::super::view::{Form, Layout};
 use super::super::{Array, DATA, JOURNAL};
+use super::left::{Keepers, clear_incoming};
 use super::{Note, Survey, open_if_there};
 use crate::error::{Context, Error, Result};
 use crate::npy::Header;
@@ -31,11 +31,12 @@ pub(crate) struct Owed {
 pub(crate) fn repair(
     folder: &Arc<dyn Folder>,
     survey: &mut Survey,
-    rescued: &Rescued,
+    keepers: Keepers<'_>,
     stop: &Stop,
 ) -> Result<Owed> {
-    let orphans = clear_incoming(folder, rescued)?;
+    let orphans = clear_incoming(folder, survey, keepers)?;
     survey.notes.extend(orphans);
+    let rescued = keepers.rescued;
     let plan = std::mem::take(&mut survey.plan);
     if plan.give_birth {
         folder
@@ -164,43 +165,6 @@ pub(crate) fn finish_removal(folder: &Arc<dyn Folder>, journal: &journal::Journa
         remove_if_there(folder, REMOVED)?;
     }
     Ok(())
-}
-
-/// Chunks that were in flight when a daemon died: what an fsync had confirmed of them is kept, before
-/// anything else is changed.
-fn clear_incoming(folder: &Arc<dyn Folder>, rescued: &Rescued) -> Result<Vec<Note>> {
-    let found = match folder.list(Path::new(INCOMING)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.context(|| "cannot list .npyfs/incoming".into())?,
-    };
-    let mut notes = Vec::new();
-    let (mut dropped, mut bytes) = (0, 0);
-    for file in found {
-        let path = Path::new(INCOMING).join(&file.name);
-        if staged::is_in_use(&file.name) {
-            continue;
-        }
-        if let Some(chunk) = staged::confirmed_name(&file.name) {
-            let kept = rescued.take_in(&path, chunk)?;
-            notes.push(Note::Told(format!(
-                "{} was in flight: its {} bytes, up to the last fsync at least, are kept as {kept}",
-                chunk.display(),
-                file.len
-            )));
-            continue;
-        }
-        folder
-            .remove(&path)
-            .context(|| format!("cannot remove {}", path.display()))?;
-        dropped += 1;
-        bytes += file.len;
-    }
-    if dropped > 0 {
-        notes.push(Note::Told(format!(
-            "dropped {dropped} chunks that were in flight, with {bytes} bytes in .npyfs/incoming"
-        )));
-    }
-    Ok(notes)
 }
 
 /// Opens the journal for writing behind its good part; `make` where there was none.

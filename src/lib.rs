@@ -7,6 +7,7 @@ pub(crate) mod door;
 pub mod fs;
 pub mod fuse;
 pub mod npy;
+pub mod proc;
 pub mod store;
 pub mod sys;
 

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::statfs::statfs;
+use npyfs::proc::{Process, field};
 
 use crate::asking::{Asked, PATIENCE, ask, tell};
 
@@ -72,21 +73,13 @@ impl Entry {
     /// The process that has the connection of this mount open, where the kernel tells.
     fn daemon(&self) -> Option<u32> {
         let connection = self.device.strip_prefix("0:")?;
-        let is_it = |info: fs::DirEntry| {
-            let info = fs::read_to_string(info.path()).unwrap_or_default();
-            let said = info
-                .lines()
-                .find_map(|it| it.strip_prefix("fuse_connection:"));
-            said.is_some_and(|said| said.trim() == connection)
+        let is_it = |info: &[u8]| (field(info, "fuse_connection")? == connection).then_some(());
+        let serves = |process: &Process| {
+            let found = process.find_descriptor(is_it);
+            found.is_ok_and(|it| it.is_some())
         };
-        let serves = |pid: &u32| {
-            let infos = fs::read_dir(format!("/proc/{pid}/fdinfo"));
-            infos.into_iter().flatten().flatten().any(is_it)
-        };
-        let processes = fs::read_dir("/proc").ok()?.flatten();
-        processes
-            .filter_map(|process| process.file_name().to_str()?.parse().ok())
-            .find(serves)
+        let all = Process::all().ok()?;
+        all.into_iter().find(serves).map(|process| process.0)
     }
 
     /// The store's path.

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
+use npyfs::proc::{Process, field};
+
 use crate::asking::ask;
 use crate::mountinfo::{self, Entry};
 
@@ -28,19 +30,19 @@ pub(crate) fn users(mount: &Entry, patience: Duration) -> io::Result<Vec<String>
             let at = inner.mountpoint.display();
             writeln!(pipe, "the mount of type {} at {at}", inner.fstype)?;
         }
-        let processes = processes()?;
+        let processes = others()?;
         let mut told = HashSet::new();
-        for process in &processes {
-            let uses = process.uses(mount.id());
+        for &process in &processes {
+            let uses = uses(process, mount.id());
             if !uses.is_empty() {
-                told.insert(process.number);
-                process.tell(pipe, &uses.join(", "))?;
+                told.insert(process);
+                writeln!(pipe, "{}", shown(process, &uses.join(", ")))?;
             }
         }
         // Last, since the table of a process that changes it waits for that.
-        for process in &processes {
-            if !told.contains(&process.number) && process.maps(&mount.device) {
-                process.tell(pipe, "mapping")?;
+        for &process in &processes {
+            if !told.contains(&process) && maps(process, &mount.device) {
+                writeln!(pipe, "{}", shown(process, "mapping"))?;
             }
         }
         Ok(())
@@ -59,7 +61,7 @@ pub(crate) fn other_mounts(device: &str, patience: Duration) -> io::Result<Vec<S
         }
         let mut namespaces: HashSet<PathBuf> =
             fs::read_link("/proc/self/ns/mnt").into_iter().collect();
-        for process in processes()? {
+        for process in others()? {
             if fs::read_link(process.path("ns/mnt")).is_ok_and(|it| !namespaces.insert(it)) {
                 continue;
             }
@@ -73,7 +75,7 @@ pub(crate) fn other_mounts(device: &str, patience: Duration) -> io::Result<Vec<S
                         pipe,
                         "the mount at {} in the mount namespace of {}",
                         mount.mountpoint.display(),
-                        process.shown("")
+                        shown(process, "")
                     )?;
                 }
             }
@@ -107,77 +109,52 @@ fn found(
     }
 }
 
-struct Process {
-    number: u32,
-}
-
 /// All but the one that looks and the one that it looks for.
-fn processes() -> io::Result<Vec<Process>> {
+fn others() -> io::Result<Vec<Process>> {
     let own = [
         std::process::id(),
         nix::unistd::getppid().as_raw().cast_unsigned(),
     ];
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let number = entry?.file_name().to_str().and_then(|it| it.parse().ok());
-        if let Some(number) = number.filter(|it| !own.contains(it)) {
-            found.push(Process { number });
-        }
-    }
-    Ok(found)
+    let mut all = Process::all()?;
+    all.retain(|process| !own.contains(&process.0));
+    Ok(all)
 }
 
-impl Process {
-    fn path(&self, name: &str) -> PathBuf {
-        Path::new("/proc").join(self.number.to_string()).join(name)
-    }
+fn shown(process: Process, what: &str) -> String {
+    let comma = if what.is_empty() { "" } else { ", " };
+    format!("{} ({}{comma}{what})", process.name(), process.0)
+}
 
-    fn shown(&self, what: &str) -> String {
-        let name = fs::read_to_string(self.path("comm")).unwrap_or_default();
-        // A name may have any byte but NUL.
-        let name = name.trim_end_matches('\n').escape_default();
-        let comma = if what.is_empty() { "" } else { ", " };
-        format!("{name} ({}{comma}{what})", self.number)
+/// How a process uses the mount of this number, but for mappings.
+fn uses(process: Process, mount: u64) -> Vec<&'static str> {
+    let mut uses = Vec::new();
+    let has_it = process.find_descriptor(|info| (mount_in(info) == Some(mount)).then_some(()));
+    if has_it.is_ok_and(|it| it.is_some()) {
+        uses.push("open file");
     }
-
-    fn tell(&self, pipe: &mut fs::File, what: &str) -> io::Result<()> {
-        writeln!(pipe, "{}", self.shown(what))
-    }
-
-    /// How it uses the mount of this number, but for mappings.
-    fn uses(&self, mount: u64) -> Vec<&'static str> {
-        let mut uses = Vec::new();
-        let infos = fs::read_dir(self.path("fdinfo"));
-        let has_it = |info: fs::DirEntry| {
-            fs::read(info.path()).is_ok_and(|info| mount_in(&info) == Some(mount))
-        };
-        if infos.into_iter().flatten().flatten().any(has_it) {
-            uses.push("open file");
+    for (link, what) in [("cwd", "working directory"), ("root", "root directory")] {
+        if mount_of(&process.path(link)) == Some(mount) {
+            uses.push(what);
         }
-        for (link, what) in [("cwd", "working directory"), ("root", "root directory")] {
-            if mount_of(&self.path(link)) == Some(mount) {
-                uses.push(what);
-            }
-        }
-        uses
     }
+    uses
+}
 
-    /// Whether it has mapped a file of the filesystem with this device number.
-    fn maps(&self, device: &str) -> bool {
-        let Some((major, minor)) = device.split_once(':') else {
-            return false;
-        };
-        let (Ok(major), Ok(minor)) = (major.parse::<u32>(), minor.parse::<u32>()) else {
-            return false;
-        };
-        let device = format!("{major:02x}:{minor:02x}");
-        let maps = fs::read(self.path("maps")).unwrap_or_default();
-        // `ADDRESSES PERMISSIONS OFFSET DEVICE INODE PATH`
-        maps.split(|byte| *byte == b'\n').any(|line| {
-            let mut fields = line.split(|byte| *byte == b' ');
-            fields.nth(3) == Some(device.as_bytes())
-        })
-    }
+/// Whether a process has mapped a file of the filesystem with this device number.
+fn maps(process: Process, device: &str) -> bool {
+    let Some((major, minor)) = device.split_once(':') else {
+        return false;
+    };
+    let (Ok(major), Ok(minor)) = (major.parse::<u32>(), minor.parse::<u32>()) else {
+        return false;
+    };
+    let device = format!("{major:02x}:{minor:02x}");
+    let maps = fs::read(process.path("maps")).unwrap_or_default();
+    // `ADDRESSES PERMISSIONS OFFSET DEVICE INODE PATH`
+    maps.split(|byte| *byte == b'\n').any(|line| {
+        let mut fields = line.split(|byte| *byte == b' ');
+        fields.nth(3) == Some(device.as_bytes())
+    })
 }
 
 /// The number of the mount that a link of `/proc` leads to. What it leads to is not asked.
@@ -187,7 +164,5 @@ fn mount_of(link: &Path) -> Option<u64> {
 }
 
 fn mount_in(fdinfo: &[u8]) -> Option<u64> {
-    let mut lines = fdinfo.split(|byte| *byte == b'\n');
-    let number = lines.find_map(|line| line.strip_prefix(b"mnt_id:"))?;
-    std::str::from_utf8(number).ok()?.trim().parse().ok()
+    field(fdinfo, "mnt_id")?.parse().ok()
 }

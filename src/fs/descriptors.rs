@@ -2,9 +2,7 @@
 //!
 //! The kernel says which thread closes, and nothing of the other descriptors: duplicates, copies
 //! that a fork left, descriptors that were passed on. They are looked for by inode number in
-//! `fdinfo`. Nothing else of a process is looked at that might wait: in the middle of an `execve`,
-//! which closes descriptors and waits for our answer, `fd`, `stat` and what is like them wait for
-//! that `execve` to end.
+//! `fdinfo`. Nothing else of a process is looked at that might wait ([`crate::proc`]).
 //!
 //! Tables are read one after the other. A descriptor that is given another number meanwhile, or to
 //! another process, can be missed in both: each look that finds nothing is followed by a second one,
@@ -18,14 +16,14 @@
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::dataset::Descriptors;
+use crate::proc::{self, Process, find_in_table, is_gone};
 
 /// Flags of an open that `fcntl` does not change: a duplicate has them as the original has.
 const LASTING: i32 = libc::O_ACCMODE | libc::O_NOFOLLOW | libc::O_SYNC;
@@ -57,7 +55,7 @@ pub(super) struct Closing<'a> {
 
 impl Descriptors for Closing<'_> {
     fn others_can_write(&self) -> bool {
-        if self.closer == 0 || !proc_is_ours() {
+        if self.closer == 0 || !proc::is_ours() {
             return true;
         }
         self.look_until_still().unwrap_or_else(|error| {
@@ -72,7 +70,7 @@ impl Descriptors for Closing<'_> {
     /// The memory of a thread is given up before its descriptors are closed for it.
     fn is_meant(&self) -> bool {
         self.closer != 0
-            && proc_is_ours()
+            && proc::is_ours()
             && fs::read_to_string(format!("/proc/{}/status", self.closer))
                 .is_ok_and(|status| status.lines().any(|line| line.starts_with("VmSize:")))
     }
@@ -112,12 +110,8 @@ impl Closing<'_> {
                 break;
             }
         }
-        for entry in fs::read_dir("/proc")? {
-            let name = entry?.file_name();
-            if let Some(process) = name.to_str().and_then(|name| name.parse().ok())
-                && looked.insert(process)
-                && self.in_other(process, opener, closer.group, &above)?
-            {
+        for Process(process) in Process::all()? {
+            if looked.insert(process) && self.in_other(process, opener, closer.group, &above)? {
                 return Ok(true);
             }
         }
@@ -179,21 +173,8 @@ impl Closing<'_> {
 
     /// Whether a table of descriptors has one of the chunk.
     fn in_table(&self, table: &str) -> io::Result<bool> {
-        let mut text = vec![0; 4096];
-        for entry in fs::read_dir(table)? {
-            let entry = match entry {
-                Err(error) if is_gone(&error) => break,
-                other => other?,
-            };
-            // Closed meanwhile.
-            let Ok(len) = read_at_once(&entry.path(), &mut text) else {
-                continue;
-            };
-            if self.is_one(&text[..len], table) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let is_one = |info: &[u8]| self.is_one(info, table).then_some(());
+        Ok(find_in_table(Path::new(table), is_one)?.is_some())
     }
 
     fn is_one(&self, text: &[u8], table: &str) -> bool {
@@ -231,52 +212,6 @@ impl Closing<'_> {
         // A mount of another namespace is in no table that can be seen from here.
         known.next().is_none_or(|found| found == device.as_bytes())
     }
-}
-
-/// Whether `/proc` numbers processes as the kernel does for us, and shows them all.
-fn proc_is_ours() -> bool {
-    static OURS: OnceLock<bool> = OnceLock::new();
-    *OURS.get_or_init(|| {
-        let numbered = fs::read_link("/proc/self")
-            .is_ok_and(|own| own.as_os_str() == OsStr::new(&std::process::id().to_string()));
-        let mounts = fs::read_to_string("/proc/self/mountinfo");
-        numbered
-            && (nix::unistd::geteuid().is_root() || mounts.is_ok_and(|it| !hides_processes(&it)))
-    })
-}
-
-/// Whether `/proc` shows processes of other users as if they were not there (`hidepid`).
-fn hides_processes(mountinfo: &str) -> bool {
-    let at_proc = |line: &&str| line.split(' ').nth(4) == Some("/proc");
-    let options = mountinfo.lines().rfind(at_proc).and_then(|line| {
-        let (_, kind) = line.split_once(" - proc ")?;
-        kind.split(' ').nth(1)
-    });
-    options.is_some_and(|options| {
-        options
-            .split(',')
-            .filter_map(|option| option.strip_prefix("hidepid="))
-            .any(|hidden| !matches!(hidden, "0" | "off" | "1" | "noaccess"))
-    })
-}
-
-/// Reads one of the files that the kernel makes as a whole at the first read, with as few calls as
-/// that takes: there are many of them. Answers how much of `text` it fills, which grows for it.
-fn read_at_once(path: &Path, text: &mut Vec<u8>) -> io::Result<usize> {
-    let mut file = fs::File::open(path)?;
-    let mut len = 0;
-    loop {
-        let read = file.read(&mut text[len..])?;
-        len += read;
-        if read == 0 || len < text.len() {
-            return Ok(len);
-        }
-        text.resize(2 * len, 0);
-    }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 /// A thread's process and that one's parent.
@@ -453,46 +388,6 @@ mod tests {
         let one = closing(&file, name, libc::O_RDWR);
         let unseen = Closing { closer: 0, ..one };
         assert!(unseen.others_can_write() && !unseen.is_meant());
-    }
-
-    #[test]
-    fn a_proc_that_hides_processes_is_told_by_its_mount_options() {
-        let mounts = |options: &str| {
-            format!(
-                "22 27 0:21 / /proc rw,relatime - proc proc {options}\n\
-                 27 1 254:0 / / rw - ext4 /dev/vda rw,hidepid=2\n"
-            )
-        };
-        for shown in [
-            "rw",
-            "rw,hidepid=1",
-            "rw,hidepid=noaccess",
-            "rw,gid=5,hidepid=off",
-        ] {
-            assert!(!hides_processes(&mounts(shown)), "{shown}");
-        }
-        for hidden in [
-            "rw,hidepid=2",
-            "rw,hidepid=invisible",
-            "rw,gid=5,hidepid=ptraceable",
-        ] {
-            assert!(hides_processes(&mounts(hidden)), "{hidden}");
-        }
-        // The one that was mounted last is the one that is seen.
-        assert!(!hides_processes(&(mounts("rw,hidepid=2") + &mounts("rw"))));
-    }
-
-    #[test]
-    fn a_file_that_does_not_fit_is_read_to_its_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x");
-        let whole: Vec<u8> = (0..1000_u32).flat_map(u32::to_le_bytes).collect();
-        for len in [0, 9, 10, 11, 40, 4000] {
-            fs::write(&path, &whole[..len]).unwrap();
-            let mut text = vec![0; 10];
-            let read = read_at_once(&path, &mut text).unwrap();
-            assert_eq!(text[..read], whole[..len]);
-        }
     }
 
     #[test]

@@ -6,37 +6,32 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
+use std::ops::Deref;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::statfs::statfs;
-use npyfs::proc::{Process, field};
+use npyfs::proc::{Mount, Process, field};
 
 use crate::asking::{Asked, PATIENCE, ask, tell};
 
-/// The filesystem type of our mounts.
-pub(crate) const FSTYPE: &str = "fuse.npyfs";
-
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
-    id: u64,
-    parent: u64,
-    /// `major:minor`, which no other mounted filesystem has.
-    pub(crate) device: String,
-    /// Which directory of the filesystem is shown: `/` but for a bind mount of a part.
-    root: PathBuf,
-    pub(crate) mountpoint: PathBuf,
-    pub(crate) fstype: String,
-    /// For a mount of ours, the store.
-    pub(crate) source: OsString,
+pub(crate) struct Entry(Mount);
+
+impl Deref for Entry {
+    type Target = Mount;
+
+    fn deref(&self) -> &Mount {
+        &self.0
+    }
 }
 
 impl Entry {
     pub(crate) fn is_npyfs(&self) -> bool {
-        self.fstype == FSTYPE
+        self.is_ours()
     }
 
     /// The number of this mount: no other has it, in any namespace.
@@ -102,44 +97,6 @@ impl Entry {
         let root = self.stored(&self.mountpoint);
         Some(self.mountpoint.join(stored.strip_prefix(root).ok()?))
     }
-
-    /// `ID PARENT DEVICE ROOT MOUNTPOINT OPTIONS [FIELD...] - FSTYPE SOURCE OPTIONS`
-    fn parse(line: &[u8]) -> Option<Self> {
-        let mut fields = line.split(|byte| *byte == b' ');
-        let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
-        let (id, parent) = (number()?, number()?);
-        let device = String::from_utf8(fields.next()?.to_vec()).ok()?;
-        let root = PathBuf::from(unescape(fields.next()?));
-        let mountpoint = PathBuf::from(unescape(fields.next()?));
-        fields.find(|field| *field == b"-")?;
-        let fstype = String::from_utf8(fields.next()?.to_vec()).ok()?;
-        let source = unescape(fields.next()?);
-        Some(Self {
-            id,
-            parent,
-            device,
-            root,
-            mountpoint,
-            fstype,
-            source,
-        })
-    }
-}
-
-/// The kernel writes space, tab, newline, backslash and `#` as three octal digits.
-fn unescape(field: &[u8]) -> OsString {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, after)) = rest.split_first() {
-        let octal = after
-            .get(..3)
-            .filter(|_| byte == b'\\')
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        bytes.push(octal.unwrap_or(byte));
-        rest = &after[if octal.is_some() { 3 } else { 0 }..];
-    }
-    OsString::from_vec(bytes)
 }
 
 /// Every mount that this process can see.
@@ -161,8 +118,7 @@ pub(crate) fn read_again(mut table: &File) -> io::Result<Vec<Entry>> {
 }
 
 fn parse(table: &[u8]) -> Vec<Entry> {
-    let lines = table.split(|byte| *byte == b'\n');
-    lines.filter_map(Entry::parse).collect()
+    Mount::table(table).map(Entry).collect()
 }
 
 /// The topmost mount at exactly this canonical path.
@@ -380,7 +336,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Entry {
-        Entry::parse(line.as_bytes()).unwrap()
+        Entry(Mount::parse(line.as_bytes()).unwrap())
     }
 
     #[test]

@@ -4,9 +4,10 @@
 //! descriptors and waits for the answer of their filesystem, `fd`, `stat` and what is like them wait
 //! for that `execve` to end.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -39,6 +40,24 @@ impl Process {
         let name = fs::read(self.path("comm")).unwrap_or_default();
         let name = String::from_utf8_lossy(&name);
         name.trim_end_matches('\n').escape_default().to_string()
+    }
+
+    /// When it was started, by the kernel's clock; 0 where it has ended.
+    pub fn started(self) -> u64 {
+        let stat = fs::read(self.path("stat")).unwrap_or_default();
+        // Its name may have blanks and parentheses.
+        let rest = stat.rsplit(|byte| *byte == b')').next().unwrap_or_default();
+        let mut fields = rest.split(|byte| *byte == b' ').skip(20);
+        let started = fields.next().and_then(|it| std::str::from_utf8(it).ok());
+        started.and_then(|it| it.parse().ok()).unwrap_or(0)
+    }
+
+    /// The mounts in its namespace.
+    ///
+    /// # Errors
+    /// Those of reading the table.
+    pub fn mounts(self) -> io::Result<Vec<Mount>> {
+        Ok(Mount::table(&fs::read(self.path("mountinfo"))?).collect())
     }
 
     /// What `found` answers first to what `fdinfo` says of its descriptors.
@@ -76,6 +95,78 @@ pub(crate) fn find_in_table<T>(
         }
     }
     Ok(None)
+}
+
+/// One mount, as the kernel's table has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Its number, which no other has, in any namespace.
+    pub id: u64,
+    /// The number of the mount that it is on.
+    pub parent: u64,
+    /// `major:minor`, which no other mounted filesystem has.
+    pub device: String,
+    /// Which directory of the filesystem is shown: `/` but for a bind mount of a part.
+    pub root: PathBuf,
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// The type of the filesystem.
+    pub fstype: String,
+    /// For a mount of ours, the store.
+    pub source: OsString,
+}
+
+impl Mount {
+    /// The type of our mounts.
+    pub const FSTYPE: &str = "fuse.npyfs";
+
+    /// Whether it is one of ours.
+    pub fn is_ours(&self) -> bool {
+        self.fstype == Self::FSTYPE
+    }
+
+    /// The mounts in the text of a table.
+    pub fn table(text: &[u8]) -> impl Iterator<Item = Self> {
+        text.split(|byte| *byte == b'\n').filter_map(Self::parse)
+    }
+
+    /// `ID PARENT DEVICE ROOT MOUNTPOINT OPTIONS [FIELD...] - FSTYPE SOURCE OPTIONS`
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
+        let (id, parent) = (number()?, number()?);
+        let device = String::from_utf8(fields.next()?.to_vec()).ok()?;
+        let root = PathBuf::from(unescape(fields.next()?));
+        let mountpoint = PathBuf::from(unescape(fields.next()?));
+        fields.find(|field| *field == b"-")?;
+        let fstype = String::from_utf8(fields.next()?.to_vec()).ok()?;
+        let source = unescape(fields.next()?);
+        Some(Self {
+            id,
+            parent,
+            device,
+            root,
+            mountpoint,
+            fstype,
+            source,
+        })
+    }
+}
+
+/// Undoes the octal escapes of space, tab, newline, backslash and `#`.
+pub(crate) fn unescape(field: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        let octal = after
+            .get(..3)
+            .filter(|_| byte == b'\\')
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        bytes.push(octal.unwrap_or(byte));
+        rest = &after[if octal.is_some() { 3 } else { 0 }..];
+    }
+    OsString::from_vec(bytes)
 }
 
 /// What stands after `key` and a colon, at the beginning of a line.
@@ -195,6 +286,15 @@ mod tests {
         let own = Process(std::process::id());
         assert!(Process::all().unwrap().contains(&own));
         assert!(!own.name().is_empty());
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let started = Process(child.id()).started();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(own.started() > 0 && own.started() <= started);
+        assert!(own.mounts().unwrap().iter().any(|it| it.fstype == "proc"));
         let pos = own.find_descriptor(|info| field(info, "pos").map(str::to_owned));
         assert!(pos.unwrap().is_some());
     }

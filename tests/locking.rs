@@ -59,7 +59,7 @@ fn the_second_daemon_follows_and_is_refused() {
     require!(fuse);
     let first = Mount::new();
     let second = Mount::builder().store(&first.store("")).start();
-    second.expect_warning("being written by another daemon");
+    second.expect_warning("being written by npyfs (pid ");
     fs::create_dir(first.path("run")).unwrap();
     let chunks = small(0, 0, 30);
     for (n, chunk) in chunks.iter().enumerate() {
@@ -73,7 +73,7 @@ fn the_second_daemon_follows_and_is_refused() {
     fs::create_dir(second.path("other")).unwrap();
     put(&second.path("other"), mine).unwrap();
     assert_shows(&first.path("other"), &[mine]);
-    first.expect_warning("being written by another daemon");
+    first.expect_warning("being written by npyfs (pid ");
     assert_eq!(errno(put(&first.path("other"), chunks[0])), libc::EBUSY);
     put(&first.path("run"), mine).unwrap();
     assert_shows(&second.path("run"), &[&chunks[..], &[mine]].concat());
@@ -131,7 +131,7 @@ fn the_second_writes_when_the_first_has_ended() {
         fs::create_dir(first.path("run")).unwrap();
         let chunks = small(0, 0, 8);
         put_all(&first.path("run"), &chunks[..4]);
-        second.expect_warning("being written by another daemon");
+        second.expect_warning("being written by npyfs (pid ");
         assert_eq!(errno(put(&second.path("run"), chunks[4])), libc::EBUSY);
         // A reader that keeps its file and its mapping's file across the change of hands.
         let mut open = File::open(second.path("run/data.npy")).unwrap();
@@ -156,7 +156,7 @@ fn the_second_writes_when_the_first_has_ended() {
             assert_shows(&third.path("run"), &chunks);
         } else {
             assert_shows(&first.path("run"), &chunks[..6]);
-            first.expect_warning("being written by another daemon");
+            first.expect_warning("being written by npyfs (pid ");
             assert_eq!(errno(put(&first.path("run"), chunks[6])), libc::EBUSY);
             drop(second);
             put_all(&first.path("run"), &chunks[6..]);
@@ -209,7 +209,14 @@ fn append_without_a_mount_is_refused_while_a_daemon_writes() {
     assert_eq!(code, 8, "{said}");
     // It names the mount that it can be copied into.
     let mounted = mount.path("run").display().to_string();
-    assert!(said.contains("written by another daemon"), "{said}");
+    let holder = format!(
+        "being written by npyfs (pid {}, mounted at {})",
+        mount.pid(),
+        mount.path("").display().to_string().trim_end_matches('/')
+    );
+    assert!(said.contains(&holder), "{said}");
+    let log = fs::read_to_string(mount.store("run/.npyfs/log")).unwrap();
+    assert!(log.contains(&holder), "{log}");
     assert!(
         said.contains(&format!("copy it into {mounted} instead")),
         "{said}"

@@ -50,6 +50,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     let dataset = Dataset::open(&place.path, npyfs::DatasetOptions::default())
         .or_exit(Exit::Store, || format!("cannot open {shown}"))?;
+    // A daemon that is ending may have it a moment longer.
+    dataset.await_lock();
     for path in &args.chunks {
         let done = look(path).and_then(|chunk| append(&dataset, &chunk));
         results.add(path, done.map_err(|error| name_mount(error, &place)));
@@ -166,11 +168,7 @@ fn append(dataset: &Arc<Dataset>, chunk: &Chunk<'_>) -> npyfs::Result<String> {
             "appended as",
         ),
     };
-    done.inspect_err(|error| {
-        if error.errno() != Errno::EBUSY {
-            dataset.report(name, error);
-        }
-    })?;
+    done.inspect_err(|error| dataset.report(name, error))?;
     let receipt = dataset
         .chunk(name)?
         .ok_or_else(|| err!(ESTALE, "its name was removed meanwhile"))?

@@ -20,11 +20,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::{getegid, geteuid};
 use npyfs::fuse::LARGEST_READ;
+use npyfs::proc::Mount;
 use npyfs::{Error, err};
 
 use super::Plan;
 use crate::exit::{Exit, Failure};
-use crate::mountinfo::{self, Entry, FSTYPE};
+use crate::mountinfo::{self, Entry};
 
 const HELPER: &str = "fusermount3";
 
@@ -189,7 +190,7 @@ fn mount_by_call(plan: &Plan) -> npyfs::Result<OwnedFd> {
     mount(
         Some(plan.store.as_path()),
         &plan.mountpoint,
-        Some(FSTYPE),
+        Some(Mount::FSTYPE),
         flags,
         Some(data.as_str()),
     )

@@ -44,7 +44,7 @@ impl Dataset {
     /// # Errors
     /// `ESTALE` where the name is gone, and those of the journal.
     pub fn set_attributes(&self, name: &OsStr, change: &Change) -> Result<()> {
-        let _held = self.hold()?;
+        let _held = self.hold_for(name)?;
         let old = {
             let catalog = self.catalog();
             let (_, receipt) = catalog

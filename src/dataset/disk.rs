@@ -14,6 +14,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 use std::sync::Arc;
 
+pub use super::holder::Holder;
 use super::stop::Stop;
 pub use directory::Directory;
 use nix::errno::Errno;
@@ -123,6 +124,13 @@ pub trait Folder: Send + Sync + fmt::Debug {
     fn is_locked(&self, path: &Path) -> io::Result<bool> {
         self.open(path, Open::Read)?;
         Ok(self.lock(path)?.is_none())
+    }
+    /// What has that lock, if it is still taken: to be asked seldom, as it looks at all processes.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn holder(&self, path: &Path) -> io::Result<Option<Holder>> {
+        Ok(self.is_locked(path)?.then_some(Holder::Unseen))
     }
     /// Gives a new array the owner and group of the directory, and the mode of new files.
     ///

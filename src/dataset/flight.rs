@@ -38,7 +38,7 @@ impl Dataset {
         writes: bool,
     ) -> Result<ChunkWriter> {
         super::check_chunk_name(name)?;
-        let _held = self.hold()?;
+        let _held = self.hold_for(name)?;
         self.mend_if_failed();
         let id = ChunkWriter::next_id();
         // Held while the catalog is asked: a chunk is in the catalog before it leaves this table, so

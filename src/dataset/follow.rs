@@ -313,7 +313,7 @@ impl Dataset {
         Ok(())
     }
 
-    fn is_locked(&self) -> bool {
+    pub(super) fn is_locked(&self) -> bool {
         self.folder.is_locked(Path::new(LOCK)).unwrap_or(false)
     }
 }

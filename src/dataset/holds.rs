@@ -3,6 +3,7 @@
 //! Who needs to own it for more than one step holds it meanwhile. A chunk needs to from its beginning
 //! until it has left the table of those in flight, and its body may lie in the array's tail for longer.
 
+use std::ffi::OsStr;
 use std::sync::atomic::Ordering;
 
 use super::Dataset;
@@ -29,6 +30,16 @@ impl Dataset {
         let held = Held(self);
         self.own()?;
         Ok(held)
+    }
+
+    /// As [`Dataset::hold`]; where another process keeps it from that, the log tells what became of
+    /// the chunk `name`.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn hold_for(&self, name: &OsStr) -> Result<Held<'_>> {
+        self.hold()
+            .inspect_err(|error| self.report_contention(name, error))
     }
 
     /// As [`Dataset::close`], unless a chunk is in flight, something else needs it, or the store failed

@@ -18,6 +18,7 @@
 //! | `journal`, `catalog`, `amend` | which rows are called what |
 //! | `own`, `holds`, `follow` | one daemon writes, all others see it (the lock) |
 //! | `verifying` | of a copy only what was verified is shown, and nobody waits for the rest |
+//! | `contention`, `holder` | who is kept out hears by whom |
 //! | `recovery`, `adopt` | what is on the disk becomes a dataset again (P7) |
 //! | `sync` | fsync means durable (P6) |
 //! | `mine` | what is written to is what has the names in the store |
@@ -31,7 +32,7 @@
 //! | `kept_name` | what is kept has its chunk's name |
 //!
 //! Lock order: a chunk's state, `writer`, a stream's state, its layout's `end_of_file`, `holds`, `in_flight`, `follow`, `catalog`,
-//! `array`, then the log's, the syncs', the patience and a verification's, which are leaves.
+//! `array`, then the log's, the syncs', the patience, the contention and a verification's, which are leaves.
 
 mod adopt;
 mod amend;
@@ -43,6 +44,7 @@ mod checksum;
 mod chunk_writer;
 pub mod clock;
 mod commit;
+mod contention;
 mod convert;
 mod coverage;
 pub mod disk;
@@ -52,6 +54,7 @@ mod flight;
 #[doc = include_str!("FORMAT.md")]
 pub mod format {}
 mod follow;
+mod holder;
 mod holds;
 mod incoming;
 mod journal;
@@ -217,6 +220,7 @@ pub struct Dataset {
     rescued: rescued::Rescued,
     syncs: sync::Syncs,
     patience: Mutex<mend::Patience>,
+    contention: contention::Contention,
     /// Something was committed or amended since the names were looked at.
     written: AtomicBool,
     /// What the next commit or sync is to answer: the dataset was given up meanwhile.
@@ -300,6 +304,7 @@ impl Dataset {
             in_flight: Mutex::default(),
             syncs: sync::Syncs::default(),
             patience: Mutex::default(),
+            contention: contention::Contention::default(),
             written: AtomicBool::new(false),
             owed: Mutex::default(),
             given_up: AtomicBool::new(false),

@@ -123,11 +123,14 @@ impl Dataset {
 
     pub(super) fn lock(&self) -> Result<Box<dyn disk::Lock>> {
         let failed = || "cannot lock the dataset".to_owned();
-        let lock = self
-            .folder
-            .lock(Path::new(LOCK))
-            .context(failed)?
-            .ok_or_else(|| err!(EBUSY, "the dataset is being written by another daemon"))?;
+        let lock = loop {
+            if let Some(lock) = self.folder.lock(Path::new(LOCK)).context(failed)? {
+                break lock;
+            }
+            if let Some(refused) = self.refused_by_holder() {
+                return Err(refused);
+            }
+        };
         if !lock.is_named().context(failed)? {
             return Err(err!(
                 ESTALE,

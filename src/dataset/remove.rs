@@ -26,7 +26,7 @@ impl Dataset {
     /// # Errors
     /// `ESTALE` where the name is not committed, and those of the journal.
     pub fn forget(&self, name: &OsStr) -> Result<()> {
-        let _held = self.hold()?;
+        let _held = self.hold_for(name)?;
         self.amend(&Record::Forgotten {
             name: name.as_bytes(),
             at: Some(clock::now()),

@@ -14,16 +14,15 @@
 //! opened the chunk, descends from a process that opened or closes it, or stands between the two.
 
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::dataset::Descriptors;
-use crate::proc::{self, Process, find_in_table, is_gone};
+use crate::proc::{self, Process, find_in_table, is_gone, unescape};
 
 /// Flags of an open that `fcntl` does not change: a duplicate has them as the original has.
 const LASTING: i32 = libc::O_ACCMODE | libc::O_NOFOLLOW | libc::O_SYNC;
@@ -287,30 +286,6 @@ impl Info {
         }
         Some(info)
     }
-}
-
-/// Undoes the octal escapes of blanks and backslashes.
-fn unescape(text: &[u8]) -> OsString {
-    let mut plain = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&byte, after)) = rest.split_first() {
-        let escaped = after
-            .get(..3)
-            .filter(|_| byte == b'\\')
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match escaped {
-            Some(byte) => {
-                plain.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                plain.push(byte);
-                rest = after;
-            }
-        }
-    }
-    OsString::from_vec(plain)
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! Opening a dataset may take long, up to a recovery of all its rows, or for ever where the disk
 //! does not answer, and that concerns its own users only. So it is done on no thread that serves
 //! others: the first request that needs it has a thread for it, and those that come meanwhile wait
-//! in a list, with no thread each. The same holds for owning a dataset.
+//! in a list, with no thread each. The same holds for owning a dataset, whose lock the daemon before
+//! this one may still have.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
@@ -42,6 +43,8 @@ pub enum Route {
 pub enum Need {
     /// That it is open.
     Open,
+    /// That it is owned, or that its lock is free or none that is waited for.
+    Free,
     /// That it is owned, and that the store has not failed.
     Owned,
 }
@@ -50,6 +53,7 @@ impl Need {
     fn is_met(self, dataset: &Dataset) -> bool {
         match self {
             Need::Open => true,
+            Need::Free => !dataset.is_worth_awaiting(),
             Need::Owned => dataset.is_owned() && !dataset.has_failed(),
         }
     }
@@ -128,32 +132,44 @@ impl Fs {
             if served.is_err() {
                 log::error!("opening the dataset of inode {dir} panicked");
             }
-            let kept = self.nodes.dataset(dir);
-            let open = kept.is_some();
-            let owned = kept.as_deref().is_some_and(|it| Need::Owned.is_met(it));
-            let is_ready = |waiting: &Waiting| match waiting.need {
-                Need::Open => open,
-                Need::Owned => owned,
-            };
-            let ready: Vec<Waiting>;
-            {
-                let mut lists = crate::lock(&self.openings.lists);
-                let list = lists.remove(&dir).unwrap_or_default();
-                let (now, mut later): (VecDeque<_>, VecDeque<_>) =
-                    list.into_iter().partition(is_ready);
-                ready = now.into();
-                next = later.pop_front();
-                if next.is_some() {
-                    lists.insert(dir, later);
-                }
-            }
-            for waiting in ready {
-                self.run_with(kept.clone(), waiting.job);
-            }
+            next = self.run_ready(dir, true);
         }
     }
 
+    /// Runs those that wait for nothing more, and answers the next of the others, which is then no more
+    /// in the list; none of them where `takes` is false. With the last of them the list goes.
+    fn run_ready(&self, dir: u64, takes: bool) -> Option<Waiting> {
+        let kept = self.nodes.dataset(dir);
+        let is_met = |need: Need| kept.as_deref().is_some_and(|it| need.is_met(it));
+        let (open, free, owned) = (kept.is_some(), is_met(Need::Free), is_met(Need::Owned));
+        let is_ready = |waiting: &Waiting| match waiting.need {
+            Need::Open => open,
+            Need::Free => free,
+            Need::Owned => owned,
+        };
+        let mut lists = crate::lock(&self.openings.lists);
+        let list = lists.remove(&dir).unwrap_or_default();
+        let (ready, mut later): (VecDeque<_>, VecDeque<_>) = list.into_iter().partition(is_ready);
+        let next = if takes { later.pop_front() } else { None };
+        if next.is_some() || !takes {
+            lists.insert(dir, later);
+        }
+        drop(lists);
+        for waiting in ready {
+            self.run_with(kept.clone(), waiting.job);
+        }
+        next
+    }
+
     fn serve_waiting(&self, dir: u64, waiting: Waiting) {
+        if waiting.need != Need::Open
+            && let Ok(dataset) = self.dataset(dir)
+            && dataset.is_worth_awaiting()
+        {
+            // Nor do readers wait for a lock.
+            self.run_ready(dir, false);
+            dataset.await_lock();
+        }
         if waiting.slow
             && let Ok(dataset) = self.dataset(dir)
         {
@@ -210,7 +226,7 @@ impl Fs {
         // What changes of a committed chunk is written to the journal, by the dataset's owner.
         let waits = |dataset: &Arc<Dataset>| dataset.is_busy() || !dataset.is_owned();
         let slow = resizes || dataset.as_ref().is_some_and(waits);
-        self.route_in(dir, dataset, Need::Open, slow)
+        self.route_in(dir, dataset, Need::Free, slow)
     }
 
     /// Of the creation of a file. A chunk's dataset is owned first.
@@ -236,8 +252,9 @@ impl Fs {
     /// Of a removal. One of what is committed waits for the producer that commits.
     pub fn unlink_route(&self, parent: u64, name: &OsStr) -> Route {
         let slow = self.options.allow_delete;
+        let need = if slow { Need::Free } else { Need::Open };
         match dataset::Kind::of(name) {
-            dataset::Kind::Chunk | dataset::Kind::Array => self.route(parent, Need::Open, slow),
+            dataset::Kind::Chunk | dataset::Kind::Array => self.route(parent, need, slow),
             _ => near(slow),
         }
     }
@@ -245,7 +262,7 @@ impl Fs {
     /// Of the removal of a directory, whose dataset is opened to see that it is empty.
     pub fn rmdir_route(&self, parent: u64, name: &OsStr) -> Route {
         match self.nodes.number(parent, name) {
-            Some(dir) => self.route(dir, Need::Open, true),
+            Some(dir) => self.route(dir, Need::Free, true),
             None => near(true),
         }
     }
@@ -259,8 +276,8 @@ impl Fs {
         newparent: u64,
         newname: &OsStr,
     ) -> Route {
-        let from = is_chunk(name).then(|| self.route(parent, Need::Open, true));
-        let to = is_chunk(newname).then(|| self.route(newparent, Need::Open, true));
+        let from = is_chunk(name).then(|| self.route(parent, Need::Free, true));
+        let to = is_chunk(newname).then(|| self.route(newparent, Need::Free, true));
         match (from, to) {
             (Some(opener @ Route::Opener { .. }), _) => opener,
             (_, Some(route)) | (Some(route), None) => route,

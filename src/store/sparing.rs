@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use super::registry::Registry;
-use crate::dataset::disk::{Blob, Folder, Listed, Lock, Open};
+use crate::dataset::disk::{Blob, Folder, Holder, Listed, Lock, Open};
 
 #[derive(Debug)]
 pub(super) struct Sparing {
@@ -87,6 +87,10 @@ impl Folder for Sparing {
 
     fn is_locked(&self, path: &Path) -> io::Result<bool> {
         self.sparing(|folder| folder.is_locked(path))
+    }
+
+    fn holder(&self, path: &Path) -> io::Result<Option<Holder>> {
+        self.sparing(|folder| folder.holder(path))
     }
 
     fn hand_over(&self, array: &dyn Blob) -> io::Result<()> {

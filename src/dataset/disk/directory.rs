@@ -35,10 +35,12 @@ use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, geteuid, syncfs, unlinkat};
 
+use super::super::holder::{Holder, Locked};
 use super::super::names::CONTROL;
 use super::{Blob, DiskFile, Folder, Listed, Lock, Open, give};
 use crate::door::{open_beneath, open_beside};
 use crate::error::Error;
+use crate::proc;
 
 /// How many directories may be above one of a path of `PATH_MAX` bytes.
 const DEEPEST: usize = 2048;
@@ -484,6 +486,19 @@ impl Folder for Directory {
         let mut found = whole_file(libc::F_RDLCK);
         fcntl(&fd, FcntlArg::F_OFD_GETLK(&mut found))?;
         Ok(found.l_type != libc::F_UNLCK as libc::c_short)
+    }
+
+    fn holder(&self, path: &Path) -> io::Result<Option<Holder>> {
+        let (fd, _) = self.open_file(path, OFlag::O_RDONLY, Open::Read)?;
+        let info = std::fs::read(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()));
+        let mount = info.map(|info| proc::field(&info, "mnt_id").and_then(|it| it.parse().ok()));
+        let holder = Holder::find(Locked {
+            inode: fstat(&fd)?.st_ino,
+            mount: mount.unwrap_or_default(),
+        });
+        // None may be seen because there is none any more.
+        let seen = holder != Holder::Unseen || self.is_locked(path)?;
+        Ok(seen.then_some(holder))
     }
 
     fn hand_over(&self, array: &dyn Blob) -> io::Result<()> {

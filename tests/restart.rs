@@ -542,6 +542,53 @@ fn umount_says_what_is_mounted_in_the_mount() {
     stage.umount();
 }
 
+/// A service or a container that is begun just then has it for a moment.
+#[test]
+fn umount_waits_for_a_mount_namespace_that_lets_go_of_the_mount() {
+    require!(fuse, root);
+    let stage = Stage::new(None);
+    let daemon = stage.mount();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+    // A second after the mount is gone from here.
+    command.arg(
+        "echo ready; while grep -qF \"$0 \" /proc/$PPID/mountinfo; do sleep 0.05; done; \
+         sleep 1; umount \"$0\"; read line",
+    );
+    command.arg(stage.place.mountpoint());
+    command.stdin(std::process::Stdio::piped());
+    command.stdout(std::process::Stdio::piped());
+    let holder = Reader::ready(parked(&mut command));
+    let output = output_of(&mut stage.umount_command()).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    // A namespace of a test that runs beside this one may have it for longer.
+    let others =
+        said.contains("in the mount namespace of") && !said.contains(&format!("({})", holder.pid));
+    assert!(output.status.success() || others, "{said}");
+    assert!(others || !is_alive(daemon), "{said}");
+}
+
+/// For no longer than 2 seconds.
+#[test]
+fn umount_says_which_mount_namespace_keeps_the_mount() {
+    require!(fuse, root);
+    let stage = Stage::new(None);
+    stage.mount();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+    command.arg("echo ready; read line");
+    command.stdin(std::process::Stdio::piped());
+    command.stdout(std::process::Stdio::piped());
+    let holder = Reader::ready(parked(&mut command));
+    let start = Instant::now();
+    let (code, said) = refusal(&output_of(&mut stage.umount_command()).unwrap());
+    assert_eq!(code, 7, "{said}");
+    assert!(start.elapsed() >= Duration::from_secs(2), "{said}");
+    let elsewhere = format!("in the mount namespace of sh ({})", holder.pid);
+    assert!(said.contains(&elsewhere), "{said}");
+    drop(holder);
+}
+
 #[test]
 fn umount_says_which_other_mounts_its_daemon_still_serves() {
     require!(fuse, root);

@@ -49,9 +49,31 @@ pub(crate) fn users(mount: &Entry, patience: Duration) -> io::Result<Vec<String>
     })
 }
 
-/// The other mounts of a filesystem, here and in the mount namespaces of other processes, as is found
-/// within `patience`.
-pub(crate) fn other_mounts(device: &str, patience: Duration) -> io::Result<Vec<String>> {
+/// What begins the lines of mounts that other namespaces have.
+const ELSEWHERE: char = '+';
+
+/// The mounts that a filesystem still has.
+#[derive(Debug, Default)]
+pub(crate) struct OtherMounts {
+    /// Those that this process sees.
+    pub(crate) here: Vec<String>,
+    /// Those in the mount namespaces of other processes.
+    pub(crate) elsewhere: Vec<String>,
+}
+
+/// The other mounts of a filesystem, as is found within `patience`.
+pub(crate) fn other_mounts(device: &str, patience: Duration) -> io::Result<OtherMounts> {
+    let mut others = OtherMounts::default();
+    for line in other_mounts_told(device, patience)? {
+        match line.strip_prefix(ELSEWHERE) {
+            Some(elsewhere) => others.elsewhere.push(elsewhere.to_owned()),
+            None => others.here.push(line),
+        }
+    }
+    Ok(others)
+}
+
+fn other_mounts_told(device: &str, patience: Duration) -> io::Result<Vec<String>> {
     found(patience, |pipe| {
         let ours = mountinfo::read()?;
         let mut known = HashSet::new();
@@ -73,7 +95,7 @@ pub(crate) fn other_mounts(device: &str, patience: Duration) -> io::Result<Vec<S
                 if known.insert(mount.id()) {
                     writeln!(
                         pipe,
-                        "the mount at {} in the mount namespace of {}",
+                        "{ELSEWHERE}the mount at {} in the mount namespace of {}",
                         mount.mountpoint.display(),
                         shown(process, "")
                     )?;

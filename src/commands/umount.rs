@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use npyfs::sys::Process;
@@ -15,6 +15,13 @@ use crate::mountinfo::{self, Entry, State};
 
 /// How long it takes at most to say what holds the mount, and before that, to wait for the daemon.
 const HASTE: Duration = Duration::from_millis(900);
+
+/// How long the mount may be in another mount namespace: one that a service or a container is begun
+/// with has all mounts there are, until what begins it has let go of them.
+const PASSING: Duration = Duration::from_secs(2);
+
+/// How often it is looked for there.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A daemon syncs and closes its datasets when its mount is gone; a full disk cache takes a while.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -76,8 +83,20 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if process.wait(HASTE).or_exit(Exit::Failed, cannot_wait)? {
         return unclean();
     }
-    let others = holders::other_mounts(&mount.device, HASTE)
-        .or_exit(Exit::Failed, || "cannot look for other mounts".into())?;
+    let since = Instant::now();
+    let others = loop {
+        let others = holders::other_mounts(&mount.device, HASTE)
+            .or_exit(Exit::Failed, || "cannot look for other mounts".into())?;
+        if others.elsewhere.is_empty() || !others.here.is_empty() || since.elapsed() >= PASSING {
+            break [others.here, others.elsewhere].concat();
+        }
+        if process
+            .wait(LOOK_EVERY)
+            .or_exit(Exit::Failed, cannot_wait)?
+        {
+            return unclean();
+        }
+    };
     let patience = if others.is_empty() {
         PATIENCE
     } else {

@@ -436,3 +436,20 @@ fn a_dead_daemon_that_had_this_ones_process_number_has_left_it_none_the_less() {
     assert!(own.exists());
     chunk.release();
 }
+
+/// What was never synced may have lost pages: nobody is told that it is all there.
+#[test]
+fn after_a_power_cut_the_log_does_not_promise_that_all_of_it_is_there() {
+    for (boot, promised) in [(1, true), (2, false)] {
+        let store = left(&[("4-0-x.npy", &part(300, 50))]);
+        let options = DatasetOptions {
+            boot: Some([boot; 16]),
+            ..DatasetOptions::default()
+        };
+        Dataset::open(store.path(), options).unwrap().own().unwrap();
+        let log = fs::read_to_string(store.path().join(".npyfs/log")).unwrap();
+        let says = log.contains(", as far as they had reached the disk\n");
+        assert_eq!(says, !promised, "{log}");
+        assert!(log.contains("6528 bytes of it are kept as"), "{log}");
+    }
+}

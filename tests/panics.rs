@@ -7,12 +7,16 @@ mod common;
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Chunk, Mount, Served, Style, chunks_in, eventually, place, put_chunk, serve};
+use common::{
+    Chunk, Mount, Served, Style, array_of, chunks_in, close, eventually, npy, place, put_chunk,
+    serve,
+};
 use npyfs::dataset::disk::{Blob, Directory, Folder, Listed, Lock, Open, Whereabouts};
 use npyfs::store::{self, Door};
 
@@ -237,6 +241,54 @@ fn a_panic_while_a_chunk_is_in_flight_costs_only_that() {
             let mut all = (0..).map(|number| Chunk::new(1, number));
             let staged = all.find(|it| it.style() == Style::Staged).unwrap();
             is_eio(served.put("hit", staged));
+        },
+    );
+}
+
+/// What its producer had written before is kept.
+#[test]
+fn a_panic_while_a_chunk_is_written_leaves_what_had_come_of_it() {
+    require!(fuse, root);
+    costs_only_its_dataset(
+        "a_panic_while_a_chunk_is_written_leaves_what_had_come_of_it",
+        "panicked",
+        false,
+        |served, _| {
+            let bytes = npy("<i8", "(300, 4)", &[7; 9600]);
+            let names = ["written.npy", "fsynced.npy"];
+            for name in names {
+                let file = File::create(served.path("hit").join(name)).unwrap();
+                file.write_all_at(&bytes[200..3328], 200).unwrap();
+                file.write_all_at(&bytes[..200], 0).unwrap();
+                if name == "fsynced.npy" {
+                    nix::unistd::fsync(&file).unwrap();
+                }
+                let in_flight = fs::read_dir(served.store().join("hit/.npyfs/incoming"));
+                let staged = in_flight.unwrap().next().unwrap().unwrap().file_name();
+                // It was opened before it was confirmed.
+                let opened = staged.to_str().unwrap().replace('+', "-");
+                let told = format!("hit-write-{opened}");
+                served.tell(&told);
+                is_eio(served.answer(move || {
+                    let written = file.write_all_at(&[1], 3328);
+                    written.and(close(file))
+                }));
+                served.untell(&told);
+            }
+            for (directory, name) in [("rejected", names[0]), ("rescued", names[1])] {
+                let directory = served.store().join("hit/.npyfs").join(directory);
+                let mut kept = Vec::new();
+                let there = eventually(Duration::from_secs(10), || {
+                    let entries = fs::read_dir(&directory).into_iter().flatten();
+                    kept = entries.map(|entry| entry.unwrap().path()).collect();
+                    !kept.is_empty()
+                });
+                assert!(there, "{name}: {}", served.log());
+                assert!(kept[0].to_str().unwrap().ends_with(name), "{kept:?}");
+                let (header, body) = array_of(&kept[0]);
+                assert_eq!(header.rows(), 100);
+                assert!(body == [7; 3200]);
+            }
         },
     );
 }

@@ -110,6 +110,11 @@ struct State {
     confirmed: bool,
 }
 
+/// A panic while the state was locked.
+fn failed_inside() -> Error {
+    err!(EIO, "a failure inside npyfs ended this chunk")
+}
+
 impl State {
     /// The chunk is about to change.
     fn touch(&mut self) {
@@ -201,9 +206,7 @@ impl Incoming {
     }
 
     fn state(&self) -> Result<MutexGuard<'_, State>> {
-        self.state
-            .lock()
-            .map_err(|_| err!(EIO, "a failure inside npyfs ended this chunk"))
+        self.state.lock().map_err(|_| failed_inside())
     }
 
     fn withdrawn(&self) -> Error {

@@ -9,7 +9,7 @@ use super::super::journal::Attributes;
 use super::super::judge::{check_len, no_header, read_header};
 use super::super::rescued::loadable;
 use super::super::{Dataset, clock};
-use super::{Body, Face, HandleId, Incoming, Phase, State};
+use super::{Body, Face, HandleId, Incoming, Phase, State, failed_inside};
 use crate::error::{Context, Errno, Error, Result};
 use crate::npy::Header;
 
@@ -340,9 +340,18 @@ impl Incoming {
         if !ended.judges {
             return;
         }
-        let Ok(mut state) = self.state() else {
-            self.dataset.leave(self);
-            return;
+        let mut state = match self.state.lock() {
+            Ok(state) => state,
+            Err(poisoned) => {
+                // What had come of it was accepted.
+                let mut state = poisoned.into_inner();
+                if matches!(state.phase, Phase::Open) {
+                    self.refuse(&mut state, failed_inside());
+                }
+                drop(state);
+                self.dataset.leave(self);
+                return;
+            }
         };
         if matches!(state.phase, Phase::Open) {
             if self.shared.is_taken_away() {

@@ -955,3 +955,31 @@ fn a_program_started_beside_a_chunk_in_flight_hangs_nobody() {
     close(file).ok();
     put(&dataset.join("b.npy"), &counted(3, 1)).unwrap();
 }
+
+/// Their handles may end at any moment beside it, which makes files of both.
+#[test]
+fn an_empty_chunk_is_renamed_onto_another_right_after_its_close() {
+    require!(fuse);
+    let mount = Mount::new();
+    let dataset = mount.path("run");
+    fs::create_dir(&dataset).unwrap();
+    let open = |path: &Path| {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).create(true);
+        options.open(path).unwrap()
+    };
+    for n in 0..2000 {
+        let (from, to) = (
+            dataset.join(format!("{n}-from.npy")),
+            dataset.join(format!("{n}-to.npy")),
+        );
+        let first = open(&from);
+        let second = open(&from);
+        drop(first);
+        let target = open(&to);
+        drop(second);
+        fs::rename(&from, &to).unwrap_or_else(|error| panic!("round {n}: {error}"));
+        drop(target);
+        fs::remove_file(&to).unwrap();
+    }
+}

@@ -632,3 +632,90 @@ fn where_rows_cannot_be_set_aside_nothing_is_cut() {
     drop(open(&left.at(), None));
     assert_eq!(chunks_in(&left.data()), left.chunks);
 }
+
+/// A copy that was made while a chunk streamed, array first, is written into the files that it was made
+/// of: they lie where they were, and what had reached the disk is not in them any more.
+#[test]
+fn a_live_copy_that_is_put_back_in_place_is_a_verified_prefix() {
+    require!(fuse);
+    for (both, end) in [
+        (true, "unmounted"),
+        (false, "unmounted"),
+        (true, "killed"),
+        (false, "killed"),
+        (true, "at work"),
+        (false, "at work"),
+    ] {
+        let mut mount = Mount::new();
+        mount.tolerate_warnings();
+        let (dataset, stored) = (mount.path("run"), mount.store("run"));
+        fs::create_dir(&dataset).unwrap();
+        let numbers = |numbers: std::ops::Range<u64>| -> Vec<Chunk> {
+            numbers.map(|number| Chunk::new(0, number)).collect()
+        };
+        put_chunk(&dataset, Chunk::new(0, 0)).unwrap();
+        let mut streams = (0..).map(|number| Chunk::new(SLOW, number));
+        let streamed = streams
+            .find(|chunk| chunk.style() == Style::Streamed)
+            .unwrap();
+        let file = File::create_new(dataset.join(streamed.name())).unwrap();
+        let bytes = streamed.bytes();
+        for (n, piece) in bytes[..bytes.len() - 1000].chunks(64 << 10).enumerate() {
+            file.write_all_at(piece, (n as u64) << 16).unwrap();
+        }
+        let data = fs::read(stored.join("data.npy")).unwrap();
+        for number in 1..5 {
+            put_chunk(&dataset, Chunk::new(0, number)).unwrap();
+            sync_path(&dataset.join("data.npy")).unwrap();
+        }
+        let journal = fs::read(stored.join(".npyfs/chunks.log")).unwrap();
+        fs::remove_file(dataset.join(streamed.name())).unwrap();
+        drop(file);
+        let put_back = || {
+            fs::write(stored.join("data.npy"), &data).unwrap();
+            if both {
+                fs::write(stored.join(".npyfs/chunks.log"), &journal).unwrap();
+            }
+        };
+        match end {
+            "at work" => {
+                put_back();
+                put_chunk(&dataset, Chunk::new(0, 5)).unwrap_err();
+            }
+            _ => {
+                if end == "killed" {
+                    mount.crash();
+                }
+                mount = mount.remount_after(put_back);
+            }
+        }
+        let verified = common::eventually(Duration::from_secs(20), || {
+            fs::read_dir(&dataset).is_ok() && dataset.join("data.npy").exists()
+        });
+        assert!(verified, "{both}, {end}: {}", mount.log());
+        assert_eq!(
+            chunks_in(&dataset.join("data.npy")),
+            numbers(0..1),
+            "{both}, {end}"
+        );
+        for number in 0..6 {
+            put_chunk(&dataset, Chunk::new(0, number)).unwrap();
+        }
+        assert_eq!(
+            chunks_in(&dataset.join("data.npy")),
+            numbers(0..6),
+            "{both}, {end}"
+        );
+        let log = fs::read_to_string(stored.join(".npyfs/log")).unwrap();
+        for number in 1..5 {
+            let name = Chunk::new(0, number).name();
+            assert!(
+                log.contains(&format!("{name} dropped by recovery")),
+                "{both}, {end}: {log}"
+            );
+        }
+        if end == "at work" {
+            mount.end_unclean();
+        }
+    }
+}

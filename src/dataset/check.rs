@@ -197,6 +197,7 @@ fn look_through(
             how: Open::Read,
             boot,
             live,
+            distrust: false,
             accept: false,
             stop: &Stop::default(),
             copies: Copies::Read(&|step| progress.borrow_mut()(step.done, step.total)),

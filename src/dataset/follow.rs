@@ -120,6 +120,7 @@ impl Dataset {
             how,
             boot: self.boot(),
             live,
+            distrust: self.distrust.load(Ordering::Acquire),
             accept: false,
             stop: &self.options.stop,
             copies,

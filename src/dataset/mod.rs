@@ -227,6 +227,8 @@ pub struct Dataset {
     owed: Mutex<Option<Error>>,
     /// It was given up: what began before may have to take it anew.
     given_up: AtomicBool,
+    /// Another program has written into its files, and they were not verified since.
+    distrust: AtomicBool,
     epoch: mine::epoch::Epoch,
     /// How often the dataset was given up, counted together with others'.
     losses: Arc<AtomicU64>,
@@ -308,6 +310,7 @@ impl Dataset {
             written: AtomicBool::new(false),
             owed: Mutex::default(),
             given_up: AtomicBool::new(false),
+            distrust: AtomicBool::new(false),
             epoch: mine::epoch::Epoch::default(),
             losses: options.losses.clone(),
             options,

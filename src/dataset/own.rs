@@ -279,6 +279,7 @@ impl Dataset {
         *crate::write(&self.array) = survey.array;
         *crate::write(&self.damage) = None;
         *crate::lock(&self.verified) = None;
+        self.distrust.store(false, Ordering::Release);
         self.owned.store(true, Ordering::Release);
         Ok(Taken::Owned(Box::new(writer)))
     }

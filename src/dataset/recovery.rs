@@ -53,6 +53,8 @@ pub(crate) struct Look<'a> {
     pub(crate) boot: [u8; 16],
     /// Another daemon is at work there: then what the header counts is good.
     pub(crate) live: bool,
+    /// Another program has written into the files: nothing of them is believed.
+    pub(crate) distrust: bool,
     /// What is damaged of a copy is to be taken as it is.
     pub(crate) accept: bool,
     pub(crate) stop: &'a Stop,
@@ -250,7 +252,8 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Foun
     }
     // Also where the kernel tells no boot from another.
     let doubtful_from = (has_journal && story.boot() == Some(boot)).then_some(story.closed_at);
-    let since = match &journal {
+    let mut since = match &journal {
+        Some(_) if has_journal && !live && look.distrust => Since::Copied,
         Some(journal) if has_journal && !live => {
             since(story.opened.as_ref(), boot, journal, data.as_ref())?
         }
@@ -285,15 +288,30 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Foun
     let mut notes = Vec::new();
     let (layout, count) = read_layout(&data, &story, &mut plan, &mut notes)?;
     let layout = Arc::new(layout);
+    let file_len = data
+        .len()
+        .context(|| "cannot see the size of data.npy".into())?;
+    let reaches = |rows: u64| layout.offset(rows).is_some_and(|end| end <= file_len);
+    if let Some(count) = count
+        && has_journal
+        && !live
+        && count < story.durable
+        && (!story.closed || reaches(story.durable))
+    {
+        // What the journal says to have reached the disk was counted before it said so. So these files
+        // are of different moments, though they lie where they were: a copy was written into them. Of a
+        // closed dataset whose rows are not even there another program has made a shorter array.
+        since = Since::Copied;
+        notes.push(Note::Lost(format!(
+            "the header of data.npy counts {count} rows, and {} had reached the disk: the files are of different moments, or were written to; each row is verified",
+            story.durable
+        )));
+    }
     // Before any of it is read: what is written meanwhile makes others of them.
     let files = match &journal {
         Some(journal) if since == Since::Copied => Some(Files::of(&*data, &**journal)?),
         _ => None,
     };
-    let file_len = data
-        .len()
-        .context(|| "cannot see the size of data.npy".into())?;
-    let reaches = |rows: u64| layout.offset(rows).is_some_and(|end| end <= file_len);
     if since == Since::Copied && story.closed {
         // The journal was copied after the array, and the dataset was closed in between.
         let known = story.catalog.rows();

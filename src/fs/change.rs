@@ -193,6 +193,14 @@ impl Fs {
             // The kernel looks up what it removes or renames.
             || err!(ESTALE, "{} was not looked up", name.display()),
         )?;
+        let waits = store::is_file(stat) && stat.st_size == 0;
+        if waits
+            && dataset::Kind::of(name) == dataset::Kind::Chunk
+            && self.nodes.seen(ino).is_none()
+        {
+            // A chunk of no bytes became the empty file that it is when its last handle ended.
+            self.nodes.became_file(dir, name, Seen::of(stat));
+        }
         self.check_owner(ino, stat)?;
         Ok(ino)
     }

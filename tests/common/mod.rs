@@ -232,8 +232,14 @@ impl Mount {
     }
 
     /// Unmounts, and mounts the same store in the same way. The log goes on.
-    pub fn remount(mut self) -> Self {
+    pub fn remount(self) -> Self {
+        self.remount_after(|| ())
+    }
+
+    /// As [`Mount::remount`], with a change of the store in between. The daemon may have crashed before.
+    pub fn remount_after(mut self, change: impl FnOnce()) -> Self {
         self.check_and_end();
+        change();
         self.launch();
         self
     }

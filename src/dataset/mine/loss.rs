@@ -78,6 +78,8 @@ impl Dataset {
             layout.lose(&error);
         }
         self.epoch.end(&error);
+        let written_into = matches!(loss, Loss::Cut(_) | Loss::Header | Loss::Journal(_));
+        self.distrust.fetch_or(written_into, Ordering::AcqRel);
         self.given_up.store(true, Ordering::Release);
         self.losses.fetch_add(1, Ordering::Relaxed);
         drop(guard);
@@ -102,8 +104,10 @@ impl Dataset {
             (Some(array), Loss::Cut(len)) => missing(array, len),
             (Some(array), _) => format!("data.npy had {} rows", array.rows),
         }];
-        // Where it cannot be opened, the journal may have them still.
-        if opened.is_ok() {
+        if self.is_verifying() {
+            lines.push("what is there is being verified: the log will tell what is missing".into());
+        } else if opened.is_ok() {
+            // Where it cannot be opened, the journal may have them still.
             lines.extend(self.rescue_names(&before.catalog));
         }
         let line = lines.join("; ");
@@ -147,7 +151,7 @@ impl Dataset {
     /// How many rows what is there now has of those that were, by the checksums of their chunks. `None`
     /// where nothing is there, or something else.
     fn rows_in_common(&self, array: &Array, catalog: &Catalog) -> Option<u64> {
-        let now = self.array()?;
+        let now = self.array().filter(|_| !self.is_verifying())?;
         let (then, now_layout) = (&array.layout, &now.layout);
         if then.dtype() != now_layout.dtype() || then.row_shape() != now_layout.row_shape() {
             return None;

@@ -10,7 +10,7 @@ use super::super::disk::{Directory, DiskFile, MountId, Place};
 use super::super::journal::{Reader, Record, RunRecord};
 use super::super::{Attributes, Change, Dataset, Options, clock};
 use super::*;
-use crate::npy::Header;
+use crate::npy::{Header, Published};
 
 const BOOT: [u8; 16] = [1; 16];
 const ANOTHER: [u8; 16] = [2; 16];
@@ -72,6 +72,16 @@ impl Left {
         let mut bytes = fs::read(&path).unwrap();
         bytes.truncate(HEADER + 8 * first as usize);
         bytes.extend(body(first, rows));
+        fs::write(path, bytes).unwrap();
+        self
+    }
+
+    /// The header counts these.
+    fn counted(&self, rows: u64) -> &Self {
+        let path = self.at().join(DATA);
+        let mut bytes = fs::read(&path).unwrap();
+        let header = Published::adopt(&bytes[..HEADER]).unwrap().unwrap();
+        bytes[..HEADER].copy_from_slice(&header.bytes(rows));
         fs::write(path, bytes).unwrap();
         self
     }
@@ -205,6 +215,7 @@ fn of_a_run_only_the_rows_that_were_not_synced_are_verified() {
     let left = Left::new();
     left.rows(2, 7)
         .run(2, 4)
+        .counted(6)
         .record(&Record::Durable { rows: 6 });
     // What a disk has lost since is for a check to find, not for a recovery to cut.
     left.run(2, 7).flip(3);

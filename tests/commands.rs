@@ -336,6 +336,12 @@ fn append_refuses_a_store_of_datasets() {
     let said = ends(&append(&empty.store(), &[&file]), STORE);
     run(&mut empty.umount());
     assert!(said.contains("is the store of the mount"), "{said}");
+    // A directory with others may be a store whose datasets are empty yet.
+    fs::create_dir_all(empty.store().join("run")).unwrap();
+    let said = ends(&append(&empty.store(), &[&file]), STORE);
+    assert!(said.contains("may be a store"), "{said}");
+    assert!(!empty.store().join(".npyfs").exists());
+    fs::remove_dir(empty.store().join("run")).unwrap();
     // An empty directory may become a dataset.
     ends(&append(&empty.store(), &[&file]), 0);
 }

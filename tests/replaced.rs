@@ -665,3 +665,22 @@ fn a_daemon_that_is_told_to_end_says_by_its_exit_what_was_replaced() {
         "{log}"
     );
 }
+
+/// What was acknowledged is in the directory that was moved.
+#[test]
+fn a_store_that_was_moved_away_is_told_by_the_log_and_by_umount() {
+    require!(fuse);
+    let mut mount = Mount::new();
+    mount.tolerate_warnings();
+    fs::create_dir(mount.path("run")).unwrap();
+    put_chunk(&mount.path("run"), Chunk::new(0, 0)).unwrap();
+    let (store, moved) = (mount.store("run"), mount.scratch("moved"));
+    let store = store.parent().unwrap();
+    fs::rename(store, &moved).unwrap();
+    fs::create_dir(store).unwrap();
+    put_chunk(&mount.path("run"), Chunk::new(0, 1)).unwrap();
+    mount.end_unclean();
+    let log = mount.log();
+    assert!(log.contains("was moved or replaced"), "{log}");
+    assert_eq!(chunks_in(&moved.join("run/data.npy")), numbers(0..2));
+}

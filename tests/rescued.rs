@@ -362,3 +362,19 @@ fn salvage_lists_copies_and_removes_what_is_kept() {
     assert!(none.status.success() && none.stdout.is_empty());
     assert_eq!(salvage(&[], &mount.store("")).status.code(), Some(4));
 }
+
+/// An earlier version kept them beside refused bytes.
+#[test]
+fn rows_that_an_earlier_version_set_aside_are_not_removed_by_a_refusal() {
+    require!(fuse);
+    let (mount, dataset) = with_dataset("rejected_limit=1K");
+    let rejected = mount.store("run/.npyfs/rejected");
+    fs::create_dir_all(&rejected).unwrap();
+    let rows = rejected.join("20250101T000000.000000Z-000-rows-without-record.npy");
+    fs::write(&rows, counted(0, 20)).unwrap();
+    for n in 0..4 {
+        let path = dataset.join(format!("{n}.npy"));
+        put(&path, &counted(0, 40)[..700]).unwrap_err();
+    }
+    assert!(fs::read(&rows).unwrap() == counted(0, 20));
+}

@@ -84,6 +84,22 @@ fn each_close_appends_and_the_name_shows_the_newest() {
         .arg(mount.store("ds")));
 }
 
+/// The handle that has written first has the chunk that both began with.
+#[test]
+fn two_handles_of_an_empty_name_append_one_after_the_other() {
+    require!(fuse);
+    let (_mount, dataset) = reusing();
+    let path = dataset.join("latest.npy");
+    let (mut first, mut second) = (File::create(&path).unwrap(), File::create(&path).unwrap());
+    for (n, file) in [&mut second, &mut first].into_iter().enumerate() {
+        file.write_all(&counted(n as u64 * 4, 4)).unwrap();
+        close(file.try_clone().unwrap()).unwrap();
+    }
+    drop((first, second));
+    assert_eq!(rows_of(&dataset), (0..8).collect::<Vec<_>>());
+    assert!(fs::read(&path).unwrap() == counted(4, 4));
+}
+
 #[test]
 fn every_tool_may_overwrite() {
     require!(fuse, python, rsync);

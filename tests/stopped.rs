@@ -106,8 +106,16 @@ fn every_command_gives_up_on_a_mount_that_does_not_answer() {
     symlink(&root, &link).unwrap();
     let chunk = mount.scratch("c.npy");
     fs::write(&chunk, counted(2, 1)).unwrap();
+    let (new_place, other_store) = (mount.scratch("new_place"), other.store("run"));
+    fs::create_dir(&new_place).unwrap();
     let word = Path::new;
-    let commands: [(i32, Vec<&Path>); 7] = [
+    let (log, kept) = (root.join("log"), root.join("kept/here"));
+    let commands: [(i32, Vec<&Path>); 9] = [
+        (
+            7,
+            vec![word("mount"), &place, &new_place, word("--log-file"), &log],
+        ),
+        (7, vec![word("salvage"), &other_store, word("--to"), &kept]),
         (7, vec![word("status"), &root]),
         (7, vec![word("status"), &run]),
         (7, vec![word("status"), &link]),

@@ -97,14 +97,20 @@ fn check_dataset(place: &Place) -> Result<bool, Failure> {
         Err(error) => return refuse(format!("cannot be used: {error}")),
     }
     // In a mounted store there may be datasets in a directory that has no rows itself yet.
-    if !walk::is_dataset(path)
-        && place.mounts().next().is_none()
-        && let Some(below) = walk::first_below(path, &place.table)
-    {
-        return refuse(format!(
-            "is a store, which holds datasets: name one, as {}",
-            below.display()
-        ));
+    if !walk::is_dataset(path) && place.mounts().next().is_none() {
+        if let Some(below) = walk::first_below(path, &place.table) {
+            return refuse(format!(
+                "is a store, which holds datasets: name one, as {}",
+                below.display()
+            ));
+        }
+        // With rows in it a store cannot be mounted any more.
+        if let Some(below) = walk::first_directory(path) {
+            return refuse(format!(
+                "holds directories, so it may be a store whose datasets are empty yet: name a dataset, as {}",
+                below.display()
+            ));
+        }
     }
     Ok(false)
 }

@@ -54,6 +54,19 @@ impl Command {
     }
 }
 
+/// Fails where a path leads into a mount of ours that does not answer, whether it is there or not.
+fn must_answer(path: &Path) -> Result<(), Failure> {
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    match canonical(path, Exit::Failed) {
+        Err(failure) if failure.exit == Exit::Busy => Err(failure),
+        _ => Ok(()),
+    }
+}
+
 /// The canonical path; `otherwise` where it leads to nothing.
 fn canonical(path: &Path, otherwise: Exit) -> Result<PathBuf, Failure> {
     let found = mountinfo::canonical(path);

@@ -31,6 +31,9 @@ pub(crate) fn run(args: MountArgs) -> Result<(), Failure> {
     if args.fake {
         return Ok(());
     }
+    if let Some(directory) = args.log_file.as_deref().and_then(Path::parent) {
+        super::must_answer(directory)?;
+    }
     let log_file = args.log_file.as_deref().map(open_log).transpose()?;
     let plan = Plan {
         store,

@@ -68,6 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         }
     }
     if let Some(to) = &args.to {
+        super::must_answer(to)?;
         fs::create_dir_all(to).or_exit(Exit::Failed, || format!("cannot make {}", to.display()))?;
     }
     let mut failed = 0;

@@ -60,6 +60,11 @@ pub(super) fn datasets(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
     }
 }
 
+/// A directory in this one, as a store has for each of its datasets.
+pub(super) fn first_directory(directory: &Path) -> Option<PathBuf> {
+    directories(directory).ok()?.into_iter().min()
+}
+
 /// Whether the directory itself is a dataset.
 pub(super) fn is_dataset(directory: &Path) -> bool {
     directory.join(DATA).is_file() || directory.join(CONTROL).join("chunks.log").is_file()

@@ -90,6 +90,7 @@ impl ChunkWriter {
     pub fn write(&self, data: &[u8], offset: u64, ack: impl FnOnce()) -> Result<()> {
         self.refusal()?;
         let written = self.has_written();
+        self.leave_committed(written)?;
         // Noted before the answer: the close may come before this returns.
         let ack = || {
             self.wrote.store(true, Ordering::Release);
@@ -149,6 +150,21 @@ impl ChunkWriter {
         match self.target() {
             Target::New(_, incoming) => incoming.committed(),
             Target::Again(rewrite) => rewrite.place().map(Some),
+        }
+    }
+
+    /// Another handle has committed the chunk that this one shared while it was empty: where names may be
+    /// written again, what comes through this one is the next.
+    fn leave_committed(&self, written: bool) -> Result<()> {
+        let Target::New(_, incoming) = self.target() else {
+            return Ok(());
+        };
+        if written || !incoming.is_of_reused_names() {
+            return Ok(());
+        }
+        match incoming.committed()? {
+            Some((dataset, name)) => self.begin_anew(&dataset, &name),
+            None => Ok(()),
         }
     }
 

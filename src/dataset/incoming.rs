@@ -479,6 +479,10 @@ impl Incoming {
         Ok(())
     }
 
+    pub(crate) fn is_of_reused_names(&self) -> bool {
+        self.dataset.reuses_names()
+    }
+
     /// The dataset and the name of the chunk, once it is committed.
     pub(crate) fn committed(&self) -> Result<Option<(Arc<Dataset>, OsString)>> {
         match self.state()?.phase {

@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -116,6 +117,8 @@ impl Rejected {
             .folder
             .list(directory)
             .context(|| "cannot list .npyfs/rejected".into())?;
+        // An earlier version put rows that recovery had set aside among them.
+        kept.retain(|file| !file.name.as_bytes().ends_with(b"-rows-without-record.npy"));
         kept.sort_by(|a, b| a.name.cmp(&b.name));
         let mut total: u64 = kept.iter().map(|file| file.len).sum();
         let mut count = kept.len();

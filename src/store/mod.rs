@@ -21,7 +21,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::SystemTime;
 
 use nix::sys::stat::{FileStat, SFlag};
@@ -96,6 +96,8 @@ pub struct Store {
     stop: Stop,
     registry: Arc<Registry>,
     losses: Arc<AtomicU64>,
+    /// Its path was seen to lead elsewhere.
+    moved: AtomicBool,
 }
 
 impl Store {
@@ -134,6 +136,7 @@ impl Store {
             stop: Stop::default(),
             registry: Arc::new(Registry::new(options.idle_datasets)),
             losses: Arc::default(),
+            moved: AtomicBool::new(false),
             options,
         }))
     }

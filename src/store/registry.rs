@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -300,6 +301,15 @@ fn affordable(wanted: usize) -> usize {
     wanted.min(most).max(1)
 }
 
+/// Device and inode; `None` where nothing is there.
+fn identity_of(path: &Path) -> io::Result<Option<Key>> {
+    match path.symlink_metadata() {
+        Ok(stat) => Ok(Some((stat.dev(), stat.ino()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn is_shortage(error: &Error) -> bool {
     matches!(error.errno(), Errno::EMFILE | Errno::ENFILE)
 }
@@ -379,6 +389,24 @@ impl Store {
     /// store has.
     pub fn look_if_mine(&self, all: bool) {
         self.one_by_one().for_each(|it| it.look_if_mine(all));
+        self.look_at_root();
+    }
+
+    /// Whether the store's path still leads to the directory that was opened. Its datasets are written
+    /// in that one, wherever it was moved to, so all is there that was acknowledged; but the next to mount
+    /// the path does not find it.
+    fn look_at_root(&self) {
+        let (Ok(own), Ok(now)) = (fstat(&self.fd), identity_of(&self.root)) else {
+            return;
+        };
+        let is_there = now == Some((own.st_dev, own.st_ino));
+        if !is_there && !self.moved.swap(true, Ordering::Relaxed) {
+            self.losses.fetch_add(1, Ordering::Relaxed);
+            log::error!(
+                "the store {} was moved or replaced: this mount goes on in the directory that it was mounted from, wherever that is now. Unmount it, and put that directory back or mount it",
+                self.root.display()
+            );
+        }
     }
 
     /// The datasets that are open, of which no more than one is in use because of that.

@@ -336,6 +336,7 @@ fn what_was_set_last_of_the_array_itself_holds_of_a_copy_before_any_row_is_verif
         how: Open::Read,
         boot: BOOT,
         live: false,
+        distrust: false,
         accept: false,
         stop: &Stop::default(),
         copies: Copies::Known(None),

@@ -349,15 +349,20 @@ fn salvage_lists_copies_and_removes_what_is_kept() {
         };
         has_rows(path, rows);
     }
-    // Nothing is written over, and what was not copied is not removed.
+    // What is there already counts as copied, nothing else is written over, and what was not copied
+    // is not removed.
+    let again = salvage(&words[..2], &dataset);
+    assert!(again.status.success(), "{again:?}");
+    fs::write(&copied[0], "other").unwrap();
     let again = salvage(&words, &dataset);
     assert_eq!(again.status.code(), Some(8), "{again:?}");
     let left = || kept(&dataset, "rescued").len() + kept(&dataset, "rejected").len();
-    assert_eq!(left(), 2);
+    assert_eq!(left(), 1);
+    assert_eq!(fs::read(&copied[0]).unwrap(), b"other");
     fs::remove_dir_all(&to).unwrap();
     let moved = salvage(&words, &dataset);
     assert!(moved.status.success(), "{moved:?}");
-    assert_eq!((left(), fs::read_dir(&to).unwrap().count()), (0, 2));
+    assert_eq!((left(), fs::read_dir(&to).unwrap().count()), (0, 1));
     let none = salvage(&["--list"], &dataset);
     assert!(none.status.success() && none.stdout.is_empty());
     assert_eq!(salvage(&[], &mount.store("")).status.code(), Some(4));

@@ -195,6 +195,11 @@ fn copy(folder: &Directory, file: &Kept, to: &Path) -> Result<PathBuf, Failure> 
     let path = to.join(file.path.file_name().unwrap_or_default());
     let mut options = OpenOptions::new();
     let target = options.write(true).create_new(true).open(&path);
+    if matches!(&target, Err(error) if error.kind() == io::ErrorKind::AlreadyExists)
+        && is_copy(&*source, &path).unwrap_or(false)
+    {
+        return Ok(path);
+    }
     let target = target.or_exit(Exit::Failed, || format!("cannot make {}", path.display()))?;
     let done = source.len().and_then(|len| {
         let modified = dataset::disk::modified(&*source)?;
@@ -211,4 +216,23 @@ fn copy(folder: &Directory, file: &Kept, to: &Path) -> Result<PathBuf, Failure> 
     }
     done.or_exit(Exit::Failed, failed)?;
     Ok(path)
+}
+
+/// Whether an earlier run has copied it: then `--to` with `--remove` may come after a look.
+fn is_copy(source: &dyn Blob, path: &Path) -> io::Result<bool> {
+    let copy = DiskFile::new(fs::File::open(path)?);
+    let len = source.len()?;
+    if copy.len()? != len {
+        return Ok(false);
+    }
+    let (mut one, mut other) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    let mut at = 0;
+    while at < len {
+        let (got, had) = (source.read_at(&mut one, at)?, copy.read_at(&mut other, at)?);
+        if got == 0 || got != had || one[..got] != other[..had] {
+            return Ok(false);
+        }
+        at += got as u64;
+    }
+    Ok(true)
 }

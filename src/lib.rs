@@ -2,12 +2,17 @@
 
 #[macro_use]
 pub mod error;
+pub(crate) mod array;
+pub(crate) mod chunk;
+pub(crate) mod convert;
 pub mod dataset;
-pub(crate) mod door;
+pub mod disk;
 pub mod fs;
 pub mod fuse;
+pub(crate) mod journal;
 pub mod npy;
 pub mod proc;
+pub(crate) mod stop;
 pub mod store;
 pub mod sys;
 

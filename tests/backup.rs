@@ -18,8 +18,8 @@ use common::{
     Chunk, Mount, User, array_of, chunks_in, counted, csv_names, npyfs, output_of, put, put_bytes,
     put_chunk, rows_of, run,
 };
-use npyfs::dataset::disk::Folder;
 use npyfs::dataset::{Copied, back_up};
+use npyfs::disk::Folder;
 use npyfs::{Dataset, DatasetOptions};
 use simulated::{Disk, Fault};
 

@@ -19,8 +19,8 @@ use common::{
     row_numbers, rows_of, run, serve,
 };
 use nix::errno::Errno;
-use npyfs::dataset::disk::{Blob, Directory, Folder, Listed, Lock, Open};
 use npyfs::dataset::{Face, NoOthers, Start};
+use npyfs::disk::{Blob, Directory, Folder, Listed, Lock, Open};
 use npyfs::store::{Door, Options, Store};
 
 /// A dataset's directory in which a file `.hold-CALL` holds up that call, and `.fail-CALL` fails it.

@@ -17,7 +17,7 @@ use common::{
     Chunk, Mount, Served, Style, array_of, chunks_in, close, eventually, npy, place, put_chunk,
     serve,
 };
-use npyfs::dataset::disk::{Blob, Directory, Folder, Listed, Lock, Open, Whereabouts};
+use npyfs::disk::{Blob, Directory, Folder, Listed, Lock, Open, Whereabouts};
 use npyfs::store::{self, Door};
 
 #[derive(Debug)]

@@ -14,8 +14,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use common::Mount;
-use npyfs::dataset::disk::{Blob, Directory, DiskFile, Folder, MountId, Open, Whereabouts};
 use npyfs::dataset::{Attributes, Kind};
+use npyfs::disk::{Blob, Directory, DiskFile, Folder, MountId, Open, Whereabouts};
 use npyfs::{Dataset, DatasetOptions};
 use serde_json::Value;
 use simulated::{Disk, Fault};
@@ -134,7 +134,7 @@ impl Expected {
     /// Which of both the boot of this machine is.
     fn real_boot(&self) -> Boot {
         match boot_in(&self.from) {
-            Some(boot) if boot == npyfs::dataset::disk::boot_id() => Boot::Same,
+            Some(boot) if boot == npyfs::disk::boot_id() => Boot::Same,
             _ => Boot::Another,
         }
     }

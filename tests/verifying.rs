@@ -18,8 +18,8 @@ use common::{
     Mount, Served, Strace, alone, csv_names, errno, eventually, kill, npyfs, place, put, run, serve,
 };
 use nix::errno::Errno;
-use npyfs::dataset::disk::{Blob, Directory, Folder, Listed, Lock, Open, Whereabouts};
 use npyfs::dataset::{Change, Stop};
+use npyfs::disk::{Blob, Directory, Folder, Listed, Lock, Open, Whereabouts};
 use npyfs::store::{Door, Options};
 use npyfs::{Dataset, DatasetOptions};
 

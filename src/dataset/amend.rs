@@ -5,9 +5,10 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::Ordering;
 
-use super::journal::{AppendError, Attributes, Record};
-use super::{Change, Dataset, clock};
+use crate::dataset::Dataset;
+use crate::disk::{Change, clock};
 use crate::error::{Error, Result};
+use crate::journal::{AppendError, Attributes, Record};
 
 impl Dataset {
     /// Gives a committed chunk another free name.
@@ -16,7 +17,7 @@ impl Dataset {
     /// `EEXIST` where the new name is committed, `EBUSY` where it is in flight, `ESTALE` where the
     /// old one is gone, and those of the journal.
     pub fn rename(&self, from: &OsStr, to: &OsStr) -> Result<()> {
-        super::check_chunk_name(to)?;
+        crate::chunk::name::check_chunk_name(to)?;
         let _held = self.hold()?;
         if crate::lock(&self.in_flight).contains_key(to) {
             return Err(err!(

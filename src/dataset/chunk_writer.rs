@@ -9,9 +9,11 @@ use std::ffi::{OsStr, OsString};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::incoming::{Descriptors, HandleId, Incoming, Start};
 use super::rewrite::Rewrite;
-use super::{Dataset, Face};
+use crate::chunk::status::{HandleId, Start};
+use crate::dataset::Dataset;
+use crate::dataset::incoming::{Descriptors, Incoming};
+use crate::disk::Face;
 use crate::error::{Error, Result};
 
 /// A chunk that is open for writing.

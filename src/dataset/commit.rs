@@ -11,29 +11,31 @@
 //! fails too, the disk may say other than memory does: the writer is marked failed and refuses
 //! until the dataset is opened again and recovered, while reads go on.
 
+use crate::disk::paths::NEWBORN;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use super::bands::Bands;
-use super::catalog::OutOfPlace;
-use super::convert::{Conversion, Source};
-use super::disk::{Blob, read_exact_at, read_pieces};
-use super::journal::{AppendError, Attributes, ChunkRecord, Journal, Record};
 use super::mine::epoch::ChunkId;
 use super::mine::names::Names;
-use super::staged::{Holds, Staged};
-use super::tail::{Outcome, Stream, Unborn};
-use super::turns::Tail;
-use super::view::{Form, Layout};
-use super::{Array, DATA, Dataset, agree, clock};
+use crate::array::stream::{Outcome, Stream, Unborn};
+use crate::array::tail::Tail;
+use crate::array::view::{Form, Layout};
+use crate::array::{Array, agree};
+use crate::convert::bands::Bands;
+use crate::convert::{Conversion, Source};
+use crate::dataset::Dataset;
+use crate::disk::clock;
+use crate::disk::paths::DATA;
+use crate::disk::staged::{Holds, Staged};
+use crate::disk::{Blob, read_exact_at, read_pieces};
 use crate::error::{Context, Error, Result};
+use crate::journal::catalog::OutOfPlace;
+use crate::journal::{AppendError, Attributes, ChunkRecord, Journal, Record};
 use crate::npy::{Header, Published};
 
-/// Where the first commit puts the array before its journal record, and takes it from after.
-pub(crate) const NEWBORN: &str = ".npyfs/data.npy.new";
 /// Memory for the conversion of a body that lies as it came, in bytes: with less, more is read
 /// more than once.
 const CONVERSION_MEMORY: usize = 64 << 20;
@@ -57,7 +59,7 @@ pub(crate) struct Writer {
     pub(crate) names: Names,
     /// The first row that was committed since the dataset was taken.
     pub(crate) first_row: u64,
-    pub(crate) lock: Box<dyn super::disk::Lock>,
+    pub(crate) lock: Box<dyn crate::disk::Lock>,
 }
 
 impl Writer {

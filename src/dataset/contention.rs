@@ -6,8 +6,9 @@ use std::sync::Mutex;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::disk::Holder;
-use super::{Dataset, LOCK};
+use crate::dataset::Dataset;
+use crate::disk::Holder;
+use crate::disk::paths::LOCK;
 use crate::error::{Errno, Error};
 
 /// What was found is told for that long before it is looked for again, and a refusal is no more than

@@ -3,15 +3,14 @@
 //! Lines are appended whole, so daemons that share a store do not mix theirs. A log over the limit
 //! becomes `log.1`, and a new one begins.
 
+use crate::disk::paths::{LOG, OLD_LOG};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use super::clock;
-use super::disk::{Folder, Open};
+use crate::disk::clock;
+use crate::disk::{Folder, Open};
 use crate::error::{Context, Result};
 
-pub(crate) const LOG: &str = ".npyfs/log";
-pub(crate) const OLD_LOG: &str = ".npyfs/log.1";
 const LIMIT: u64 = 8 << 20;
 
 #[derive(Debug)]

@@ -7,13 +7,15 @@ use std::sync::Arc;
 
 use super::chunk_writer::ChunkWriter;
 use super::commit::{Candidate, Rows};
-use super::disk::{Blob, Open};
-use super::incoming::{Abort, Reopened};
-use super::journal::Attributes;
-use super::judge::{check_len, read_header};
-use super::staged::{Holds, Staged};
-use super::{Dataset, Face, Incoming, NoOthers, Rewrite, Start};
+use crate::chunk::status::Start;
+use crate::chunk::status::{Abort, Reopened};
+use crate::chunk::validate::{check_len, read_header};
+use crate::dataset::{Dataset, Incoming, NoOthers, Rewrite};
+use crate::disk::Face;
+use crate::disk::staged::{Holds, Staged};
+use crate::disk::{Blob, Open};
 use crate::error::{Context, Result};
+use crate::journal::Attributes;
 
 impl Dataset {
     /// Opens the chunk `name` for writing: a new one, one in flight that no handle is writing, or a
@@ -37,7 +39,7 @@ impl Dataset {
         start: Start,
         writes: bool,
     ) -> Result<ChunkWriter> {
-        super::check_chunk_name(name)?;
+        crate::chunk::name::check_chunk_name(name)?;
         let _held = self.hold_for(name)?;
         self.mend_if_failed();
         let id = ChunkWriter::next_id();
@@ -180,7 +182,7 @@ impl Dataset {
     /// # Errors
     /// As those of a chunk's close.
     pub fn append_blob(&self, name: &OsStr, blob: &dyn Blob, attributes: Attributes) -> Result<()> {
-        super::check_chunk_name(name)?;
+        crate::chunk::name::check_chunk_name(name)?;
         let len = blob.len().context(|| "cannot see the file's size".into())?;
         let (header, bytes) = read_header(blob, len)?;
         check_len(&header, len)?;

@@ -8,14 +8,16 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::disk::Open;
-use super::journal::{FIRST, Reader};
 use super::recovery::{Copied, Copies, Found, Verified};
-use super::stop::Stop;
 use super::verifying::Verifying;
-use super::{Array, DATA, Dataset, JOURNAL, LOCK, recovery};
+use crate::array::Array;
+use crate::dataset::{Dataset, recovery};
+use crate::disk::Open;
+use crate::disk::paths::{DATA, JOURNAL, LOCK};
 use crate::error::{Context, Errno, Result};
+use crate::journal::{FIRST, Reader};
 use crate::npy::{Header, Prefix};
+use crate::stop::Stop;
 use std::sync::atomic::Ordering;
 
 /// What the last look at the disk found.

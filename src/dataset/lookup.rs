@@ -5,11 +5,13 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::catalog::{Catalog, Receipt};
 use super::mine::epoch::ChunkId;
-use super::view::{Layout, View};
-use super::{Array, Committed, Dataset, Found, names};
+use crate::array::Array;
+use crate::array::view::{Layout, View};
+use crate::chunk::name;
+use crate::dataset::{Committed, Dataset, Found};
 use crate::error::{Context, Result};
+use crate::journal::catalog::{Catalog, Receipt};
 use crate::npy::Header;
 
 impl Dataset {
@@ -31,7 +33,7 @@ impl Dataset {
         let Some(array) = self.array() else {
             return Ok(None);
         };
-        let rows = names::slice_rows(start, stop, array.rows);
+        let rows = name::slice_rows(start, stop, array.rows);
         let count = rows.end - rows.start;
         let header = plain_header(&array.layout, count)?;
         Ok(Some(View::new(

@@ -10,11 +10,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::commit::{NEWBORN, Writer};
-use super::disk::Open;
 use super::recovery::Copies;
-use super::remove::REMOVED;
 use super::{Dataset, recovery, sync};
+use crate::dataset::commit::Writer;
+use crate::disk::Open;
+use crate::disk::paths::NEWBORN;
+use crate::disk::paths::REMOVED;
 use crate::error::{Context, Result};
 
 /// When to try next: a store that goes on failing is not to be kept busy by it.
@@ -140,7 +141,7 @@ impl Dataset {
             self.sync_entries()?;
         } else {
             self.folder
-                .sync(Path::new(super::CONTROL))
+                .sync(Path::new(crate::disk::paths::CONTROL))
                 .context(|| "cannot sync the dataset's directory".into())?;
         }
         writer.dirty = false;

@@ -34,51 +34,32 @@
 //! Lock order: a chunk's state, `writer`, a stream's state, its layout's `end_of_file`, `holds`, `in_flight`, `follow`, `catalog`,
 //! `array`, then the log's, the syncs', the patience, the contention and a verification's, which are leaves.
 
-mod adopt;
 mod amend;
 mod backup;
-mod bands;
-mod catalog;
 mod check;
-mod checksum;
 mod chunk_writer;
-pub mod clock;
 mod commit;
 mod contention;
-mod convert;
-mod coverage;
-pub mod disk;
 mod events;
-mod findings;
 mod flight;
 #[doc = include_str!("FORMAT.md")]
 pub mod format {}
 mod follow;
-mod holder;
 mod holds;
 mod incoming;
-mod journal;
-mod judge;
-mod kept_name;
 mod lookup;
 mod mend;
 mod mine;
-pub mod names;
 mod own;
 mod recovery;
 mod rejected;
 mod remove;
 mod rescued;
 mod rewrite;
-mod staged;
 mod status;
-mod stop;
 mod sync;
-mod tail;
 mod turns;
-mod verify;
 mod verifying;
-mod view;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -87,35 +68,30 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Duration;
 
+pub use crate::array::View;
+pub use crate::chunk::{Kind, Start, judge_file};
+pub use crate::disk::paths::{CONTROL, DATA};
+pub use crate::disk::{Budget, Change, Face};
+pub use crate::journal::Attributes;
+pub use crate::journal::catalog::Receipt;
+pub use crate::stop::Stop;
 pub use backup::{Copied, back_up};
-pub use catalog::Receipt;
 pub use check::{Report, accept_damage, check, lost_chunks, open_to_check};
 pub use chunk_writer::ChunkWriter;
-pub use incoming::{Change, Descriptors, Face, Incoming, NoOthers, Start};
-pub use journal::Attributes;
-pub use judge::judge_file;
-pub use names::{CONTROL, DATA, Kind};
+pub use incoming::{Descriptors, Incoming, NoOthers};
 pub use rewrite::Committed;
 use rewrite::Rewrite;
-pub use staged::Budget;
 pub use status::{CSV_HEAD, Status};
-pub use stop::Stop;
 pub use sync::Waiter;
-pub(crate) use view::Version;
-pub use view::View;
-
-pub(crate) use events::LOG;
 
 use commit::Writer;
-use disk::{Directory, Folder};
 use follow::Follow;
-use view::Layout;
 
+use crate::array::{Array, agree};
+use crate::disk::{self, Directory, Folder};
 use crate::error::{Context, Error, Result};
+use crate::journal::catalog;
 use crate::npy::Header;
-
-const JOURNAL: &str = ".npyfs/chunks.log";
-const LOCK: &str = ".npyfs/lock";
 
 /// How a dataset is to be treated.
 #[derive(Clone, Debug)]
@@ -161,15 +137,6 @@ impl Default for Options {
             boot: None,
         }
     }
-}
-
-/// The array as it is published now.
-#[derive(Clone, Debug)]
-pub(crate) struct Array {
-    layout: Arc<Layout>,
-    rows: u64,
-    /// When the last row came, in nanoseconds since 1970.
-    modified: i64,
 }
 
 /// One growing array and the chunks that it was made of.
@@ -428,45 +395,6 @@ impl Dataset {
         log::info!("{}: {line}", self.label());
         if let Err(error) = self.events.note(line) {
             log::warn!("{}: {line}: {error}", self.label());
-        }
-    }
-}
-
-fn check_chunk_name(name: &OsStr) -> Result<()> {
-    match Kind::of(name) {
-        Kind::Chunk => Ok(()),
-        _ => Err(err!(EPERM, "{} is not a name for a chunk", name.display())),
-    }
-}
-
-/// Whether a chunk of this header belongs into this array, as it is or converted.
-fn agree(header: &Header, layout: &Layout) -> Result<()> {
-    if !header.dtype().same_values(layout.dtype()) {
-        return Err(err!(
-            EINVAL,
-            "dtype {}, this dataset holds {}",
-            header.dtype(),
-            layout.dtype()
-        ));
-    }
-    if header.row_shape() != layout.row_shape() {
-        return Err(err!(
-            EINVAL,
-            "rows of shape {}, this dataset holds rows of shape {}",
-            shape_text(header.row_shape()),
-            shape_text(layout.row_shape())
-        ));
-    }
-    Ok(())
-}
-
-/// A shape as Python prints it.
-pub(crate) fn shape_text(shape: &[u64]) -> String {
-    match shape {
-        [one] => format!("({one},)"),
-        many => {
-            let many: Vec<String> = many.iter().map(u64::to_string).collect();
-            format!("({})", many.join(", "))
         }
     }
 }

@@ -4,14 +4,17 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::commit::Writer;
-use super::disk::{self, Blob, Open, Place};
-use super::journal::{AppendError, Journal, Opened, Record, Whence};
 use super::mine::names::Names;
 use super::recovery::{Copied, Copies, Damage, Found};
-use super::stop::Stop;
-use super::turns::Tail;
-use super::{CONTROL, Dataset, LOCK, clock, recovery, sync};
+use crate::array::tail::Tail;
+use crate::dataset::{Dataset, recovery, sync};
+use crate::disk;
+use crate::disk::clock;
+use crate::disk::paths::{CONTROL, LOCK};
+use crate::disk::{Blob, Open, Place};
 use crate::error::{Context, Error, Result};
+use crate::journal::{AppendError, Journal, Opened, Record, Whence};
+use crate::stop::Stop;
 
 /// What became of taking a dataset.
 pub(super) enum Taken {

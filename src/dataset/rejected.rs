@@ -3,21 +3,19 @@
 //! A pipe cannot send them again. The newest are kept, up to a limit in bytes; the file names begin
 //! with the time, so they sort by age.
 
+use crate::disk::paths::REJECTED;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use super::Face;
-use super::disk::{Blob, Folder, set_attributes};
-use super::kept_name::move_into;
 use super::rescued::make_loadable;
-use super::staged::{Holds, Staged};
+use crate::disk::Face;
+use crate::disk::kept_name::move_into;
+use crate::disk::staged::{Holds, Staged};
+use crate::disk::{Blob, Folder, set_attributes};
 use crate::error::{Context, Result};
-
-/// The directory, within a dataset's.
-pub(crate) const REJECTED: &str = ".npyfs/rejected";
 
 #[derive(Debug)]
 pub(crate) struct Rejected {

@@ -5,6 +5,7 @@
 //! to [`REMOVED`] decides it, and as long as that file is there without a `data.npy`, recovery takes
 //! the journal for empty and finishes the work. Who has the array open keeps it.
 
+use crate::disk::paths::REMOVED;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -12,13 +13,13 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::commit::Writer;
-use super::disk::Lock;
-use super::journal::{AppendError, Journal, Record};
-use super::{CONTROL, DATA, Dataset, catalog, clock};
+use crate::dataset::Dataset;
+use crate::disk::Lock;
+use crate::disk::clock;
+use crate::disk::paths::{CONTROL, DATA};
 use crate::error::{Context, Error, Result};
-
-/// An array whose removal is decided.
-pub(crate) const REMOVED: &str = ".npyfs/data.npy.removed";
+use crate::journal::catalog;
+use crate::journal::{AppendError, Journal, Record};
 
 impl Dataset {
     /// Forgets the name of a committed chunk. Its rows stay in the array, and the name is free.

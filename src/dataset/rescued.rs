@@ -3,21 +3,20 @@
 //! Rows of the array that lost their place, and bytes of a chunk that an fsync had confirmed before it
 //! came to nothing. A file is whole and on the disk before what it saves is cut off or let go of.
 
+use crate::disk::paths::RESCUED;
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::disk::{Blob, Folder, set_attributes};
-use super::judge::read_header;
-use super::kept_name::move_into;
-use super::staged::{Holds, Staged};
-use super::{CONTROL, DATA, Face};
+use crate::chunk::validate::read_header;
+use crate::disk::Face;
+use crate::disk::kept_name::move_into;
+use crate::disk::paths::{CONTROL, DATA};
+use crate::disk::staged::{Holds, Staged};
+use crate::disk::{Blob, Folder, set_attributes};
 use crate::error::{Context, Result};
 use crate::npy;
-
-/// The directory, within a dataset's.
-pub(crate) const RESCUED: &str = ".npyfs/rescued";
 
 #[derive(Debug)]
 pub(crate) struct Rescued(Arc<dyn Folder>);

@@ -9,16 +9,17 @@ use std::ffi::{OsStr, OsString};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::catalog::Receipt;
-use super::convert::{Conversion, Source};
-use super::coverage::Coverage;
-use super::disk::{Blob, read_exact_at, read_pieces};
-use super::judge::stopped_early;
 use super::mine::epoch::ChunkId;
-use super::staged::{Holds, Staged};
-use super::view::View;
-use super::{Dataset, Descriptors, Face};
+use crate::array::view::View;
+use crate::chunk::validate::stopped_early;
+use crate::chunk::written::Coverage;
+use crate::convert::{Conversion, Source};
+use crate::dataset::{Dataset, Descriptors};
+use crate::disk::Face;
+use crate::disk::staged::{Holds, Staged};
+use crate::disk::{Blob, read_exact_at, read_pieces};
 use crate::error::{Context, Error, Result};
+use crate::journal::catalog::Receipt;
 use crate::npy::{Header, Prefix};
 
 /// Bytes of converted rows that are compared at once.

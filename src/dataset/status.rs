@@ -3,9 +3,10 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use super::catalog::Receipt;
-use super::{Dataset, clock};
+use crate::dataset::Dataset;
+use crate::disk::clock;
 use crate::error::Result;
+use crate::journal::catalog::Receipt;
 
 /// A dataset in figures.
 #[derive(Clone, Debug)]

@@ -11,13 +11,15 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use super::commit::Writer;
-use super::disk::{Open, copy, copy_data};
-use super::journal::Journal;
-use super::journal::Record;
 use super::recovery::open_if_there;
-use super::stop::Stop;
-use super::{Array, CONTROL, Dataset, JOURNAL};
+use crate::array::Array;
+use crate::dataset::Dataset;
+use crate::disk::paths::{CONTROL, JOURNAL};
+use crate::disk::{Open, copy, copy_data};
 use crate::error::{Context, Error, Result};
+use crate::journal::Journal;
+use crate::journal::Record;
+use crate::stop::Stop;
 
 /// How long a flush waits for company.
 const LONGEST_WAIT: Duration = Duration::from_millis(5);
@@ -294,8 +296,8 @@ impl Dataset {
             .journal
             .append(&record)
             .map_err(|error| match error {
-                super::journal::AppendError::Undone(error)
-                | super::journal::AppendError::Torn(error) => {
+                crate::journal::AppendError::Undone(error)
+                | crate::journal::AppendError::Torn(error) => {
                     Error::io(error, "cannot close the journal")
                 }
             })?;

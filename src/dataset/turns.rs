@@ -14,12 +14,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Dataset;
-use super::bands::Bands;
 use super::commit::Writer;
-use super::disk::Folder;
-use super::staged::Staged;
-use super::tail::{Owner, Stream};
-use super::view::Layout;
+use crate::array::stream::{Owner, Stream};
+use crate::array::view::Layout;
+use crate::convert::bands::Bands;
+use crate::disk::staged::Staged;
 use crate::error::{Error, Result};
 use crate::npy::Header;
 
@@ -34,91 +33,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Worker threads that may wait at once, in all datasets: those that they wait for need some too.
 const MOST_WAITING: usize = 6;
-
-/// The chunks that have bytes behind the last row or are to have them, by their places there.
-#[derive(Debug, Default)]
-pub(crate) struct Tail {
-    streams: Vec<Arc<Stream>>,
-}
-
-impl Tail {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.streams.is_empty()
-    }
-
-    /// Whether no chunk has bytes here that are to be moved, or places to write more to.
-    pub(super) fn has_all_left(&self) -> bool {
-        self.streams.iter().all(|stream| stream.has_left())
-    }
-
-    /// The streams lose their places: their array is not the dataset's any more.
-    pub(crate) fn clear(&mut self) {
-        self.streams.clear();
-    }
-
-    /// Whether `stream` was in the tail; it is not any more.
-    pub(crate) fn remove(&mut self, stream: &Arc<Stream>) -> bool {
-        let before = self.streams.len();
-        self.streams.retain(|other| !Arc::ptr_eq(other, stream));
-        self.streams.len() < before
-    }
-
-    /// Has all that lies below `end` moved out of the way of a commit. A failure is the moved
-    /// chunk's own.
-    pub(crate) fn make_way(&mut self, folder: &Arc<dyn Folder>, layout: &Arc<Layout>, end: u64) {
-        let is_clear = |stream: &Arc<Stream>| {
-            Arc::ptr_eq(stream.layout(), layout)
-                && stream.begins_before(end)
-                && stream.make_way(folder, end)
-        };
-        let loses_its_place = |stream: &Arc<Stream>| stream.place().is_some_and(|base| base < end);
-        let displaces = self.streams.iter().any(loses_its_place);
-        self.streams.retain(|stream| !is_clear(stream));
-        if displaces {
-            self.reserve_again();
-        }
-    }
-
-    /// One that gives back what it reserved gives back the others' too.
-    fn reserve_again(&self) {
-        for stream in &self.streams {
-            // It was a promise that space will not run out late, and is one no more.
-            if let Err(error) = stream.reserve() {
-                log::debug!("cannot reserve a stream's space again: {error}");
-            }
-        }
-    }
-
-    /// The end of what is taken of the backing file, which is `end` if nobody is in the tail.
-    fn reach(&self, end: u64) -> u64 {
-        let reaches = self.streams.iter().filter_map(|stream| stream.reach());
-        reaches.fold(end, u64::max)
-    }
-
-    /// Whether `stream`, which is complete, had better wait until those ahead of it are committed
-    /// from `end` on, where copying it would take as long as `copy`.
-    fn is_worth_waiting(&self, stream: &Arc<Stream>, end: u64, copy: Duration) -> bool {
-        let Some(base) = stream.place().filter(|&base| base > end) else {
-            return false;
-        };
-        let mut at = end;
-        let mut places: Vec<_> = self
-            .streams
-            .iter()
-            .filter_map(|ahead| Some((ahead.place()?, ahead)))
-            .filter(|&(place, _)| place < base)
-            .collect();
-        places.sort_by_key(|&(place, _)| place);
-        for (place, ahead) in places {
-            let soon = ahead.time_left().is_some_and(|left| left <= copy);
-            if place != at || !soon {
-                return false;
-            }
-            at += ahead.body_len();
-        }
-        at == base
-    }
-}
 
 /// One of those who wait.
 struct Waiting;

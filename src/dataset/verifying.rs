@@ -11,10 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Dataset;
-use super::journal::Attributes;
 use super::recovery::{Copied, Files, Step};
-use super::stop::Stop;
 use crate::error::{Errno, Error, Result};
+use crate::journal::Attributes;
+use crate::stop::Stop;
 
 /// After how long there is something to tell the log, first and then.
 const FIRST_WORD: Duration = Duration::from_secs(2);
@@ -265,7 +265,7 @@ impl Dataset {
             let array = copy.array()?;
             self.follow_identity(&mut follow);
             follow.begin_copy(verifying.clone());
-            *self.catalog_mut() = super::catalog::Catalog::default();
+            *self.catalog_mut() = crate::journal::catalog::Catalog::default();
             *crate::write(&self.damage) = None;
             *crate::write(&self.array) = Some(array);
         } else {

@@ -12,8 +12,10 @@ use super::lookup::{enter, file_attr};
 use super::node::{Control, Kind, Node, ROOT};
 use super::open::{attributes_of, own_name};
 use super::{Attr, Caller, Fs, SetAttr};
-use crate::dataset::disk::{Blob, DiskFile};
-use crate::dataset::{self, Change, Dataset, Found, Incoming, clock};
+use crate::dataset;
+use crate::dataset::{Dataset, Found, Incoming};
+use crate::disk::{Blob, DiskFile};
+use crate::disk::{Change, clock};
 use crate::error::{Context, Errno, Result};
 use crate::store::{self, Maker, Place, Seen};
 

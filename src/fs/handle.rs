@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::control::Text;
-use crate::dataset::{ChunkWriter, View};
+use crate::array::View;
+use crate::dataset::ChunkWriter;
 use crate::error::Result;
 
 /// Something open.

@@ -13,7 +13,8 @@ use super::handle::{Handle, Listing, Names};
 use super::lookup::enter;
 use super::node::{Control, Kind, ROOT};
 use super::{Fs, Opened};
-use crate::dataset::{self, DATA};
+use crate::dataset;
+use crate::disk::paths::DATA;
 use crate::error::Result;
 
 /// An entry of a directory.

@@ -9,7 +9,12 @@ use super::control;
 use super::handle::Handle;
 use super::node::{Control, Kept, Kind, Node, ROOT, shown_number};
 use super::{Attr, Fs, NEVER, READ_SIZE, TTL, WRITE_SIZE};
-use crate::dataset::{self, CONTROL, DATA, Face, Found, Version, View, clock};
+use crate::array::View;
+use crate::array::view::Version;
+use crate::dataset;
+use crate::dataset::Found;
+use crate::disk::paths::{CONTROL, DATA};
+use crate::disk::{Face, clock};
 use crate::error::{Context, Errno, Result};
 use crate::store::{self, Place, Seen};
 

@@ -49,7 +49,8 @@ pub use node::ROOT;
 pub(crate) use openings::near;
 pub use openings::{Need, Route};
 
-use crate::dataset::{Dataset, View};
+use crate::array::View;
+use crate::dataset::Dataset;
 use crate::error::{Context, Errno, Result};
 use crate::store::{Now, Place, Seen, Store};
 use handle::Handles;

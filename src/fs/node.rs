@@ -18,7 +18,11 @@ use std::sync::{Arc, Mutex, Weak};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use crate::dataset::{self, DATA, Dataset, Version, View};
+use crate::array::View;
+use crate::array::view::Version;
+use crate::dataset;
+use crate::dataset::Dataset;
+use crate::disk::paths::DATA;
 use crate::error::Result;
 use crate::store::Seen;
 

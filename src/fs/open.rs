@@ -11,7 +11,11 @@ use super::handle::{Chunk, Handle, OpenFile};
 use super::lookup::{enter, file_attr, in_flight_attr, is_array};
 use super::node::{Control, Kind, Node, ROOT};
 use super::{Attr, Caller, Fs, Mode, Opened, TTL, read_file};
-use crate::dataset::{self, ChunkWriter, Face, Found, Start, View, Waiter};
+use crate::array::View;
+use crate::chunk::status::Start;
+use crate::dataset;
+use crate::dataset::{ChunkWriter, Found, Waiter};
+use crate::disk::Face;
 use crate::error::{Context, Errno, Result};
 use crate::store::{self, Maker, Seen};
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use fuser::{BackingId, FileHandle, FopenFlags, ReplyOpen};
 
-use crate::dataset::View;
+use crate::array::View;
 use crate::fs::{Mode, Opened};
 
 /// The backing ids that the kernel has, and which open holds which.

@@ -10,7 +10,6 @@ pub mod header;
 pub mod literal;
 pub mod published;
 pub mod recount;
-pub mod reverse;
 pub mod swap;
 
 #[cfg(test)]
@@ -22,3 +21,14 @@ pub use header::{Header, MAX_HEADER, Prefix};
 pub use published::{Published, Steps};
 pub use recount::recounted;
 pub use swap::Swap;
+
+/// A shape as Python prints it.
+pub(crate) fn shape_text(shape: &[u64]) -> String {
+    match shape {
+        [one] => format!("({one},)"),
+        many => {
+            let many: Vec<String> = many.iter().map(u64::to_string).collect();
+            format!("({})", many.join(", "))
+        }
+    }
+}

@@ -14,8 +14,11 @@ use nix::fcntl::copy_file_range;
 use nix::sys::stat::FileStat;
 
 use super::{Maker, Place, Store, is_dir, is_file, mtime, mtime_system};
-use crate::dataset::disk::{Directory, Folder, Open, read_exact_at};
-use crate::dataset::{self, CONTROL, Change, Copied};
+use crate::dataset;
+use crate::dataset::Copied;
+use crate::disk::Change;
+use crate::disk::paths::CONTROL;
+use crate::disk::{Directory, Folder, Open, read_exact_at};
 use crate::error::{Context, Error, Result};
 
 /// Says in the root of a copy which store it is one of.

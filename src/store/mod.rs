@@ -26,9 +26,12 @@ use std::time::SystemTime;
 
 use nix::sys::stat::{FileStat, SFlag};
 
-use crate::dataset::disk::{Directory, Folder};
-use crate::dataset::{Budget, DATA, Stop, clock};
+use crate::disk::clock;
+use crate::disk::paths::DATA;
+use crate::disk::staged::Budget;
+use crate::disk::{Directory, Folder};
 use crate::error::{Context, Error, Result};
+use crate::stop::Stop;
 pub use backup::{Witness, back_up};
 use registry::Registry;
 pub use seen::{Now, Seen};

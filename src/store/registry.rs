@@ -24,7 +24,7 @@ use nix::sys::stat::fstat;
 use super::Store;
 use super::sparing::Sparing;
 use crate::dataset::Dataset;
-use crate::dataset::disk::Directory;
+use crate::disk::Directory;
 use crate::error::{Context, Error, Result};
 
 /// Device and inode of a dataset's directory.

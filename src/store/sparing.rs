@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use super::registry::Registry;
-use crate::dataset::disk::{Blob, Folder, Holder, Listed, Lock, Open};
+use crate::disk::{Blob, Folder, Holder, Listed, Lock, Open};
 
 #[derive(Debug)]
 pub(super) struct Sparing {

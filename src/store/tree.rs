@@ -24,9 +24,10 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, geteuid, unlinkat};
 
 use super::{Maker, Seen, Store, is_dir, is_file, sparing};
-use crate::dataset::disk::Directory;
-use crate::dataset::{CONTROL, Change, DATA, LOG};
-use crate::door::open_beneath;
+use crate::disk::Change;
+use crate::disk::Directory;
+use crate::disk::door::open_beneath;
+use crate::disk::paths::{CONTROL, DATA, LOG};
 use crate::error::{Context, Error, Result};
 
 /// For looking only: neither reads nor writes, waits for nothing, needs no permission of the thing.

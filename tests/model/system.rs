@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-use npyfs::dataset::disk::DiskFile;
 use npyfs::dataset::{
     Attributes, Budget, Change, ChunkWriter, Committed, Descriptors, Face, Found, Start, View,
 };
+use npyfs::disk::DiskFile;
 use npyfs::{Dataset, DatasetOptions};
 
 use crate::common;

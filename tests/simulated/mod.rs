@@ -17,7 +17,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::chunks::Dice;
-use npyfs::dataset::disk::{Blob, Folder, Listed, Lock, MountId, Open, Place, Whereabouts};
+use npyfs::disk::{Blob, Folder, Listed, Lock, MountId, Open, Place, Whereabouts};
 
 const SECTOR: usize = 512;
 

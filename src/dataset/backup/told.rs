@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::super::disk::Blob;
-use super::super::journal::{FIRST, Reader, Record, RunRecord, Start};
+use crate::disk::Blob;
 use crate::error::{Context, Result};
+use crate::journal::{FIRST, Reader, Record, RunRecord, Start};
 
 /// A journal, read up to `end`.
 #[derive(Debug, Default)]

@@ -4,13 +4,16 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use super::super::commit::{Candidate, Rows};
-use super::super::disk::{Open, set_attributes};
-use super::super::journal::Attributes;
-use super::super::judge::{check_len, no_header, read_header};
 use super::super::rescued::loadable;
-use super::super::{Dataset, clock};
-use super::{Body, Face, HandleId, Incoming, Phase, State, failed_inside};
+use crate::chunk::status::HandleId;
+use crate::chunk::validate::{check_len, no_header, read_header};
+use crate::dataset::Dataset;
+use crate::dataset::incoming::{Body, Incoming, Phase, State, failed_inside};
+use crate::disk::Face;
+use crate::disk::clock;
+use crate::disk::{Open, set_attributes};
 use crate::error::{Context, Errno, Error, Result};
+use crate::journal::Attributes;
 use crate::npy::Header;
 
 /// What a close has to know of the descriptors that are left. It is asked only where the answer

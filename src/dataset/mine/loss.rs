@@ -8,15 +8,16 @@ use std::fmt::Write as _;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
-use super::super::catalog::Catalog;
 use super::super::commit::Writer;
-use super::super::disk::{Blob, copy};
 use super::super::follow::Follow;
-use super::super::journal::{AppendError, Record};
 use super::super::status::{CSV_HEAD, csv_line};
-use super::super::{Array, Dataset};
 use super::{Loss, Told};
+use crate::array::Array;
+use crate::dataset::Dataset;
+use crate::disk::{Blob, copy};
 use crate::error::{Error, Result};
+use crate::journal::catalog::Catalog;
+use crate::journal::{AppendError, Record};
 use crate::npy::Header;
 
 /// How much of a list is written at once, in bytes.

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::Path;
 
-use super::super::disk::Folder;
-use super::super::{CONTROL, DATA, JOURNAL, LOCK};
+use crate::disk::Folder;
+use crate::disk::paths::{CONTROL, DATA, JOURNAL, LOCK};
 use crate::error::{Error, Result};
 
 /// Device and inode of what a name stands for.

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::super::disk::Blob;
-use super::super::judge::read_header;
 use super::place::Since;
 use super::story::{Reading, Story, read_story};
 use super::{Look, Note, Plan, Survey, dropped_note};
+use crate::chunk::validate::read_header;
+use crate::disk::Blob;
 use crate::error::{Context, Result};
 
 /// Whether a power cut has taken the whole array: its name, or its header before the journal had

@@ -6,15 +6,15 @@
 
 use std::sync::Arc;
 
-use super::super::Array;
-use super::super::disk::{Blob, Whereabouts, modified};
-use super::super::journal::Attributes;
-use super::super::stop::Stop;
-use super::super::view::Layout;
 use super::file_mtime;
 use super::rows::{Rows, Step, Verdict};
 use super::story::Story;
+use crate::array::Array;
+use crate::array::view::Layout;
+use crate::disk::{Blob, Whereabouts, modified};
 use crate::error::{Context, Result};
+use crate::journal::Attributes;
+use crate::stop::Stop;
 
 /// What the files of a copy were when they were looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

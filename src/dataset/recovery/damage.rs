@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::fmt;
 use std::ops::Range;
 
-use super::super::catalog::{Catalog, Receipt};
 use super::story::Story;
+use crate::journal::catalog::{Catalog, Receipt};
 
 /// Commits whose rows are not what was committed, though later ones are whole. Nothing is changed of
 /// such a dataset, and nothing is written to it, until its owner accepts them as they are.

@@ -5,16 +5,16 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::super::checksum;
-use super::super::disk::{Blob, Folder, Open};
-use super::super::findings::Findings;
-use super::super::journal::{ChunkRecord, Reader, Record, RunRecord};
-use super::super::stop::Stop;
-use super::super::view::Layout;
-use super::super::{DATA, JOURNAL};
 use super::story::{Reading, Story, read_story};
 use super::{Note, Plan, Survey, open_if_there, read_layout};
+use crate::array::view::Layout;
+use crate::disk::checksum;
+use crate::disk::paths::{DATA, JOURNAL};
+use crate::disk::{Blob, Folder, Open};
 use crate::error::{Context, Result};
+use crate::journal::findings::Findings;
+use crate::journal::{ChunkRecord, Reader, Record, RunRecord};
+use crate::stop::Stop;
 
 /// What stands between the disk and a dataset in order.
 #[derive(Debug, Default)]

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::super::adopt::interrupted_insertion;
-use super::super::disk::Blob;
-use super::super::judge::read_header;
-use super::super::shape_text;
-use super::super::view::{Form, Layout};
 use super::story::Story;
 use super::{Note, Plan};
+use crate::array::adopt::interrupted_insertion;
+use crate::array::view::{Form, Layout};
+use crate::chunk::validate::read_header;
+use crate::disk::Blob;
 use crate::error::{Context, Result};
+use crate::npy::shape_text;
 use crate::npy::{Header, Prefix, Published};
 
 /// How many whole rows the file has room for.

@@ -8,13 +8,15 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::super::disk::{Folder, Listed};
 use super::super::lookup::Entry;
 use super::super::rejected::Rejected;
 use super::super::rescued::Rescued;
 use super::super::rewrite::Stored;
-use super::super::staged::{self, Holds, INCOMING};
 use super::{Note, Survey};
+use crate::disk::paths::INCOMING;
+use crate::disk::staged;
+use crate::disk::staged::Holds;
+use crate::disk::{Folder, Listed};
 use crate::error::{Context, Result};
 
 /// Where recovery keeps what it takes out of the way.

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use super::super::disk::{Blob, MountId, Place};
-use super::super::journal::Opened;
+use crate::disk::{Blob, MountId, Place};
 use crate::error::{Context, Result};
+use crate::journal::Opened;
 
 /// What has happened since the last daemon took the dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +59,9 @@ fn is_same(then: Place, now: Place, same_life: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::disk::DiskFile;
-    use super::super::super::journal::Whence;
     use super::*;
+    use crate::disk::DiskFile;
+    use crate::journal::Whence;
     use std::fs::{self, File};
     use std::path::Path;
 

@@ -7,19 +7,20 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::super::adopt;
-use super::super::commit::NEWBORN;
-use super::super::disk::{Folder, Open, copy_data, read_exact_at};
-use super::super::journal;
-use super::super::remove::REMOVED;
 use super::super::rescued::Rescued;
-use super::super::stop::Stop;
-use super::super::view::{Form, Layout};
-use super::super::{Array, DATA, JOURNAL};
 use super::left::{Keepers, clear_incoming};
 use super::{Note, Survey, open_if_there};
+use crate::array::Array;
+use crate::array::adopt;
+use crate::array::view::{Form, Layout};
+use crate::disk::paths::NEWBORN;
+use crate::disk::paths::REMOVED;
+use crate::disk::paths::{DATA, JOURNAL};
+use crate::disk::{Folder, Open, copy_data, read_exact_at};
 use crate::error::{Context, Error, Result};
+use crate::journal;
 use crate::npy::Header;
+use crate::stop::Stop;
 
 /// What [`repair`] has left for the journal's writer to record.
 #[derive(Debug, Default)]

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::super::checksum;
-use super::super::stop::Stop;
-use super::super::view::Layout;
 use super::story::Unsure;
+use crate::array::view::Layout;
+use crate::disk::checksum;
 use crate::error::{Context, Result};
+use crate::stop::Stop;
 
 /// Reads rows and compares them with their checksums.
 pub(super) struct Rows<'a> {

@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::super::catalog::{Catalog, KeptName};
-use super::super::disk::Blob;
-use super::super::journal::{Opened, Reader, Record, RunRecord, Start};
-use super::super::stop::Stop;
 use super::place::Since;
+use crate::disk::Blob;
 use crate::error::{Context, Result};
+use crate::journal::catalog::{Catalog, KeptName};
+use crate::journal::{Opened, Reader, Record, RunRecord, Start};
+use crate::stop::Stop;
 
 /// The journal's story, read to its first bad record.
 #[derive(Debug, Default)]

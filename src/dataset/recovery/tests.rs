@@ -6,10 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::disk::{Directory, DiskFile, MountId, Place};
-use super::super::journal::{Reader, Record, RunRecord};
-use super::super::{Attributes, Change, Dataset, Options, clock};
 use super::*;
+use crate::dataset::{Dataset, Options};
+use crate::disk::{Change, clock};
+use crate::disk::{Directory, DiskFile, MountId, Place};
+use crate::journal::Attributes;
+use crate::journal::{Reader, Record, RunRecord};
 use crate::npy::{Header, Published};
 
 const BOOT: [u8; 16] = [1; 16];

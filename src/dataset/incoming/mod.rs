@@ -1,0 +1,622 @@
+//! A chunk in flight: from its creation to its commit, refusal or end.
+//!
+//! The header is judged as soon as its bytes are there, so that a producer hears of a mismatch
+//! from the very `write` that shows it. A body that comes front to back takes the fast path: in
+//! memory if it is small, else straight into the array's tail, behind the others that are there, if
+//! they are not too many. Everything else is a staged file, and is judged only at close.
+//!
+//! Two things are kept apart. What is *shared* (`status`) says whose the name is and what `stat`
+//! shows: a takeover, an unlink and a commit race for it, and one wins. The *state* is what was
+//! received; its lock is held for as long as a write stores its bytes, so nothing that must answer
+//! at once (`stat`, a takeover) asks for it.
+//!
+//! A chunk is *plain* as long as its bytes came front to back, each once, with no truncation or
+//! preallocation ahead of them. A plain chunk that is complete is what its producer means it to be;
+//! any other that looks complete may have bytes that are still to come (`ending`).
+//!
+//! Lock order: state, then the dataset's writer, then a stream's state, then its array's end of
+//! file. What is shared is a leaf.
+
+mod ending;
+
+use crate::disk::{Change, Face};
+use std::ffi::{OsStr, OsString};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::array::stream::{Owner, Stream};
+use crate::chunk::status::{Abort, HandleId, Lost, Reopened, Shared, Start};
+use crate::chunk::validate::too_long;
+use crate::chunk::written::Coverage;
+use crate::convert::Conversion;
+use crate::convert::bands::Bands;
+use crate::dataset::Dataset;
+use crate::dataset::mine::epoch::ChunkId;
+use crate::disk::set_attributes;
+use crate::disk::staged::{Holds, Permit, Staged};
+use crate::error::{Context, Error, Result};
+use crate::npy::{Header, HeaderError, Prefix};
+pub use ending::{Descriptors, NoOthers};
+
+/// A body up to this size, in bytes, may collect in memory.
+pub(crate) const SMALL_BODY: u64 = 1 << 20;
+
+/// A header that is longer than this, in bytes, and does not come whole is not waited for in memory.
+const SMALL_HEAD: usize = 16 << 10;
+
+/// A chunk in flight.
+#[derive(Debug)]
+pub struct Incoming {
+    dataset: Arc<Dataset>,
+    name: OsString,
+    shared: Shared,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    body: Body,
+    /// Length of the chunk so far, in bytes.
+    len: u64,
+    /// On the fast path: the header's bytes as they came.
+    head: Vec<u8>,
+    /// Once it is complete, for as long as the bytes come front to back.
+    header: Option<Header>,
+    /// Of the streamed body, where its bytes are the rows.
+    crc: u32,
+    /// Of a staged body: what was written of it.
+    written: Coverage,
+    /// The bytes came front to back, each once.
+    plain: bool,
+    /// Some bytes were written more than once, or cut off: what looks complete may be changed yet.
+    rewritten: bool,
+    /// A close of it as it is now was answered with 0, though it was complete and not committed.
+    acknowledged: bool,
+    /// A process that had it open has ended without a close while bytes of it were missing.
+    abandoned: bool,
+    /// Its bytes as they are now were synced: so will its rows be, once it is committed.
+    synced: bool,
+    /// An fsync of it was answered with 0, before its last bytes: no limit removes what came by then.
+    confirmed: bool,
+}
+
+/// A panic while the state was locked.
+fn failed_inside() -> Error {
+    err!(EIO, "a failure inside npyfs ended this chunk")
+}
+
+impl State {
+    /// The chunk is about to change.
+    fn touch(&mut self) {
+        self.acknowledged = false;
+        self.synced = false;
+    }
+}
+
+#[derive(Debug)]
+enum Phase {
+    Open,
+    /// Under this id; its name may have changed since.
+    Committed(ChunkId),
+    /// The answer to everything from now on.
+    Refused(Error),
+}
+
+#[derive(Debug)]
+enum Body {
+    /// The header is not complete yet.
+    Head,
+    Memory {
+        bytes: Vec<u8>,
+        _permit: Permit,
+    },
+    Stream(Arc<Stream>),
+    /// Any order of writing.
+    File(Staged),
+}
+
+impl Incoming {
+    pub(crate) fn new(dataset: Arc<Dataset>, name: OsString, face: Face) -> Arc<Incoming> {
+        Arc::new(Incoming {
+            dataset,
+            name,
+            shared: Shared::new(face),
+            state: Mutex::new(State {
+                phase: Phase::Open,
+                body: Body::Head,
+                len: 0,
+                head: Vec::new(),
+                header: None,
+                crc: 0,
+                written: Coverage::default(),
+                plain: true,
+                rewritten: false,
+                acknowledged: false,
+                abandoned: false,
+                synced: false,
+                confirmed: false,
+            }),
+        })
+    }
+
+    /// Its name in the dataset.
+    pub fn name(&self) -> &OsStr {
+        &self.name
+    }
+
+    /// What `stat` shows.
+    pub fn face(&self) -> Face {
+        self.shared.face()
+    }
+
+    /// Changes what its receipt will say, or says, of mode, owner and time.
+    ///
+    /// # Errors
+    /// Those of the journal, where the chunk is committed already.
+    pub fn set_attributes(&self, change: &Change) -> Result<()> {
+        self.shared.change_face(|face| {
+            face.mode = change.mode.unwrap_or(face.mode);
+            face.uid = change.uid.unwrap_or(face.uid);
+            face.gid = change.gid.unwrap_or(face.gid);
+            face.mtime = change.mtime.or(face.mtime);
+        });
+        let state = self.state()?;
+        match (&state.phase, &state.body) {
+            (&Phase::Committed(id), _) => {
+                let name = self.dataset.name_of(id)?;
+                self.dataset.set_attributes(&name, change)
+            }
+            (Phase::Open, Body::File(file)) => set_attributes(file.blob(), &self.face())
+                .context(|| "cannot set the attributes of the staged chunk".into()),
+            (Phase::Open, Body::Stream(stream)) => stream
+                .set_face(self.face())
+                .context(|| "cannot set the attributes of the staged chunk".into()),
+            (Phase::Open | Phase::Refused(_), _) => Ok(()),
+        }
+    }
+
+    fn state(&self) -> Result<MutexGuard<'_, State>> {
+        self.state.lock().map_err(|_| failed_inside())
+    }
+
+    fn withdrawn(&self) -> Error {
+        err!(
+            ECANCELED,
+            "the name was unlinked, renamed, or taken over by another writer"
+        )
+    }
+
+    /// The first handle opens it.
+    pub(crate) fn opened(&self) {
+        self.shared.opened();
+    }
+
+    /// One more handle, `id`, opens it. `writes`: it can write.
+    pub(crate) fn reopen(&self, id: HandleId, start: Start, writes: bool) -> Reopened {
+        self.shared.reopen(id, start, writes)
+    }
+
+    /// Takes the name away for a file that is renamed onto it, if that may have it.
+    pub(crate) fn give_way(&self) -> bool {
+        self.shared.give_way()
+    }
+
+    /// Whether a file that is renamed onto the name may have it: no byte was written, or the handle
+    /// that wrote has closed it incomplete.
+    pub fn may_be_replaced(&self) -> bool {
+        self.shared.may_be_replaced()
+    }
+
+    /// Takes the name away from every handle.
+    pub(crate) fn abort(&self) -> Abort {
+        self.shared.take_away()
+    }
+
+    /// Takes the name of a chunk of no bytes away, and answers the attributes of the file that it
+    /// becomes. Only where no handle is left, if it is to be `unheld`.
+    pub(crate) fn lose_name_if_empty(&self, unheld: bool) -> Option<Face> {
+        self.shared.lose_name_if_empty(unheld)
+    }
+
+    /// Whether `id`, which may have `written` before, may write now.
+    fn claim(&self, id: HandleId, written: bool) -> Result<()> {
+        self.shared.go_on(id).map_err(|lost| match lost {
+            Lost::Busy if !written => {
+                err!(EBUSY, "another handle of this chunk has begun to write it")
+            }
+            Lost::Busy | Lost::TakenAway => self.withdrawn(),
+        })
+    }
+
+    /// Handle `id`, which may have `written` before, writes at `offset`. `ack` is called as soon as
+    /// nothing that the bytes say can refuse them, which may be before they are stored; a failure to
+    /// store them is the answer to the next call.
+    ///
+    /// # Errors
+    /// `EINVAL` for what the header shows to be wrong, `EBUSY` where another handle writes,
+    /// `ECANCELED` when the name is lost, `EEXIST` for other bytes in a chunk that is committed
+    /// already, and what the store answers.
+    pub(crate) fn write(
+        &self,
+        id: HandleId,
+        written: bool,
+        data: &[u8],
+        offset: u64,
+        ack: impl FnOnce(),
+    ) -> Result<()> {
+        let mut state = self.state()?;
+        match &state.phase {
+            Phase::Refused(error) => return Err(error.clone()),
+            &Phase::Committed(id) => {
+                drop(state);
+                let name = self.dataset.name_of(id)?;
+                self.dataset.compare_committed(&name, data, offset)?;
+                ack();
+                return Ok(());
+            }
+            Phase::Open => {}
+        }
+        self.claim(id, written)?;
+        state.touch();
+        let end = offset.saturating_add(data.len() as u64);
+        let taken = self.take_in(&mut state, data, offset, || {
+            // Whoever asks for the size once the write has returned must see it in there.
+            self.shared.change_face(|face| face.len = face.len.max(end));
+            ack();
+        });
+        self.shared.change_face(|face| face.len = state.len);
+        taken.map_err(|error| self.refuse(&mut state, error))
+    }
+
+    fn take_in(
+        &self,
+        state: &mut State,
+        data: &[u8],
+        offset: u64,
+        ack: impl FnOnce(),
+    ) -> Result<()> {
+        if data.is_empty() {
+            ack();
+            return Ok(());
+        }
+        let end = offset
+            .checked_add(data.len() as u64)
+            .filter(|&end| i64::try_from(end).is_ok())
+            .ok_or_else(|| err!(EFBIG, "a file cannot be that long"))?;
+        if offset != state.len || self.overshoots(state, end)? {
+            if offset != state.len {
+                state.plain = false;
+            }
+            self.stage(state)?;
+            // In any order of writing the header may change: it is judged at close.
+            state.header = None;
+        } else if matches!(state.body, Body::Head) {
+            self.take_head(state, data)?;
+            ack();
+            return Ok(());
+        }
+        match &mut state.body {
+            Body::Head => return Err(err!(EIO, "the chunk's header was lost")),
+            Body::Memory { bytes, .. } => {
+                bytes.extend_from_slice(data);
+                ack();
+            }
+            Body::Stream(stream) => {
+                ack();
+                if !stream.is_converted() {
+                    state.crc = crc32c::crc32c_append(state.crc, data);
+                }
+                stream.write(data, offset - state.head.len() as u64)?;
+            }
+            Body::File(file) => {
+                ack();
+                file.blob()
+                    .write_at(data, offset)
+                    .context(|| "cannot write to .npyfs/incoming".into())?;
+                state.rewritten |= state.written.overlaps(offset, end);
+                state.written.add(offset, end);
+            }
+        }
+        state.len = state.len.max(end);
+        Ok(())
+    }
+
+    /// Whether bytes up to `end` are more than the header says. A count of 0 may be provisional: a
+    /// writer that patches it at its end is welcome, and is judged then.
+    fn overshoots(&self, state: &State, end: u64) -> Result<bool> {
+        match &state.header {
+            Some(header) if end > header.file_bytes() => {
+                if header.rows() == 0 {
+                    Ok(true)
+                } else {
+                    Err(too_long(header, end))
+                }
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// The fast path up to the end of the header, and what `data` holds behind it.
+    fn take_head(&self, state: &mut State, data: &[u8]) -> Result<()> {
+        state.head.extend_from_slice(data);
+        let header = match Header::parse(&state.head) {
+            // The place of a header that will be written last.
+            Err(HeaderError::Blank) => {
+                state.len = state.head.len() as u64;
+                return self.stage(state);
+            }
+            Err(error) => return Err(error.into()),
+            Ok(Prefix::Incomplete { .. }) => {
+                state.len = state.head.len() as u64;
+                if state.head.len() > SMALL_HEAD {
+                    return self.stage(state);
+                }
+                return Ok(());
+            }
+            Ok(Prefix::Complete(header)) => header,
+        };
+        self.dataset.admit(&header)?;
+        let end = state.head.len() as u64;
+        let len = header.len();
+        state.header = Some(header);
+        let overshoots = self.overshoots(state, end)?;
+        let body = state.head.split_off(len as usize);
+        state.len = len;
+        if overshoots {
+            self.stage(state)?;
+            state.header = None;
+        } else {
+            self.choose_place(state)?;
+        }
+        let at = state.len;
+        self.take_in(state, &body, at, || ())
+    }
+
+    fn owner(&self, head: &[u8]) -> Owner {
+        Owner {
+            name: self.name.clone(),
+            head: head.to_vec(),
+            face: Mutex::new(self.face()),
+        }
+    }
+
+    fn choose_place(&self, state: &mut State) -> Result<()> {
+        let Some(header) = &state.header else {
+            return Err(err!(EIO, "the chunk's header was lost"));
+        };
+        let len = header.body_bytes();
+        if len <= SMALL_BODY
+            && let Some(permit) = self.dataset.options.memory.take(len as usize)
+        {
+            state.body = Body::Memory {
+                bytes: Vec::with_capacity(len as usize),
+                _permit: permit,
+            };
+            return Ok(());
+        }
+        let conversion = match self.dataset.array() {
+            Some(array) => Conversion::needed(header, array.layout.dtype()),
+            None => Conversion::needed(header, header.dtype()),
+        };
+        let converted = conversion.is_some();
+        let bands = match conversion {
+            Some(conversion) => conversion.in_place(self.dataset.options.memory.share()),
+            None => Some(Bands::default()),
+        };
+        if let Some(bands) = bands
+            && let Some(stream) =
+                self.dataset
+                    .claim_tail(header, self.owner(&state.head), bands, converted)?
+        {
+            state.body = Body::Stream(stream);
+            return Ok(());
+        }
+        let reserve = header.file_bytes();
+        self.stage(state)?;
+        match &state.body {
+            Body::File(file) => file
+                .blob()
+                .reserve(0, reserve)
+                .context(|| format!("no space in .npyfs/incoming for a chunk of {reserve} bytes")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves what was received to a file, where any order of writing goes.
+    fn stage(&self, state: &mut State) -> Result<()> {
+        let file = match &state.body {
+            Body::File(_) => return Ok(()),
+            Body::Stream(stream) => self.dataset.leave_tail(stream)?,
+            Body::Head | Body::Memory { .. } => {
+                let file = self
+                    .dataset
+                    .stage(Holds::Chunk(&self.name), Some(&self.face()))?;
+                let store = |bytes: &[u8], at: u64| {
+                    file.blob()
+                        .write_at(bytes, at)
+                        .context(|| "cannot write to .npyfs/incoming".into())
+                };
+                store(&state.head, 0)?;
+                if let Body::Memory { bytes, .. } = &state.body {
+                    store(bytes, state.head.len() as u64)?;
+                }
+                file
+            }
+        };
+        state.body = Body::File(file);
+        state.written = Coverage::up_to(state.len);
+        state.head = Vec::new();
+        Ok(())
+    }
+
+    pub(crate) fn is_of_reused_names(&self) -> bool {
+        self.dataset.reuses_names()
+    }
+
+    /// The dataset and the name of the chunk, once it is committed.
+    pub(crate) fn committed(&self) -> Result<Option<(Arc<Dataset>, OsString)>> {
+        match self.state()?.phase {
+            Phase::Committed(id) => Ok(Some((self.dataset.clone(), self.dataset.name_of(id)?))),
+            Phase::Open | Phase::Refused(_) => Ok(None),
+        }
+    }
+
+    /// Reads back what was written, from `offset`.
+    ///
+    /// # Errors
+    /// The chunk's refusal, or what the store answers.
+    pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let state = self.state()?;
+        match &state.phase {
+            Phase::Refused(error) => return Err(error.clone()),
+            &Phase::Committed(id) => {
+                drop(state);
+                let name = self.dataset.name_of(id)?;
+                return self.dataset.read_committed(&name, buffer, offset);
+            }
+            Phase::Open => {}
+        }
+        let len = state.len.saturating_sub(offset).min(buffer.len() as u64) as usize;
+        let buffer = &mut buffer[..len];
+        if let Body::File(file) = &state.body {
+            return file
+                .blob()
+                .read_at(buffer, offset)
+                .context(|| "cannot read the chunk back".into());
+        }
+        let head = &state.head[(offset as usize).min(state.head.len())..];
+        let from_head = head.len().min(len);
+        buffer[..from_head].copy_from_slice(&head[..from_head]);
+        let rest = &mut buffer[from_head..];
+        if !rest.is_empty() {
+            let at = offset + from_head as u64 - state.head.len() as u64;
+            match &state.body {
+                Body::Memory { bytes, .. } => {
+                    rest.copy_from_slice(&bytes[at as usize..at as usize + rest.len()]);
+                }
+                Body::Stream(stream) => stream.read(rest, at)?,
+                Body::Head | Body::File(_) => {}
+            }
+        }
+        Ok(len)
+    }
+
+    /// Cuts or extends the chunk in flight to `len` bytes. `false`: it had that length.
+    ///
+    /// # Errors
+    /// As [`Incoming::write`]; `EPERM` once it is committed, except to the length that it has.
+    pub(crate) fn set_len(&self, id: HandleId, written: bool, len: u64) -> Result<bool> {
+        let mut state = self.state()?;
+        match &state.phase {
+            Phase::Refused(error) => return Err(error.clone()),
+            &Phase::Committed(id) => {
+                drop(state);
+                let name = self.dataset.name_of(id)?;
+                self.dataset.truncate_committed(&name, len)?;
+                return Ok(false);
+            }
+            Phase::Open if self.shared.is_taken_away() => return Err(self.withdrawn()),
+            Phase::Open if len == state.len => return Ok(false),
+            Phase::Open => {}
+        }
+        self.claim(id, written)?;
+        state.touch();
+        state.plain = false;
+        state.rewritten |= len < state.len;
+        let resized = self.resize(&mut state, len);
+        self.shared.change_face(|face| face.len = state.len);
+        resized
+            .map(|()| true)
+            .map_err(|error| self.refuse(&mut state, error))
+    }
+
+    fn resize(&self, state: &mut State, len: u64) -> Result<()> {
+        if len == 0 {
+            // Its producer begins again, and may once more: it is plain no more, but what it writes now
+            // is written for the first time.
+            self.drop_body(state);
+            state.len = 0;
+            state.written = Coverage::default();
+            (state.rewritten, state.abandoned) = (false, false);
+            return Ok(());
+        }
+        self.stage(state)?;
+        state.header = None;
+        if let Body::File(file) = &state.body {
+            file.blob()
+                .set_len(len)
+                .context(|| "cannot resize the staged chunk".into())?;
+        }
+        state.written.cut(len);
+        state.len = len;
+        Ok(())
+    }
+
+    /// Gives up what came of the chunk, unless an fsync has confirmed it: that is kept.
+    fn drop_body(&self, state: &mut State) {
+        if std::mem::take(&mut state.confirmed) && state.len > 0 {
+            let name = self.name.display();
+            let body = std::mem::replace(&mut state.body, Body::Head);
+            state.confirmed = true;
+            match self.keep(body, state) {
+                Ok(Some(kept)) => self.dataset.note(&format!(
+                    "{name} was begun anew, or its name taken over: what an fsync had confirmed is kept as {kept}"
+                )),
+                Ok(None) => {}
+                Err(error) => log::error!(
+                    "{}: cannot keep what an fsync has confirmed of {name}: {error}",
+                    self.dataset.label()
+                ),
+            }
+            state.confirmed = false;
+        }
+        if let Body::Stream(stream) = &state.body {
+            self.dataset.end_stream(stream);
+        }
+        state.body = Body::Head;
+        state.head = Vec::new();
+        state.header = None;
+        state.crc = 0;
+    }
+
+    /// Whether a write at `offset` has much to move first.
+    pub fn write_is_slow(&self, offset: u64) -> bool {
+        match self.state.try_lock() {
+            Ok(state) => matches!(&state.body, Body::Stream(_)) && offset != state.len,
+            Err(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::Options;
+    use crate::npy::Dtype;
+    use crate::npy::literal::Literal;
+
+    #[test]
+    fn a_blank_header_may_come_in_one_write_with_the_body_and_be_filled_in_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let dataset = Dataset::open(dir.path(), Options::default()).unwrap();
+        let (descr, _) = Literal::parse("'<i2'").unwrap();
+        let header = Header::encode(&Dtype::from_literal(&descr).unwrap(), &[3]).unwrap();
+        let face = Face {
+            len: 0,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: None,
+        };
+        let magic_only = [&header[..10], &[b' '; 118]].concat();
+        for (name, blank) in [("a.npy", vec![0; 128]), ("b.npy", magic_only)] {
+            let chunk = dataset.begin(name.as_ref(), face, Start::New).unwrap();
+            let provisional = [&blank[..], &[1, 0, 2, 0, 3, 0]].concat();
+            chunk.write(&provisional, 0, || ()).unwrap();
+            chunk.write(&header, 0, || ()).unwrap();
+            chunk.flush(&NoOthers).unwrap();
+            chunk.release();
+        }
+        assert_eq!(dataset.snapshot().unwrap().unwrap().rows(), 6);
+    }
+}

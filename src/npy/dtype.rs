@@ -197,7 +197,7 @@ impl Dtype {
         if shape.is_empty() {
             return Ok(self);
         }
-        if shape.len() > super::header::MAX_RANK {
+        if shape.len() > super::MAX_RANK {
             return Err(refuse());
         }
         let mut size = self.itemsize();

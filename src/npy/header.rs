@@ -14,9 +14,6 @@ use super::literal::{Literal, clip, is_blank, tuple};
 /// A header longer than this, in bytes with its magic, is refused.
 pub const MAX_HEADER: usize = 1 << 20;
 
-/// The most dimensions: what every numpy can read.
-pub(super) const MAX_RANK: usize = 32;
-
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 
 /// numpy aligns data to this many bytes.
@@ -100,7 +97,7 @@ impl Header {
         let Some((&rows, row_shape)) = shape.split_first() else {
             return Err(HeaderError::NoRows);
         };
-        if shape.len() > MAX_RANK {
+        if shape.len() > super::MAX_RANK {
             return Err(HeaderError::Rank(shape.len()));
         }
         let product = |dims: &[u64]| {
@@ -242,7 +239,7 @@ fn dims(shape: &Literal) -> Result<Vec<u64>, HeaderError> {
         other => Err(HeaderError::DimNotInteger(other.clipped())),
     };
     match shape {
-        Literal::Tuple(dims) if dims.len() > MAX_RANK => Err(HeaderError::Rank(dims.len())),
+        Literal::Tuple(dims) if dims.len() > super::MAX_RANK => Err(HeaderError::Rank(dims.len())),
         Literal::Tuple(dims) => dims.iter().map(dim).collect(),
         Literal::Paren(only) => match only.bare() {
             Literal::Tuple(_) => dims(only),

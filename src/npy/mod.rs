@@ -22,6 +22,9 @@ pub use published::{Published, Steps};
 pub use recount::recounted;
 pub use swap::Swap;
 
+/// The most dimensions: what every numpy can read.
+pub(crate) const MAX_RANK: usize = 32;
+
 /// A shape as Python prints it.
 pub(crate) fn shape_text(shape: &[u64]) -> String {
     match shape {

@@ -8,6 +8,7 @@ mod cli;
 mod commands;
 mod daemon;
 mod exit;
+mod mount_options;
 mod mountinfo;
 mod output;
 

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use crate::cli::MountArgs;
 use crate::exit::{Exit, Failure, OrExit};
+use crate::mount_options::MountArgs;
 use crate::mountinfo;
 
 /// What the program was asked to do.

@@ -14,10 +14,10 @@ use npyfs::fs::Fs;
 use npyfs::fuse::Adapter;
 use npyfs::store::Store;
 
-use crate::cli::{MountArgs, Names, Tuning};
 use crate::daemon::attach::Remains;
 use crate::daemon::{self, Plan, Served, signals};
 use crate::exit::{Exit, Failure, OrExit};
+use crate::mount_options::{MountArgs, Names, Tuning};
 use crate::mountinfo;
 
 /// Seconds of work that a power cut may cost whoever does not call fsync.

@@ -20,8 +20,8 @@ use std::time::Duration;
 use fuser::{Config, Filesystem, Notifier, Session, SessionACL};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::cli::MountFlags;
 use crate::exit::{Exit, Failure, OrExit};
+use crate::mount_options::MountFlags;
 use attach::{Attached, Remains};
 
 /// What to mount where: canonical paths.

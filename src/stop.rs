@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Result;
 
-/// Tells those who read for long that they are to give up. All clones are one.
+/// Tells threads that read for long that they are to give up. All clones are one.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<Flag>);
 
@@ -21,7 +21,7 @@ struct Flag {
 }
 
 impl Stop {
-    /// Has all who read for long give up, now and from now on.
+    /// Makes all that read for long give up, now and from now on.
     pub fn set(&self) {
         self.0.set.store(true, Ordering::Relaxed);
     }

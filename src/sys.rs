@@ -21,7 +21,7 @@ use crate::error::{Context, Result};
 ///
 /// # Errors
 /// `EAGAIN` and `ENOMEM` of fork(2); `EBUSY` where a second thread exists, because the child
-/// would inherit locks that nobody there can release.
+/// would inherit locks that no thread there can release.
 pub fn fork() -> Result<ForkResult> {
     let threads = fs::read_dir("/proc/self/task")
         .context(|| "cannot count this process's threads".into())?
@@ -34,7 +34,7 @@ pub fn fork() -> Result<ForkResult> {
     unsafe { nix::unistd::fork() }.context(|| "cannot fork".into())
 }
 
-/// Has what is allocated for a conversion go back to the system when it is freed: glibc would learn
+/// Returns what is allocated for a conversion to the system when it is freed: glibc would learn
 /// from its size to keep as much for each thread. Other allocators need no telling.
 pub fn return_large_allocations() {
     #[cfg(target_env = "gnu")]
@@ -49,7 +49,7 @@ pub fn return_large_allocations() {
     }
 }
 
-/// Has the kernel begin to write what is dirty of a file, and waits for none of it. A filesystem
+/// Makes the kernel begin to write what is dirty of a file, and waits for none of it. A filesystem
 /// that allocates late allocates then.
 ///
 /// # Errors

@@ -197,7 +197,7 @@ fn a_damaged_record_names_the_rows_and_all_chunks_behind_it() {
         &format!("rows {first} to {end}: the record of their chunk is damaged"),
         &[2, 3],
     );
-    closed.is_damaged("are whole, but its record is behind the damage", &[2, 3]);
+    closed.is_damaged("are whole, but its record is after the damage", &[2, 3]);
 
     // A daemon changes nothing of it either, and does not hand out rows without their names.
     let before = [closed.data(), closed.journal()].map(|path| fs::read(path).unwrap());
@@ -460,14 +460,14 @@ fn what_a_kill_leaves_is_no_damage() {
         put_chunk(&mount.path("run"), *chunk).unwrap();
     }
     mount.crash();
-    // In the middle of the next commit: its record is torn, its rows are behind the last.
+    // In the middle of the next commit: its record is torn, its rows are after the last.
     let journal = mount.store("run/.npyfs/chunks.log");
     let mut bytes = fs::read(&journal).unwrap();
     bytes.extend([60, 0, 0, 0, 1, 2, 3]);
     fs::write(&journal, bytes).unwrap();
     let (code, said) = check(&mount.store(""));
     assert_eq!(code, 0, "{said}");
-    assert!(said.contains("behind its last good record"), "{said}");
+    assert!(said.contains("after its last good record"), "{said}");
     assert!(said.contains("4 chunks"), "{said}");
 }
 

@@ -487,7 +487,7 @@ fn small_bodies_touch_no_file_and_large_ones_stream_into_the_tail() {
     let large = counted(1010, 20_000);
     let mut file = File::create(dataset.join("large.npy")).unwrap();
     file.write_all(&large[..2_000_000]).unwrap();
-    // A stat behind the write waits for nothing, so ask for the size that it is to have.
+    // A stat after the write waits for nothing, so ask for the size that it is to have.
     let now = fs::read(&data).unwrap();
     assert_eq!(
         row_numbers(&fs::read(dataset.join("data.npy")).unwrap()),

@@ -288,7 +288,7 @@ fn orders(n: u64) -> Vec<Vec<u64>> {
     shorter.iter().flat_map(with_last).collect()
 }
 
-/// Nothing is in `incoming`, and nothing behind the last row.
+/// Nothing is in `incoming`, and nothing after the last row.
 fn nothing_is_left(directory: &tempfile::TempDir, dataset: &Dataset) {
     let incoming = directory.path().join(".npyfs/incoming");
     let left = std::fs::read_dir(incoming).map_or(0, Iterator::count);

@@ -20,7 +20,7 @@ use common::{
 use npyfs::{Dataset, DatasetOptions};
 
 const PRODUCERS: u64 = 3;
-/// The one that has always a chunk under way, which streams behind the rows that are counted.
+/// The one that has always a chunk under way, which streams after the rows that are counted.
 const SLOW: u64 = 9;
 /// How many chunks a producer has at the most: copies may take long.
 const MOST: u64 = 600;
@@ -474,7 +474,7 @@ fn rows_that_only_the_header_counts_are_set_aside_after_a_kill() {
         left.count(left.rows() + 5);
         let dataset = open(&left.at(), boot);
         assert_eq!(chunks_in(&left.data()), left.chunks);
-        assert!(left.log().contains("5 rows behind row"), "{}", left.log());
+        assert!(left.log().contains("5 rows after row"), "{}", left.log());
         for chunk in &left.chunks {
             dataset.append(chunk.name(), &chunk.bytes()).unwrap();
         }

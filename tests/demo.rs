@@ -1,4 +1,4 @@
-//! scripts/demo.sh is what people run first: it must end well, and leave nothing behind however it
+//! scripts/demo.sh is what people run first: it must end well, and leave nothing after however it
 //! ends.
 
 mod common;

@@ -533,7 +533,7 @@ fn estale_or_enoent_and_never_a_panic_for_what_is_gone() {
     put(&dataset.join("c.npy"), &counted(0, 10)).unwrap();
     let open_dir = File::open(&dataset).unwrap();
     let open_array = File::open(dataset.join("data.npy")).unwrap();
-    // Behind the daemon's back.
+    // After the daemon's back.
     fs::rename(mount.store("run7"), mount.store("elsewhere")).unwrap();
     let gone = |what: &str, result: io::Result<()>| {
         let errno = result.map_err(|error| error.raw_os_error());

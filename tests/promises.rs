@@ -573,7 +573,7 @@ fn p8_the_stores_file_is_plain_after_unmount() {
     for dataset in ["a", "a/b"] {
         put(&mount.path(dataset).join("1.npy"), &counted(0, 9_000)).unwrap();
         put(&mount.path(dataset).join("2.npy"), &counted(9_000, 3)).unwrap();
-        // What was refused has left nothing behind the rows.
+        // What was refused has left nothing after the rows.
         let large = counted(0, 30_000);
         let path = mount.path(dataset).join("3.npy");
         mount.expect_warning("3.npy: EINVAL");

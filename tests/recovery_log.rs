@@ -162,7 +162,7 @@ fn a_torn_record_is_cut_off_at_a_byte_that_is_told() {
     assert_eq!(found, chunks);
     says(
         &said,
-        &[&format!("behind its last good record, at byte {len}")],
+        &[&format!("after its last good record, at byte {len}")],
     );
 }
 

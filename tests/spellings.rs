@@ -22,7 +22,7 @@ fn raw(major: u8, text: &str, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The text with blanks behind it, so that the data begins at a multiple of `align`.
+/// The text with blanks after it, so that the data begins at a multiple of `align`.
 fn padded(major: u8, align: usize, text: &str) -> String {
     let before = if major == 1 { 10 } else { 12 };
     let len = (before + text.len() + 1).next_multiple_of(align) - before;
@@ -34,7 +34,7 @@ fn body(first: u8) -> Vec<u8> {
     (first..first + 48).collect()
 }
 
-/// Appends `chunk` to a dataset of its own, behind a chunk as numpy writes it, and has numpy tell
+/// Appends `chunk` to a dataset of its own, after a chunk as numpy writes it, and has numpy tell
 /// that both are there. `Err`: the chunk was refused.
 struct Judge {
     mount: Mount,

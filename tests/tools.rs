@@ -379,7 +379,7 @@ fn cat_and_tee() {
         "tee $DS/s2.npy < $C/short.npy >/dev/null",
     );
     desk.refused(1, "File exists", "cat $C/1.npy > $DS/0.npy");
-    // More behind a committed chunk.
+    // More after a committed chunk.
     desk.refused(1, "File exists", "cat $C/1.npy >> $DS/0.npy");
     assert_eq!(rows_of(&desk.mount.path("ds")).len() as u64, 600 + BIG);
 }
@@ -748,7 +748,7 @@ fn a_producer_killed_at_any_moment_leaves_nothing_but_a_line_of_the_log() {
     require!(fuse, python3);
     let desk = Desk::new();
     desk.ok("cp $C/0.npy $DS");
-    // Within the header; behind it; in memory; streaming; staged; and a rewrite.
+    // Within the header; after it; in memory; streaming; staged; and a rewrite.
     for (n, script) in [
         "f.write(data[:60])",
         "f.write(data[:128])",

@@ -66,7 +66,7 @@ pub(crate) fn write_inserted(layout: &Layout, rows: u64) -> Result<()> {
     layout.data.write_at(rest, BLOCK).context(failed)
 }
 
-/// The old header behind an inserted block, and the new one that belongs there, where the block
+/// The old header after an inserted block, and the new one that belongs there, where the block
 /// holds no more than parts of the new one.
 pub(crate) fn interrupted_insertion(
     data: &Arc<dyn Blob>,

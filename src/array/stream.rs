@@ -1,10 +1,10 @@
-//! The tail: the bytes behind the last committed row, where chunks stream.
+//! The tail: the bytes after the last committed row, where chunks stream.
 //!
 //! A chunk that streams lays its rows where they will stay, so that its commit copies nothing, if
 //! those ahead of it are committed before ([`turns`](crate::dataset::turns)). It has no right to the place:
 //! when another chunk commits meanwhile, the newcomer's rows go there, and the streamed ones are
 //! moved to a file in `.npyfs/incoming/` first. Only as many are moved at that moment as the newcomer
-//! overwrites, so that nobody waits for a large chunk of somebody else's; the rest follows piece by
+//! overwrites, so that no producer waits for another's large chunk; the rest follows piece by
 //! piece with the streaming chunk's own writes.
 //!
 //! A chunk that is to be converted streams too, a Fortran-ordered one in [`Bands`]: its commit
@@ -70,7 +70,7 @@ pub(crate) struct Stream {
 struct State {
     /// Where in the backing file the chunk's first row lies.
     base: u64,
-    /// How far what was written in the tail reaches behind `base`; in bands, with gaps.
+    /// How far what was written in the tail reaches after `base`; in bands, with gaps.
     streamed: u64,
     /// Bytes of the body that were received.
     received: u64,
@@ -104,7 +104,7 @@ impl Home {
 /// What became of a stream when its chunk asked for it back.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// All of it lies behind the last committed row.
+    /// All of it lies after the last committed row.
     InPlace,
     /// It was displaced; this file holds all of it, in the same order.
     Staged(Staged),
@@ -359,7 +359,7 @@ impl Stream {
         let holds = Holds::Scattered(&self.owner.name);
         let file = Staged::create(folder, holds, Some(&self.face()))?;
         file.blob().write_at(&self.owner.head, 0)?;
-        // The space behind the tail was reserved for this chunk, which needs it here now.
+        // The space after the tail was reserved for this chunk, which needs it here now.
         {
             let _end = crate::write(&self.layout.end_of_file);
             self.layout.data.unreserve()?;
@@ -422,7 +422,7 @@ impl Stream {
     }
 
     /// Moves what is still in the tail, if the stream was displaced: to be called before `take`
-    /// with the writer unlocked, so that nobody waits for the copy.
+    /// with the writer unlocked, so that no producer waits for the copy.
     pub(crate) fn drain(&self) -> Result<()> {
         let mut state = self.lock()?;
         let State {

@@ -9,7 +9,7 @@ use super::stream::Stream;
 use super::view::Layout;
 use crate::disk::Folder;
 
-/// The chunks that have bytes behind the last row or are to have them, by their places there.
+/// The chunks that have bytes after the last row or are to have them, by their places there.
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
     pub(crate) streams: Vec<Arc<Stream>>,
@@ -37,7 +37,7 @@ impl Tail {
         self.streams.len() < before
     }
 
-    /// Has all that lies below `end` moved out of the way of a commit. A failure is the moved
+    /// Moves all that lies below `end` out of the way of a commit. A failure is the moved
     /// chunk's own.
     pub(crate) fn make_way(&mut self, folder: &Arc<dyn Folder>, layout: &Arc<Layout>, end: u64) {
         let is_clear = |stream: &Arc<Stream>| {
@@ -63,7 +63,7 @@ impl Tail {
         }
     }
 
-    /// The end of what is taken of the backing file, which is `end` if nobody is in the tail.
+    /// The end of what is taken of the backing file, which is `end` if no chunk is in the tail.
     pub(crate) fn reach(&self, end: u64) -> u64 {
         let reaches = self.streams.iter().filter_map(|stream| stream.reach());
         reaches.fold(end, u64::max)

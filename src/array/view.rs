@@ -1,7 +1,7 @@
-//! A view: a header, and a range of rows in the backing array behind it.
+//! A view: a header, and a range of rows in the backing array that it shows.
 //!
 //! `data.npy`, a slice of it and a committed chunk are all views. A view never changes: rows are
-//! written once, behind all that any view covers.
+//! written once, after all that any view covers.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,8 +27,8 @@ pub(crate) enum Form {
 pub(crate) struct Layout {
     pub(crate) form: Form,
     pub(crate) data: Arc<dyn Blob>,
-    /// Read by whoever writes behind the rows without the writer, for as long as that takes: the end
-    /// of the file does not move then. Written by whoever gives back what is reserved behind it.
+    /// Read by a stream that writes after the rows without the writer, for as long as that takes: the end
+    /// of the file does not move then. Written by the one that gives back what is reserved after it.
     pub(crate) end_of_file: RwLock<()>,
     /// How long the file has been since this process began to write to it, less what it has cut off:
     /// if it is shorter, another program has cut it. Read and compared under `end_of_file`.
@@ -234,7 +234,7 @@ impl View {
         self.layout.header_len() + self.first_row * self.layout.row_bytes()
     }
 
-    /// Whether byte `n` of this view is byte `n` of the backing file, for every `n` behind the
+    /// Whether byte `n` of this view is byte `n` of the backing file, for every `n` after the
     /// header: then a mapping may go straight to that file.
     pub fn is_backing_prefix(&self) -> bool {
         !self.damaged && self.first_row == 0 && self.header.len() as u64 == self.layout.header_len()
@@ -287,7 +287,7 @@ impl View {
         Ok(len)
     }
 
-    /// Reads bytes of the rows, from `offset` bytes behind the header.
+    /// Reads bytes of the rows, from `offset` bytes after the header.
     pub(crate) fn read_body(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         if self.damaged {
             return Err(err!(

@@ -14,7 +14,7 @@ pub enum Kind {
     Slice {
         /// First row; from the end where negative.
         start: Option<i64>,
-        /// The row behind the last; from the end where negative.
+        /// The row after the last; from the end where negative.
         stop: Option<i64>,
     },
     /// `.npyfs`

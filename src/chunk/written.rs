@@ -1,7 +1,7 @@
-//! Which bytes of a file somebody has written.
+//! Which bytes of a file a producer has written.
 //!
 //! A chunk whose length was set before its bytes came (`ftruncate`, `fallocate`, a seek) looks whole
-//! to whoever only counts. Bytes that nobody wrote are zeros if the writer says that it is done, and
+//! to one that only counts. Bytes that were not written are zeros if the writer says that it is done, and
 //! missing if it was killed.
 
 use std::collections::BTreeMap;

@@ -164,7 +164,7 @@ impl Bands {
 }
 
 /// The same part of every run of `column` bytes: `len` bytes from `low` on. All of them, one
-/// behind the other, are what is counted here as `from` and `to`.
+/// after the other, are what is counted here as `from` and `to`.
 #[derive(Clone, Copy)]
 struct Cut {
     column: u64,

@@ -223,7 +223,7 @@ impl Sum {
     }
 }
 
-/// Has `worker`s, one a thread, do all of `parts`; the checksum is that of all of them in order.
+/// Runs `worker`s, one a thread, until all of `parts` are done; the checksum is that of all of them in order.
 fn in_parts<W: FnMut(u64) -> Result<Sum>>(
     parts: u64,
     threads: usize,
@@ -467,7 +467,7 @@ fn offset(index: &[u64], strides: &[u64]) -> u64 {
         .sum()
 }
 
-/// The next index in steps of `step` below `len`, along `axes` from the fastest; false behind the
+/// The next index in steps of `step` below `len`, along `axes` from the fastest; false after the
 /// last, where it begins again at 0.
 fn advance(at: &mut [u64], len: &[u64], step: &[u64], axes: impl Iterator<Item = usize>) -> bool {
     for j in axes {

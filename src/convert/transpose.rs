@@ -41,7 +41,7 @@ struct Group {
     tiles: Vec<Side>,
 }
 
-/// One side of a tile: which items, and whether they lie directly one behind the other.
+/// One side of a tile: which items, and whether they lie directly one after the other.
 #[derive(Debug)]
 struct Side {
     items: Range<usize>,

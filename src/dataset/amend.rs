@@ -22,7 +22,7 @@ impl Dataset {
         if crate::lock(&self.in_flight).contains_key(to) {
             return Err(err!(
                 EBUSY,
-                "{} is being written by somebody else",
+                "{} is being written by another producer",
                 to.display()
             ));
         }

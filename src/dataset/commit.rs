@@ -2,7 +2,7 @@
 //!
 //! Under the dataset's writer, in this order, each a small write that waits for no disk:
 //!
-//! 1. the rows are behind the last committed row (copied there now, or streamed there before);
+//! 1. the rows are after the last committed row (copied there now, or streamed there before);
 //! 2. the journal has the chunk's record;
 //! 3. the count in the backing header is published;
 //! 4. the count in memory is, and with it the chunk's name.
@@ -46,7 +46,7 @@ pub(crate) struct Writer {
     pub(crate) journal: Journal,
     /// The array's header is in the journal.
     pub(crate) array_recorded: bool,
-    /// The chunks that stream, or have left bytes behind the rows that are still to be moved.
+    /// The chunks that stream, or have left bytes after the rows that are still to be moved.
     pub(crate) tail: Tail,
     pub(crate) unborn: Option<Arc<Unborn>>,
     /// Rows that the journal says have reached the disk.
@@ -85,7 +85,7 @@ pub(crate) struct Candidate<'a> {
 #[derive(Debug)]
 pub(crate) enum Rows<'a> {
     Memory(&'a [u8]),
-    /// Behind the candidate's header.
+    /// After the candidate's header.
     File(&'a dyn Blob),
     /// In the tail, with this checksum, unless the stream was displaced.
     Stream(&'a Arc<Stream>, u32),
@@ -121,8 +121,8 @@ impl Dataset {
         let result = self.commit_locked(writer, chunk, rows);
         match (&result, stream) {
             (Ok(_), Some(stream)) => {
-                // What was copied to its place from further behind is still there.
-                self.cut_tail_behind(writer, stream);
+                // What was copied to its place from further on is still there.
+                self.cut_tail_after(writer, stream);
                 self.turn.notify_all();
             }
             (Ok(_), None) => {}
@@ -205,7 +205,7 @@ impl Dataset {
         Ok(self.chunk_id(id))
     }
 
-    /// Step 1: has the rows behind row `first_row`, and their checksum.
+    /// Step 1: puts the rows after row `first_row`, and answers their checksum.
     fn place(
         &self,
         writer: &mut Writer,
@@ -238,7 +238,7 @@ impl Dataset {
                             self.convert(conversion, body, &*layout.data, start)
                         });
                     }
-                    // Further behind, before its turn; or in an array that another took the place
+                    // Further on, before its turn; or in an array that another took the place
                     // of before it was born.
                     Outcome::InPlace => None,
                     Outcome::Staged(file) => Some(file),
@@ -461,7 +461,7 @@ impl Dataset {
         Ok(unborn)
     }
 
-    /// Has the whole array, its count included, at a name that recovery knows.
+    /// Puts the whole array, its count included, at a name that recovery knows.
     fn prepare_birth(&self, unborn: &Unborn, count: u64) -> Result<()> {
         let header = unborn.layout.header_bytes(count);
         unborn
@@ -525,7 +525,7 @@ enum Body<'a> {
     File(&'a dyn Blob, u64, Option<&'a Bands>),
 }
 
-/// Copies rows that are stored as they came, and sums them up. They may come from further behind in
+/// Copies rows that are stored as they came, and sums them up. They may come from further on in
 /// `data`: a piece is read before anything is written that far.
 fn copy_rows(body: Body<'_>, len: u64, data: &dyn Blob, start: u64) -> Result<u32> {
     let (mut crc, mut at) = (0, start);

@@ -1,6 +1,6 @@
 //! Following: a dataset that this daemon does not write to.
 //!
-//! Somebody else may: another daemon, or, while nobody holds the lock, any program that rewrites
+//! Others may: another daemon, or, while none holds the lock, any program that rewrites
 //! the array. What is on the disk is looked at before each answer, which costs a read of the header
 //! and of the journal's size, and is taken in from where the last look ended.
 
@@ -29,7 +29,7 @@ pub(crate) struct Follow {
     journal_len: u64,
     /// Another daemon held the lock.
     pub(crate) live: bool,
-    /// What is on the disk is known to be wrong beyond what was taken in, and nobody may repair it
+    /// What is on the disk is known to be wrong beyond what was taken in, and it must not be repaired
     /// here: the rows stay as they were found, as long as the journal has this many bytes.
     frozen: Option<u64>,
     /// It is a copy, and shown as far as this has verified it.
@@ -110,7 +110,7 @@ impl Dataset {
         }
     }
 
-    /// How this dataset is looked at, by nobody who holds its lock where `live` says that another
+    /// How this dataset is looked at, without its lock, where `live` says that another
     /// daemon does.
     pub(super) fn look<'a>(
         &'a self,
@@ -161,7 +161,7 @@ impl Dataset {
         follow.identity = now;
     }
 
-    /// Has what others committed up to now.
+    /// Takes in what others committed up to now.
     pub(crate) fn refresh(&self) -> Result<()> {
         if self.owned.load(Ordering::Acquire) {
             return Ok(());
@@ -181,7 +181,7 @@ impl Dataset {
             };
         }
         if let Some(known) = follow.frozen {
-            // Until somebody else has recovered it.
+            // Until another daemon has recovered it.
             let same_array = self.data_identity() == follow.identity;
             drop(follow);
             return if !same_array || self.is_locked() || self.journal_len_on_disk()? != known {
@@ -227,7 +227,7 @@ impl Dataset {
         }
     }
 
-    /// Takes in the records that came behind the ones known.
+    /// Takes in the records that came after the ones known.
     fn catch_up(&self, array: &Array, count: u64, journal_len: u64) -> Result<()> {
         let failed = || "cannot read the journal".to_owned();
         let blob = match self.folder.open(Path::new(JOURNAL), Open::Read) {

@@ -20,7 +20,7 @@ impl Drop for Held<'_> {
 }
 
 impl Dataset {
-    /// Has the right to write until the answer is dropped.
+    /// Holds the right to write until the answer is dropped.
     ///
     /// # Errors
     /// Those of [`Dataset::own`].

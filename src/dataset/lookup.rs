@@ -65,7 +65,7 @@ impl Dataset {
     pub fn chunk(&self, name: &OsStr) -> Result<Option<Committed>> {
         self.refresh()?;
         // The array before the catalog: a chunk in the catalog may be ahead of the rows that a
-        // follower has seen, never behind those that an owner has published.
+        // follower has seen, never fewer than those that an owner has published.
         let entry = Entry::find(&self.catalog(), name);
         let Some((entry, array)) = entry.zip(self.array()) else {
             return Ok(None);
@@ -118,7 +118,7 @@ impl Dataset {
             .ok_or_else(|| err!(ESTALE, "the chunk's name was removed"))
     }
 
-    /// The next committed chunk in commit order from id `id` on: its name, and the id behind it.
+    /// The next committed chunk in commit order from id `id` on: its name, and the id after it.
     pub fn next_name(&self, id: u32) -> Option<(OsString, u32)> {
         let catalog = self.catalog();
         (id..catalog.next_id()).find_map(|id| catalog.get(id).map(|(name, _)| (name, id + 1)))

@@ -39,7 +39,7 @@ impl Dataset {
     pub fn has_failed(&self) -> bool {
         match self.writer.try_lock() {
             Ok(writer) => writer.as_ref().is_some_and(|it| it.failed.is_some()),
-            // Somebody commits. Or it is poisoned, and stays so.
+            // A commit is under way. Or it is poisoned, and stays so.
             Err(_) => false,
         }
     }
@@ -59,7 +59,7 @@ impl Dataset {
         if writer.failed.is_none() || !crate::lock(&self.patience).is_over() {
             return;
         }
-        // Whoever commits meanwhile waits for the disk, on a thread that may.
+        // A commit meanwhile waits for the disk, on a thread that may.
         let _busy = self.busy.enter();
         let start = Instant::now();
         // Of memory it changes only what is known of the disk, and that at its end: a panic in it is

@@ -1,6 +1,6 @@
 //! The engine: one array that grows by whole chunks, with no filesystem in it.
 //!
-//! A [`Dataset`] is a directory of the store. It is followed as long as nobody here writes to it,
+//! A [`Dataset`] is a directory of the store. It is followed as long as no producer here writes to it,
 //! and owned, by a lock, from the first write on. The parts:
 //!
 //! | module | keeps true |
@@ -10,7 +10,7 @@
 //! | `judge` | what is a whole chunk |
 //! | `chunk_writer` | what one handle of a chunk answers for |
 //! | `flight`, `incoming`, `staged`, `tail`, `turns` | a chunk in flight, wherever its bytes lie |
-//! | `coverage` | bytes that nobody wrote are not taken for data |
+//! | `coverage` | bytes that no producer wrote are not taken for data |
 //! | `rewrite` | a name is appended once (P3) |
 //! | `commit` | a chunk is in the array as a whole or not at all (P1, P2) |
 //! | `convert`, `bands` | values never change (P9) |
@@ -109,7 +109,7 @@ pub struct Options {
     pub depth: usize,
     /// Device and inode of the store's root, where the dataset is to lie.
     pub root: Option<(u64, u64)>,
-    /// Has what takes long at an opening given up.
+    /// Gives up what takes long at an opening.
     pub stop: Stop,
     /// How long an opening waits for the rows of a copy to be verified. If that takes longer, the
     /// dataset is open all the same: it shows what was verified so far, and refuses writes. `None`: until
@@ -347,7 +347,7 @@ impl Dataset {
         }
     }
 
-    /// Whether a long copy holds the writer: whoever needs it had better not wait on a thread that
+    /// Whether a long copy holds the writer: a request that needs it had better not wait on a thread that
     /// serves others.
     pub fn is_busy(&self) -> bool {
         self.busy.0.load(Ordering::Relaxed) > 0

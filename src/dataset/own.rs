@@ -39,7 +39,7 @@ impl Dataset {
         }
     }
 
-    /// Has the right to write, taking the lock and recovering what is to be recovered.
+    /// Acquires the right to write: takes the lock and recovers what is to be recovered.
     ///
     /// # Errors
     /// `EBUSY` where another daemon has the lock, `EROFS` where nothing may be written, and those
@@ -274,7 +274,7 @@ impl Dataset {
             first_row: survey.array.as_ref().map_or(0, |array| array.rows),
             lock,
         };
-        // With the lock of those who look at the disk: none of them may replace this with what it
+        // With the lock of those that look at the disk: none of them may replace this with what it
         // saw before.
         let mut follow = crate::lock(&self.follow);
         follow.verifying = None;
@@ -332,7 +332,7 @@ impl Dataset {
         let mut guard = match self.writer.lock() {
             Ok(guard) => guard,
             Err(poisoned) => {
-                // Nothing that memory says is settled on the disk; whoever opens it next, here or
+                // Nothing that memory says is settled on the disk; the next to open it, here or
                 // elsewhere, recovers it, and must find the lock free.
                 poisoned.into_inner().take();
                 self.owned.store(false, Ordering::Release);

@@ -55,7 +55,7 @@ impl Dataset {
             .rename(Path::new(DATA), Path::new(REMOVED))
             .context(|| "cannot remove data.npy".into())?;
         writer.names.data_changed(&*self.folder)?;
-        // Chunks that stream behind its last row go on there, in a file without a name.
+        // Chunks that stream after its last row go on there, in a file without a name.
         writer.tail.clear();
         *crate::write(&self.array) = None;
         *self.catalog_mut() = catalog::Catalog::default();

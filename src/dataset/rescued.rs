@@ -98,7 +98,7 @@ impl Rescued {
     }
 }
 
-/// Has the header of a chunk of which a part came count the rows that are there, so that numpy loads
+/// Makes the header of a chunk of which a part came count the rows that are there, so that numpy loads
 /// it. What has no such header stays as it came.
 pub(crate) fn make_loadable(blob: &dyn Blob) -> Result<()> {
     let failed = || "cannot write the header of what is kept".to_owned();

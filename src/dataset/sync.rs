@@ -1,6 +1,6 @@
 //! Durability: one disk flush for all who wait (group commit).
 //!
-//! Whoever asks while a flush is under way is answered by the next one, which then covers them
+//! A sync that is asked for while a flush is under way is answered by the next one, which then covers them
 //! all. After each flush the journal notes how far the rows are safe, so that recovery knows what
 //! it has to verify. No lock is held while the disk works, unless it failed before and is made to
 //! agree with memory first (`mend`).
@@ -24,7 +24,7 @@ use crate::stop::Stop;
 /// How long a flush waits for company.
 const LONGEST_WAIT: Duration = Duration::from_millis(5);
 
-/// How many flushes wait for nobody after one that waited in vain.
+/// How many flushes do not wait after one that waited in vain.
 const HASTY: u32 = 16;
 
 /// Told how a sync went.
@@ -58,7 +58,7 @@ impl std::fmt::Debug for Syncs {
 }
 
 impl Dataset {
-    /// Has all rows committed so far survive a power loss.
+    /// Syncs all rows committed so far.
     ///
     /// # Errors
     /// What the disk answers; the dataset then refuses writes until the store works again.
@@ -67,7 +67,7 @@ impl Dataset {
         let mine = self.sync_later(Box::new(move |result| {
             // The receiver waits below; it cannot be gone.
             if send.send(result).is_err() {
-                log::debug!("nobody waits for a sync");
+                log::debug!("no thread waits for this sync");
             }
         }));
         if mine {
@@ -78,7 +78,7 @@ impl Dataset {
             .unwrap_or_else(|_| Err(err!(EIO, "the sync was given up")))
     }
 
-    /// Asks for a sync and returns at once. `true`: nobody is at it, and the caller must see to it
+    /// Asks for a sync and returns at once. `true`: no thread is at it, and the caller must see to it
     /// that [`Dataset::run_syncs`] is called, on a thread that may wait.
     #[must_use]
     pub fn sync_later(&self, waiter: Waiter) -> bool {
@@ -88,7 +88,7 @@ impl Dataset {
         !std::mem::replace(&mut state.running, true)
     }
 
-    /// Syncs until nobody waits.
+    /// Syncs until none is asked for.
     pub fn run_syncs(&self) {
         loop {
             let Some(waiting) = self.next_waiting() else {
@@ -109,7 +109,7 @@ impl Dataset {
         }
     }
 
-    /// Nobody knows what was synced, as after a sync that failed.
+    /// What was synced is unknown, as after a sync that failed.
     fn sync_panicked(&self) -> Error {
         let error = err!(EIO, "a failure inside npyfs ended the sync");
         log::error!("{}: {error}", self.label());
@@ -121,7 +121,7 @@ impl Dataset {
         error
     }
 
-    /// Those whom the next flush answers. Whom the last one answered together are likely to be back
+    /// Those that the next flush answers. Those that the last one answered together are likely to be back
     /// soon: the first of them waits for the others, as long as a flush takes at the most, so that
     /// they share this one too. Where flushes are so fast that the others are not back by then, the
     /// disk would only stand idle.
@@ -280,7 +280,7 @@ impl Dataset {
                         Ok(())
                     }
                 };
-                cut().context(|| "cannot cut what lies behind the rows of data.npy".into())?;
+                cut().context(|| "cannot cut what lies after the rows of data.npy".into())?;
             }
             array
                 .layout
@@ -306,10 +306,9 @@ impl Dataset {
     }
 }
 
-/// Has what may have been lost on its way to the disk, if a sync failed in this boot, go that way
-/// again: the kernel takes the pages that it could not write for written, so the next sync that
+/// Writes again what may have been lost on its way to the disk, if a sync failed in this boot: the kernel takes the pages that it could not write for written, so the next sync that
 /// succeeds says nothing of them. These are the journal from byte `from` on, and of the array the
-/// header and the rows behind `durable`, which recovery has verified. The same bytes are written, so
+/// header and the rows after `durable`, which recovery has verified. The same bytes are written, so
 /// no reader notices. The journal is not synced yet.
 pub(crate) fn write_again(
     array: Option<&Array>,

@@ -1,10 +1,10 @@
-//! Turns: which chunks stream in the tail, one behind the other, and whose turn it is to commit.
+//! Turns: which chunks stream in the tail, one after the other, and whose turn it is to commit.
 //!
-//! Each chunk that streams is given the room behind all others that do, as much as its header says.
+//! Each chunk that streams is given the room after all others that do, as much as its header says.
 //! If they are committed in that order, none of them is ever copied. One that is complete before
 //! those ahead of it waits for them if it has reason to believe that they will be sooner done than a
 //! copy would be, and no longer than a copy would take; else its commit moves it to its place, and
-//! whoever has that place is displaced.
+//! the chunk that has that place is displaced.
 //!
 //! All streams of a [`Tail`] have one layout. Lock order: the dataset's writer, then a stream's
 //! state.
@@ -29,12 +29,12 @@ pub(crate) const MOST_STREAMS: usize = 8;
 const COPY_RATE: u64 = 1 << 30;
 /// No chunk waits longer for its turn, however large it is.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// How often whoever waits looks whether that still makes sense.
+/// How often a waiting chunk looks whether that still makes sense.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Worker threads that may wait at once, in all datasets: those that they wait for need some too.
 const MOST_WAITING: usize = 6;
 
-/// One of those who wait.
+/// One of those that wait.
 struct Waiting;
 
 impl Waiting {
@@ -127,8 +127,8 @@ impl Dataset {
         }
     }
 
-    /// As [`Dataset::cut_tail`], if this stream, which was committed, lay behind what are rows now.
-    pub(super) fn cut_tail_behind(&self, writer: &Writer, stream: &Stream) {
+    /// As [`Dataset::cut_tail`], if this stream, which was committed, lay after what are rows now.
+    pub(super) fn cut_tail_after(&self, writer: &Writer, stream: &Stream) {
         if let (Ok(base), Some(end)) = (stream.base(), self.next_row_at(stream.layout()))
             && base + stream.body_len() > end
         {
@@ -136,7 +136,7 @@ impl Dataset {
         }
     }
 
-    /// Cuts off what is behind the rows and belongs to no chunk in flight.
+    /// Cuts off what is after the rows and belongs to no chunk in flight.
     pub(super) fn cut_tail(&self, writer: &Writer) {
         let Some(array) = self.array() else {
             return;
@@ -147,7 +147,7 @@ impl Dataset {
         let data = &array.layout.data;
         let cut = || {
             let end = writer.tail.reach(end);
-            // Also what was reserved behind the end of the file, if nobody else needs that.
+            // Also what was reserved after the end of the file, if no other chunk needs that.
             if writer.tail.is_empty() || data.len()? > end {
                 array.layout.cut(end)?;
                 writer.tail.reserve_again();
@@ -157,13 +157,13 @@ impl Dataset {
         let cut: std::io::Result<()> = cut();
         if let Err(error) = cut {
             log::warn!(
-                "{}: cannot cut what lies behind the rows of data.npy: {error}",
+                "{}: cannot cut what lies after the rows of data.npy: {error}",
                 self.label()
             );
         }
     }
 
-    /// Before the first commit the streamed bytes are in a file that nobody else needs.
+    /// Before the first commit the streamed bytes are in a file that no other chunk needs.
     pub(super) fn drop_unborn(&self, writer: &mut Writer) {
         if writer.tail.is_empty() && self.array().is_none() {
             writer.unborn = None;

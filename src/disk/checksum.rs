@@ -1,6 +1,6 @@
 //! Checksums of rows in a file, which may have holes.
 //!
-//! A hole reads as zeros and takes no space: whoever owns a dataset's directory can make one of any
+//! A hole reads as zeros and takes no space: the owner of a dataset's directory can make one of any
 //! length. The checksum of that many zeros is computed, not read.
 
 use std::io;

@@ -59,7 +59,7 @@ struct Control {
     fd: OwnedFd,
     /// What a look at its name would find.
     seen: Seen,
-    /// Nobody but root and this process's user can have put anything into it.
+    /// None but root and this process's user can have put anything into it.
     guarded: bool,
     /// The lock in it is held: what has its name by now does not matter.
     locked: AtomicBool,

@@ -126,7 +126,7 @@ pub trait Folder: Send + Sync + fmt::Debug {
     /// # Errors
     /// `EBUSY` where what has it is no daemon; the operating system's.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
-    /// Whether somebody has that lock. Where it can be seen without taking it, nobody who wants it
+    /// Whether a process has that lock. Where it can be seen without taking it, no process that wants it
     /// meanwhile is turned away.
     ///
     /// # Errors
@@ -201,7 +201,7 @@ pub trait Blob: Send + Sync + fmt::Debug {
     /// # Errors
     /// `ENOSPC`, `EDQUOT`, `EFBIG` where the space is not to be had.
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()>;
-    /// Gives back what was reserved behind the end of the file.
+    /// Gives back what was reserved after the end of the file.
     ///
     /// # Errors
     /// The operating system's.
@@ -213,7 +213,7 @@ pub trait Blob: Send + Sync + fmt::Debug {
     /// # Errors
     /// The operating system's, where it can in principle.
     fn insert_front(&self, len: u64) -> io::Result<bool>;
-    /// Has the disk begin with what [`Blob::sync`] will wait for. It promises nothing.
+    /// Starts on the disk what [`Blob::sync`] will wait for. It promises nothing.
     ///
     /// # Errors
     /// The operating system's.

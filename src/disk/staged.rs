@@ -179,7 +179,7 @@ impl Staged {
         .map(|path| self.path = path)
     }
 
-    /// Has its bytes, which are those of the chunk `name`, survive the daemon and a power loss.
+    /// Makes its bytes, which are those of the chunk `name`, durable: they survive the daemon and a power loss.
     pub(crate) fn confirm(&mut self, name: &OsStr) -> io::Result<()> {
         self.blob.sync()?;
         let before = self.path.clone();

@@ -122,7 +122,7 @@ impl Fs {
             .context(|| "cannot resize the file".into())
     }
 
-    /// A refusal that is nobody's chunk in flight goes to the log from here.
+    /// A refusal that concerns no chunk in flight goes to the log from here.
     fn reported<T>(&self, dataset: &Dataset, name: &OsStr, result: Result<T>) -> Result<T> {
         if let Err(error) = &result {
             dataset.report(name, error);

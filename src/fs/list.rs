@@ -24,13 +24,13 @@ pub struct Entry<'a> {
     pub name: &'a OsStr,
     /// Whether it is a directory.
     pub is_dir: bool,
-    /// The position behind it.
+    /// The position after it.
     pub next: u64,
 }
 
 /// Positions below this are in the list of others; those from it on are ids of chunks.
 const CHUNKS: u64 = 1 << 32;
-/// The end of the listing, behind the array: `rm -r` removes in this order, and the array takes the
+/// The end of the listing, after the array: `rm -r` removes in this order, and the array takes the
 /// names with it.
 const END: u64 = 1 << 62;
 
@@ -102,7 +102,7 @@ impl Fs {
             id = next;
         }
         if names.array {
-            // Full or not, nothing comes behind it.
+            // Full or not, nothing comes after it.
             each(Entry {
                 name: OsStr::new(DATA),
                 is_dir: false,

@@ -62,7 +62,7 @@ impl Fs {
         Ok(attr)
     }
 
-    /// A version of the array, or a slice: read-only, owned by whoever owns the dataset.
+    /// A version of the array, or a slice: read-only, owned by the owner of the dataset.
     fn view_attr(&self, dir: u64, view: &Version) -> Result<Attr> {
         let place = self.same_place(dir)?;
         let stat = place.stat();

@@ -96,18 +96,18 @@ pub struct Fs {
 /// What the filesystem asks of the kernel by itself. Where the kernel may send requests before it
 /// answers, only a worker thread may ask.
 pub trait Kernel: std::fmt::Debug + Send + Sync {
-    /// Has it write back what mappings of an inode have changed.
+    /// Makes it write back what mappings of an inode have changed.
     ///
     /// # Errors
     /// The kernel's.
     fn write_back(&self, ino: u64) -> io::Result<()>;
-    /// Has it forget an inode's attributes, and whatever it was told of them but has not taken in yet.
+    /// Makes it forget an inode's attributes, and whatever it was told of them but has not taken in yet.
     /// Any thread may ask.
     ///
     /// # Errors
     /// The kernel's.
     fn forget_attributes(&self, ino: u64) -> io::Result<()>;
-    /// Has it forget those of these inodes that are not in use.
+    /// Makes it forget those of these inodes that are not in use.
     ///
     /// # Errors
     /// `EINVAL` where it cannot, before Linux 6.18.
@@ -317,7 +317,7 @@ impl Fs {
         self.store.close()
     }
 
-    /// Has openings that take long given up, now and from now on: what is already open goes on.
+    /// Gives up openings that take long, now and from now on: what is already open goes on.
     pub fn stop_openings(&self) {
         self.store.stop().set();
     }

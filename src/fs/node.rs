@@ -7,7 +7,7 @@
 //! permissions by what it was told of a node, and may do so at any time. The live array is the opposite:
 //! each version has a node of its own, which does not change while anybody has it open, and only
 //! `stat` shows one number for all of them. Where the kernel caches no pages of arrays, a version that
-//! nobody has open may become the next one: whoever looks it up finds the node that the kernel has
+//! no reader has open may become the next one: a lookup finds the node that the kernel has
 //! under that name, and need not wait for the directory, which is locked while a chunk is created.
 
 use std::collections::{HashMap, VecDeque};
@@ -221,7 +221,7 @@ impl Table {
         }
     }
 
-    /// Has the newest version of a directory's array, if nobody has it open, become `view`.
+    /// Makes the newest version of a directory's array, if no reader has it open, `view`.
     fn advance(&mut self, dir: u64, view: &Arc<Version>) {
         let Some(&ino) = self.newest.get(&dir) else {
             return;
@@ -268,7 +268,7 @@ impl Table {
         Some(ino)
     }
 
-    /// Has the node of a key, if it stands for something else than `seen`, be found no more.
+    /// Forgets the node of a key if it stands for something else than `seen`.
     fn part(&mut self, key: &Key<'_>, is_dir: bool, seen: Option<&Seen>) {
         let Some(ino) = self.number(key) else {
             return;
@@ -567,7 +567,7 @@ impl Nodes {
         }
     }
 
-    /// A file was moved onto the name of a chunk that holds the same: whoever has that chunk open
+    /// A file was moved onto the name of a chunk that holds the same: a producer that has that chunk open
     /// keeps its node, beside the one that the kernel takes the name for now.
     pub(crate) fn joined(&self, parent: u64, name: &OsStr, newparent: u64, newname: &OsStr) {
         {

@@ -456,7 +456,7 @@ impl Fs {
         })
     }
 
-    /// Has a file, or all rows committed so far, survive a power loss; `done` is told, from a
+    /// Makes a file, or all rows committed so far, durable; `done` is told, from a
     /// thread that waited for the disk.
     pub fn fsync(self: &Arc<Self>, ino: u64, fh: u64, done: Waiter) {
         match self.before_sync(ino, fh) {

@@ -32,7 +32,7 @@ use super::raw::Device;
 const WINDOW: Duration = Duration::from_micros(100);
 /// One thread takes the next request, another what comes while the first is at it.
 const POLLING: u32 = 2;
-/// A yield that took this long ran somebody who had more to do than to send a request.
+/// A yield that took this long ran a process that had more to do than to send a request.
 const LATE: Duration = Duration::from_micros(300);
 /// How long the threads do not poll after that: twice as long each time that it happens again.
 const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(2)];
@@ -71,7 +71,7 @@ impl Default for BusyPoll {
             polling: AtomicU32::new(0),
             window: WINDOW,
             late: LATE,
-            // On one processor whoever is to send the next request waits for this thread.
+            // On one processor the program that is to send the next request waits for this thread.
             possible: thread::available_parallelism().map_or(1, NonZero::get) > 1,
         }
     }
@@ -109,7 +109,7 @@ impl BusyPoll {
             && self.now() >= self.again.load(Ordering::Relaxed)
     }
 
-    /// Leaves the processor to those who want it for a while.
+    /// Leaves the processor to others for a while.
     fn back_off(&self) {
         let [least, most] = PAUSES.map(|limit| limit.as_nanos() as u64);
         let (now, last) = (self.now(), self.pause.load(Ordering::Relaxed));

@@ -35,7 +35,7 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// The row behind its last.
+    /// The row after its last.
     pub fn end(&self) -> u64 {
         self.first_row + self.rows
     }

@@ -237,7 +237,7 @@ impl Reader {
         }
     }
 
-    /// Has at least `n` bytes of the file in the window, from `at` on. `false`: the file ends.
+    /// Reads until at least `n` bytes of the file are in the window, from `at` on. `false`: the file ends.
     fn fill(&mut self, n: usize) -> io::Result<bool> {
         if self.window.len() - self.at >= n {
             return Ok(true);
@@ -315,7 +315,7 @@ impl Journal {
         }
     }
 
-    /// Takes back what is behind `len`.
+    /// Takes back what is after `len`.
     ///
     /// # Errors
     /// The operating system's; the records may then still be there, and count no more here.

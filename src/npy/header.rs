@@ -19,14 +19,14 @@ const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// numpy aligns data to this many bytes.
 const ALIGN: usize = 64;
 
-/// numpy leaves blanks behind the dictionary, so that the first dimension may grow to this many
+/// numpy leaves blanks after the dictionary, so that the first dimension may grow to this many
 /// digits in place.
 const GROWTH_DIGITS: usize = 21;
 
 /// What the first bytes of a file say.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Prefix {
-    /// The header goes on behind these bytes.
+    /// The header goes on after these bytes.
     Incomplete {
         /// Bytes from the start of the file that must be there before parsing can go further.
         need: usize,

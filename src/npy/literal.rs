@@ -125,7 +125,7 @@ pub(super) fn quote(text: &str) -> String {
     out
 }
 
-/// `escape_debug` leaves printable characters alone, and combining ones too behind another.
+/// `escape_debug` leaves printable characters alone, and combining ones too after another.
 fn is_printable(c: char) -> bool {
     let mut buffer = ['a'; 2];
     buffer[1] = c;

@@ -112,7 +112,7 @@ impl Published {
     pub fn adopt(bytes: &[u8]) -> Result<Option<Self>, HeaderError> {
         let (header, shape) = Header::parse_whole(bytes)?;
         let bytes = &bytes[..(header.len() as usize).min(bytes.len())];
-        // numpy refuses NUL behind the dictionary, and `(6)` as a shape.
+        // numpy refuses NUL after the dictionary, and `(6)` as a shape.
         if header.fortran_order() || bytes.get(shape) != Some(&b'(') || bytes[shape..].contains(&0)
         {
             return Ok(None);
@@ -210,7 +210,7 @@ impl Published {
     /// to `new`. Between any two of them a reader sees `old`, `new` or a smaller count than the
     /// larger of them, in a valid header.
     ///
-    /// The file must hold `old` as [`Self::bytes`] writes it. Behind a crash it may not (zeros where
+    /// The file must hold `old` as [`Self::bytes`] writes it. After a crash it may not (zeros where
     /// there should be blanks): see [`Self::steps_from`].
     pub fn steps(&self, old: u64, new: u64) -> Steps {
         self.between(self.words(old), self.words(new))
@@ -232,8 +232,8 @@ impl Published {
     }
 
     /// Words from the lowest to the highest. A word is only given digits below a higher word that
-    /// is final, and while the higher ones change it is zero: all zeros is a valid integer behind
-    /// blanks as behind digits, and makes the count no larger.
+    /// is final, and while the higher ones change it is zero: all zeros is a valid integer after
+    /// blanks as after digits, and makes the count no larger.
     fn between(&self, old: [[u8; WORD]; WORDS], new: [[u8; WORD]; WORDS]) -> Steps {
         let mut steps = Steps {
             list: [(0, ZEROS); 2 * WORDS - 1],

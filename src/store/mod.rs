@@ -154,7 +154,7 @@ impl Store {
         &self.options
     }
 
-    /// Has openings that take long given up when it is set: whoever ends need not wait for them.
+    /// Gives up openings that take long when it is set: a daemon that ends need not wait for them.
     pub fn stop(&self) -> &Stop {
         &self.stop
     }

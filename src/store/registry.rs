@@ -1,12 +1,12 @@
 //! Which datasets are open: each once, from its first use until it is closed as idle.
 //!
 //! The table of them is locked for as long as it takes to look into it, never while the disk works.
-//! Whoever opens or closes a dataset leaves a [`Turn`] in its place, for which those wait who want
+//! A thread that opens or closes a dataset leaves a [`Turn`] in its place, for which those wait that want
 //! that dataset, and no other.
 //!
 //! A dataset is idle when the table has the only reference to it. That is settled by taking the
 //! value out of the reference under the lock of the table: a caller that has got a reference meanwhile,
-//! from wherever, keeps the dataset open; whoever comes later finds it closing, and opens it anew.
+//! from wherever, keeps the dataset open; one that comes later finds it closing, and opens it anew.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -45,7 +45,7 @@ pub(super) struct Registry {
     slots: Mutex<HashMap<Key, Slot>>,
     /// Counts the times that a dataset was asked for.
     moment: AtomicU64,
-    /// How many datasets may be open that nobody uses.
+    /// How many datasets may be open that are not in use.
     limit: usize,
     reserve: Reserve,
 }
@@ -71,7 +71,7 @@ impl Reserve {
         reserve
     }
 
-    /// Has the descriptors that may be missing.
+    /// Opens the descriptors that may be missing.
     fn fill(&self) -> io::Result<()> {
         Self::fill_up(&mut crate::lock(&self.held), self.most)
     }
@@ -109,12 +109,12 @@ struct Turn(OnceLock<Outcome>);
 #[derive(Clone, Debug)]
 enum Outcome {
     Opened(Arc<Dataset>),
-    /// For those who have waited; whoever comes later tries anew.
+    /// For those that have waited; a later caller tries anew.
     Failed(Error),
     Closed,
 }
 
-/// Ends a turn, also that of a thread that panics: those who wait must not do so for ever.
+/// Ends a turn, also that of a thread that panics: those that wait must not do so for ever.
 struct Ending<'a> {
     registry: &'a Registry,
     key: Key,
@@ -151,7 +151,7 @@ impl Registry {
         }
     }
 
-    /// The dataset with this key, which `open` opens where nobody has.
+    /// The dataset with this key, which `open` opens where it is not open.
     fn get(&self, key: Key, open: impl FnOnce() -> Result<Arc<Dataset>>) -> Result<Arc<Dataset>> {
         let mut turn: Arc<Turn> = Arc::default();
         let mut ending = loop {
@@ -232,7 +232,7 @@ impl Registry {
                 if let Err(error) = dataset.close() {
                     log::error!("{error}");
                 }
-                // Its lock with it: whoever waits for the end of this takes that anew.
+                // Its lock with it: the thread that waits for the end of this takes that anew.
                 drop(dataset);
                 drop(ending);
                 closed += 1;
@@ -241,7 +241,7 @@ impl Registry {
         closed
     }
 
-    /// Takes a dataset that nobody uses: nobody has it any more, nor can get it.
+    /// Takes a dataset that is not in use: no caller has it any more, nor can get it.
     fn take_idle(&self, key: Key) -> Option<(Dataset, Ending<'_>)> {
         let mut slots = crate::lock(&self.slots);
         let slot = slots.get_mut(&key)?;
@@ -359,7 +359,7 @@ impl Store {
             .map_err(|error| error.context(format!("cannot open the dataset {}", path.display())))
     }
 
-    /// How many datasets may be open that nobody uses.
+    /// How many datasets may be open that are not in use.
     pub fn most_idle(&self) -> usize {
         self.registry.limit
     }

@@ -39,7 +39,7 @@ impl Seen {
         }
     }
 
-    /// Whether it is the same file or directory, whoever owns it.
+    /// Whether it is the same file or directory, with whatever owner.
     pub fn is_inode_of(&self, other: &Self) -> bool {
         self.inode() == other.inode()
     }

@@ -443,7 +443,7 @@ impl<'a> Place<'a> {
     }
 
     /// Whether it can be a directory that was made just now: the daemon's, and closed to all
-    /// others. mkdirat(2) gives no descriptor, and whoever owns the directory above may have put
+    /// others. mkdirat(2) gives no descriptor, and the owner of the directory above may have put
     /// another in its place. Only an empty one of the daemon's own passes for it.
     fn is_newborn(&self) -> bool {
         self.stat.st_uid == geteuid().as_raw() && self.stat.st_mode & 0o777 & !0o700 == 0
@@ -555,7 +555,7 @@ impl<'a> Place<'a> {
                 let path = path.display();
                 return Err(err!(EAGAIN, "another program holds a lease on {path}"));
             }
-            // Nothing, a link, a socket or a device that nobody drives, a directory.
+            // Nothing, a link, a socket or a device without a driver, a directory.
             Err(Errno::ENOENT | Errno::ELOOP | Errno::ENXIO | Errno::ENODEV | Errno::EISDIR) => {
                 return Err(gone());
             }

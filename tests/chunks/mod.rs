@@ -45,7 +45,7 @@ pub fn chunk(rows: u64, seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// Splits a `.npy` file of format 1.0 behind its header.
+/// Splits a `.npy` file of format 1.0 after its header.
 pub fn split(bytes: &[u8]) -> (&[u8], &[u8]) {
     assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00", "not a .npy 1.0");
     let len = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));

@@ -199,7 +199,7 @@ pub fn chunks_in(path: &Path) -> Vec<Chunk> {
     found
 }
 
-/// The names in chunks.csv; fails the test where the rows are not one behind the other.
+/// The names in chunks.csv; fails the test where the rows are not one after the other.
 #[track_caller]
 pub fn csv_names(dataset: &Path) -> Vec<String> {
     let text = fs::read_to_string(dataset.join(".npyfs/chunks.csv")).unwrap();

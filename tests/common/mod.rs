@@ -1,4 +1,4 @@
-//! Mounts the real binary for a test, and fails the test when the daemon leaves anything behind.
+//! Mounts the real binary for a test, and fails the test when the daemon leaves anything after.
 //!
 //! Every test that holds a [`Mount`] also checks, at its end, that the daemon keeps no descriptor
 //! of the store that it should have closed, that it unmounts, that it ends with exit code 0, and

@@ -47,7 +47,7 @@ pub enum Op {
         percent: usize,
         bytes: usize,
     },
-    /// Writes something else behind the header.
+    /// Writes something else after the header.
     Scribble {
         slot: usize,
         offset: usize,

@@ -28,7 +28,7 @@ pub(crate) struct Asked {
     ended: bool,
 }
 
-/// Has a child process run `ask`, which writes its answer. This process must have one thread.
+/// Runs `ask` in a child process, which writes its answer. This process must have one thread.
 pub(crate) fn ask(question: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<Asked> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     match npyfs::sys::fork().map_err(io::Error::other)? {

@@ -191,7 +191,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
         .parse::<u64>()
         .ok()
         .and_then(|number| number.checked_mul(1 << shift))
-        .ok_or_else(|| "must be a number of bytes, or one with K, M, G or T behind it".into())
+        .ok_or_else(|| "must be a number of bytes, or one followed by K, M, G or T".into())
 }
 
 #[cfg(test)]

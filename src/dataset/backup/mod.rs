@@ -428,7 +428,7 @@ fn copy_rows(
     Ok(len)
 }
 
-/// Has the copy say what it holds: each step leaves a dataset that recovery completes.
+/// Makes the copy say what it holds: each step leaves a dataset that recovery completes.
 fn publish(
     original: &Original,
     journal: &Arc<dyn Blob>,

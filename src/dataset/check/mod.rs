@@ -70,7 +70,7 @@ pub fn open_to_check(directory: &Path) -> Result<Arc<Dataset>> {
     )
 }
 
-/// Has writes go on to a copy that is damaged, with its rows as they are. Answers what was damaged, one
+/// Lets writes go on to a copy that is damaged, with its rows as they are. Answers what was damaged, one
 /// sentence for each chunk; none where there was nothing to accept.
 ///
 /// # Errors

@@ -181,7 +181,7 @@ impl Incoming {
         if state.len == 0 {
             return Ok(());
         }
-        // Wherever they lie: in memory and behind the array's rows they would end with the daemon.
+        // Wherever they lie: in memory and after the array's rows they would end with the daemon.
         self.stage(&mut state)?;
         if let Body::File(file) = &mut state.body {
             file.confirm(&self.name)

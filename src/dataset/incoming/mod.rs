@@ -2,7 +2,7 @@
 //!
 //! The header is judged as soon as its bytes are there, so that a producer hears of a mismatch
 //! from the very `write` that shows it. A body that comes front to back takes the fast path: in
-//! memory if it is small, else straight into the array's tail, behind the others that are there, if
+//! memory if it is small, else straight into the array's tail, after the others that are there, if
 //! they are not too many. Everything else is a staged file, and is judged only at close.
 //!
 //! Two things are kept apart. What is *shared* (`status`) says whose the name is and what `stat`
@@ -260,7 +260,7 @@ impl Incoming {
         state.touch();
         let end = offset.saturating_add(data.len() as u64);
         let taken = self.take_in(&mut state, data, offset, || {
-            // Whoever asks for the size once the write has returned must see it in there.
+            // A process that asks for the size once the write has returned must see it in there.
             self.shared.change_face(|face| face.len = face.len.max(end));
             ack();
         });
@@ -336,7 +336,7 @@ impl Incoming {
         }
     }
 
-    /// The fast path up to the end of the header, and what `data` holds behind it.
+    /// The fast path up to the end of the header, and what `data` holds after it.
     fn take_head(&self, state: &mut State, data: &[u8]) -> Result<()> {
         state.head.extend_from_slice(data);
         let header = match Header::parse(&state.head) {

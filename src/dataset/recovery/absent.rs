@@ -27,7 +27,7 @@ pub(super) fn never_arrived(data: Option<&Arc<dyn Blob>>, story: &Story) -> Resu
     }
 }
 
-/// The dataset begins anew, behind the records that came before its first chunk.
+/// The dataset begins anew, after the records that came before its first chunk.
 pub(super) fn survey_of_nothing(
     journal: &Arc<dyn Blob>,
     story: Story,

@@ -118,7 +118,7 @@ fn ends(run: &RunRecord, record: &Record<'_>) -> bool {
 struct Inspection {
     data: Option<(Arc<dyn Blob>, Layout)>,
     file_len: u64,
-    /// The row behind the last chunk.
+    /// The row after the last chunk.
     next: u64,
     findings: Findings,
 }
@@ -180,7 +180,7 @@ impl Inspection {
         let what = match self.checksum(first, rows)? {
             None => "are not in data.npy".to_owned(),
             Some(found) if found != crc => "are not what was committed".to_owned(),
-            Some(_) if after => format!("are whole, but {record} is behind the damage"),
+            Some(_) if after => format!("are whole, but {record} is after the damage"),
             Some(_) => return Ok(None),
         };
         Ok(Some((first..end, what)))

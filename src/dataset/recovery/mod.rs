@@ -161,11 +161,11 @@ struct Plan {
     finish_insertion: bool,
     /// The count in the header on the disk, where there is one.
     count_on_disk: Option<u64>,
-    /// Rows behind the good ones that may be garbage, to be kept aside.
+    /// Rows after the good ones that may be garbage, to be kept aside.
     reject_rows: u64,
-    /// Rows behind the journal's that another program appended.
+    /// Rows after the journal's that another program appended.
     foreign_rows: u64,
-    /// Something behind the good rows or records is to be cut off.
+    /// Something after the good rows or records is to be cut off.
     cut: bool,
     /// `data.npy` is the rest of an array that never reached the disk.
     set_array_aside: bool,
@@ -241,7 +241,7 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Foun
     if let Some(rows) = story.proof {
         return Err(err!(
             EIO,
-            "the journal is damaged at byte {}: what is behind says that {rows} rows were on the disk. Nothing is changed: put a good copy of .npyfs/chunks.log in its place, or remove .npyfs to keep the rows and lose the names of their chunks",
+            "the journal is damaged at byte {}: what comes after says that {rows} rows were on the disk. Nothing is changed: put a good copy of .npyfs/chunks.log in its place, or remove .npyfs to keep the rows and lose the names of their chunks",
             story.end
         ));
     }
@@ -385,7 +385,7 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Foun
         plan.cut = true;
     } else if story.damaged {
         notes.push(Note::Mended(format!(
-            "the journal was cut off behind its last good record, at byte {}",
+            "the journal was cut off after its last good record, at byte {}",
             story.end
         )));
         plan.cut = true;
@@ -408,7 +408,7 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Foun
                 // Rows are counted after they are recorded; a daemon at work may have done both since
                 // the journal was read.
                 notes.push(Note::Told(format!(
-                    "adopted {} rows that another program appended behind row {known}",
+                    "adopted {} rows that another program appended after row {known}",
                     count - known
                 )));
             }
@@ -418,7 +418,7 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Foun
             if there > known {
                 plan.reject_rows = there - known;
                 notes.push(Note::Lost(format!(
-                    "{} rows behind row {known} have no record and may be garbage: set aside in .npyfs/rescued",
+                    "{} rows after row {known} have no record and may be garbage: set aside in .npyfs/rescued",
                     there - known
                 )));
             }
@@ -454,7 +454,7 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Foun
         notes = damage.lines(&story.catalog).map(Note::Lost).collect();
         if verdict.cut.is_some() {
             notes.push(Note::Lost(format!(
-                "what was committed behind row {known} is not in this copy"
+                "what was committed after row {known} is not in this copy"
             )));
         }
     }

@@ -98,7 +98,7 @@ pub(crate) fn publish_from_disk(layout: &Layout, rows: u64) -> Result<()> {
     Ok(())
 }
 
-/// Cuts off what lies behind the rows. Where their count has come down, it must be on the disk
+/// Cuts off what lies after the rows. Where their count has come down, it must be on the disk
 /// before the journal is cut.
 fn cut(array: &Array, lowered: bool) -> Result<Option<Note>> {
     let data = &array.layout.data;
@@ -115,9 +115,9 @@ fn cut(array: &Array, lowered: bool) -> Result<Option<Note>> {
         return Ok(None);
     }
     data.set_len(end)
-        .context(|| "cannot cut what lies behind the rows of data.npy".into())?;
+        .context(|| "cannot cut what lies after the rows of data.npy".into())?;
     Ok(Some(Note::Told(format!(
-        "cut {} bytes off data.npy behind its last row",
+        "cut {} bytes off data.npy after its last row",
         len - end
     ))))
 }
@@ -168,7 +168,7 @@ pub(crate) fn finish_removal(folder: &Arc<dyn Folder>, journal: &journal::Journa
     Ok(())
 }
 
-/// Opens the journal for writing behind its good part; `make` where there was none.
+/// Opens the journal for writing after its good part; `make` where there was none.
 pub(crate) fn open_journal(folder: &Arc<dyn Folder>, survey: &Survey) -> Result<journal::Journal> {
     let failed = || "cannot open the journal".to_owned();
     let blob = folder

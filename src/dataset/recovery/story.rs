@@ -27,7 +27,7 @@ pub(super) struct Story {
     pub(super) unsure: Vec<Unsure>,
     pub(super) end: u64,
     pub(super) damaged: bool,
-    /// There is a good record behind the first bad one that says how many rows, more than are known,
+    /// There is a good record after the first bad one that says how many rows, more than are known,
     /// had reached the disk: then the bad one had, too, and no crash explains it.
     pub(super) proof: Option<u64>,
 }

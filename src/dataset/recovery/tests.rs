@@ -363,7 +363,7 @@ fn rows_of_a_stream_are_told_where_the_journal_is_damaged() {
     let expected = [
         "rows 2 to 7, which a stream appended, are not what was committed",
         "rows 7 to 9: the record of their chunk is damaged",
-        "rows 9 to 12, which a stream appended, are whole, but their record is behind the damage",
+        "rows 9 to 12, which a stream appended, are whole, but their record is after the damage",
         "rows 12 to 14, which a stream appended, are not what was committed",
     ];
     assert_eq!(lines, expected);

@@ -77,7 +77,7 @@ fn versions(n: u64) -> (tempfile::TempDir, Vec<View>) {
 }
 
 #[test]
-fn a_version_becomes_the_next_only_while_nobody_has_it_open() {
+fn a_version_becomes_the_next_only_while_no_reader_has_it_open() {
     let (_dir, views) = versions(4);
     let nodes = Nodes::new(REMEMBERED, RECENT);
     let look_up = |n: usize| nodes.version(9, OsStr::new(DATA), views[n].clone(), 5);
@@ -97,7 +97,11 @@ fn a_version_becomes_the_next_only_while_nobody_has_it_open() {
     assert_ne!(look_up(3), newest);
     assert_eq!(rows(newest), 3);
     nodes.close_version(newest);
-    assert_eq!(rows(newest), 3, "whoever looked it up may open it yet");
+    assert_eq!(
+        rows(newest),
+        3,
+        "a process that looked it up may open it yet"
+    );
 }
 
 #[test]
@@ -144,7 +148,7 @@ fn the_kernel_is_sure_of_a_version_only_where_one_thread_asks_alone() {
     nodes.tell(ino, 5);
     assert!(doubtful(ino, 5));
     look_up(0);
-    assert!(doubtful(ino, 0), "nobody knows who 0 is");
+    assert!(doubtful(ino, 0), "0 says of no thread which it is");
 }
 
 #[test]

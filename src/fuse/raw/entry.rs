@@ -161,7 +161,7 @@ fn before_epoch(time: SystemTime) -> (u64, u32) {
     (secs, nanos)
 }
 
-/// Numbers in the machine's own byte order, one behind the other.
+/// Numbers in the machine's own byte order, one after the other.
 struct Message {
     bytes: [u8; HEADER + ENTRY + OPEN],
     len: usize,

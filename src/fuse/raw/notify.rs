@@ -29,7 +29,7 @@ impl Kernel for Notify {
     }
 
     fn forget_attributes(&self, ino: u64) -> io::Result<()> {
-        // With an offset below 0 it looks at no page, so it waits for nobody.
+        // With an offset below 0 it looks at no page, so it does not wait.
         self.notifier.inval_inode(INodeNo(ino), -1, 0)
     }
 

@@ -78,7 +78,7 @@ fn a_header_of_a_given_length_has_exactly_that_or_is_none() {
 }
 
 /// A version 1.0 header around `before`, `field` and `after`, with the field's end `past`
-/// bytes behind a multiple of 8.
+/// bytes after a multiple of 8.
 fn foreign(before: &str, field: &str, past: usize, after: &str) -> Vec<u8> {
     let mut text = before.to_owned();
     while (10 + text.chars().count() + field.len()) % 8 != past {

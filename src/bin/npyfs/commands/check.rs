@@ -17,7 +17,7 @@ use crate::output;
 pub(crate) struct Args {
     /// A store, a dataset in it, or where they are mounted: then the store is checked
     path: PathBuf,
-    /// Have writes go on to the dataset PATH, a copy that was damaged, with its rows as they are
+    /// Let writes go on to the dataset PATH, a copy that was damaged, with its rows as they are
     #[arg(long)]
     accept: bool,
 }
@@ -116,7 +116,7 @@ fn check(directory: &Path) -> Result<State, Failure> {
     Ok(State::Good)
 }
 
-/// Has writes go on to a dataset that is damaged, and prints what was accepted.
+/// Lets writes go on to a dataset that is damaged, and prints what was accepted.
 fn accept(directory: &Path) -> Result<(), Failure> {
     let shown = directory.display();
     let failed = || format!("{shown}: nothing was accepted");

@@ -20,7 +20,7 @@ use crate::exit::{Exit, Failure, OrExit};
 use crate::mount_options::{MountArgs, Names, Tuning};
 use crate::mountinfo;
 
-/// Seconds of work that a power cut may cost whoever does not call fsync.
+/// Seconds of work that a power cut may cost a producer that does not call fsync.
 const SYNC_INTERVAL: Duration = Duration::from_secs(5);
 const REMEMBERED: usize = 128 << 10;
 

@@ -80,7 +80,7 @@ fn all_mounts(text: &mut String, found: &mut Vec<Status>) -> Result<(), Failure>
                     silent.push(failure.message);
                     "does not answer".into()
                 }
-                // Somebody else's mount, which not even root may look into without allow_other.
+                // Another user's mount, which not even root may look into without allow_other.
                 Err(failure) => failure.message,
             },
         };

@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         State::Silent => return Err(Failure::new(Exit::Busy, mount.silence())),
         State::Served(pid) => pid.and_then(daemon_of),
     };
-    // Asked before nobody answers any more. A daemon that was there before this question was, or one
+    // Asked while the daemon still answers. A daemon that was there before this question was, or one
     // that another user may not ask, says nothing.
     let losses = losses_of(&path);
     match unmount_idle(&path) {

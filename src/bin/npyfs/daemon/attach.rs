@@ -239,7 +239,7 @@ fn mount_by_helper(plan: &Plan) -> npyfs::Result<OwnedFd> {
 }
 
 /// Unmounts the topmost filesystem at `path`, as root by the system call, else by `fusermount3`.
-/// Where `lazily`, at once, whoever uses it.
+/// Where `lazily`, at once, also where it is in use.
 ///
 /// # Errors
 /// `EBUSY` where it is in use; else as umount2(2), or what `fusermount3` said.
@@ -259,7 +259,7 @@ pub(crate) struct Remains {
     _root: OwnedFd,
 }
 
-/// Takes a dead mount out of sight. Its inodes go with what this answers, so that nobody waits for
+/// Takes a dead mount out of sight. Its inodes go with what this answers, so that no process waits for
 /// that before there is a new mount; `None` where they are gone already.
 ///
 /// # Errors

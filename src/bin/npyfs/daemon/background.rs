@@ -87,7 +87,7 @@ impl Ready {
         dup2_stderr(&device).or_exit(Exit::Failed, null)?;
         if let Err(error) = self.pipe.write_all(&[READY]) {
             // The parent was killed; the mount was asked for and is there.
-            log::warn!("nobody waited for the mount: {error}");
+            log::warn!("no command waited for the mount: {error}");
         }
         Ok(())
     }

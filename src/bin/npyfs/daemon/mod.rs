@@ -1,9 +1,9 @@
 //! The daemon: builds the filesystem, mounts it, serves it, and ends without a trace.
 //!
 //! The order is the guarantee. Signals are blocked before anything starts, so one that comes
-//! early waits. The store is opened before the mount appears, so whoever sees the mount can use
+//! early waits. The store is opened before the mount appears, so a user who sees the mount can use
 //! it. Only then is readiness told. When the session ends, by whichever way, a mount of ours that
-//! is still there is taken away, one of somebody else's at the same path is not, and the store is
+//! is still there is taken away, one of another user's at the same path is not, and the store is
 //! closed last.
 
 pub(crate) mod attach;
@@ -55,7 +55,7 @@ pub(crate) type LetGo = Box<dyn Fn() + Send>;
 
 pub(crate) type Close = Box<dyn FnOnce() -> npyfs::Result<()> + Send>;
 
-/// Closes the store once, whoever comes first.
+/// Closes the store once, by the first that asks.
 #[derive(Clone)]
 struct Closer(Arc<Mutex<Option<Close>>>);
 
@@ -65,7 +65,7 @@ impl Closer {
     }
 
     fn close(&self) -> npyfs::Result<()> {
-        // A second caller waits here for the first, so that nobody exits in the middle of it.
+        // A second caller waits here for the first, so that none exits in the middle of it.
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         slot.take().map_or(Ok(()), |close| close())
     }
@@ -117,7 +117,7 @@ fn mount_and_run<F: Filesystem>(
     // may write and close it: fuser would answer only that close with `EACCES`.
     config.acl = SessionACL::All;
     // Not `Session::new`: what that mounts it also unmounts, by path, at its end, when the path
-    // may be somebody else's mount by then.
+    // may be another mount by then.
     let started = Session::from_fd(filesystem, device, config.acl, config)
         .or_exit(Exit::Mount, || {
             "the kernel and the daemon cannot agree".into()
@@ -157,7 +157,7 @@ fn mount_and_run<F: Filesystem>(
 }
 
 /// Lets go of dead mounts once the process that started this daemon, which has them open too, has
-/// ended: whoever is last to close them waits for the kernel.
+/// ended: the last to close them waits for the kernel.
 fn drop_later(remains: &Mutex<Vec<Remains>>) {
     let remains = std::mem::take(&mut *remains.lock().unwrap_or_else(PoisonError::into_inner));
     if remains.is_empty() {

@@ -64,7 +64,7 @@ fn take_signals(attached: &Attached, stop: &Stop, closer: &Closer) {
         match taken {
             1 => {
                 log::info!("{signal}: unmounting; open files may be finished");
-                // Whoever waits for an opening keeps the mount in use.
+                // A process that waits for an opening keeps the mount in use.
                 stop();
                 if let Err(error) = attached.detach() {
                     log::error!("cannot unmount: {error}");

@@ -19,7 +19,7 @@ use common::{
     put_chunk, rows_of, run,
 };
 use npyfs::dataset::{Copied, back_up};
-use npyfs::disk::Folder;
+use npyfs::disk::StoreDir;
 use npyfs::{Dataset, DatasetOptions};
 use simulated::{Disk, Fault};
 
@@ -455,7 +455,7 @@ fn opened(disk: &Disk) -> Arc<Dataset> {
 }
 
 fn copied(from: &Disk, to: &Disk) -> npyfs::Result<Copied> {
-    let folder = |disk: &Disk| -> Arc<dyn Folder> { Arc::new(disk.clone()) };
+    let folder = |disk: &Disk| -> Arc<dyn StoreDir> { Arc::new(disk.clone()) };
     back_up(&folder(from), &folder(to), &mut |_, _| ())
 }
 

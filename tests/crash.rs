@@ -19,7 +19,7 @@ use std::sync::Arc;
 use chunks::{chunk, meaning, split};
 use nix::errno::Errno;
 use npyfs::dataset::{Attributes, Budget, Change, ChunkWriter, Face, Found, NoOthers, Start, View};
-use npyfs::disk::{Folder, Open};
+use npyfs::disk::{Open, StoreDir};
 use npyfs::{Dataset, DatasetOptions, Result};
 use simulated::{Disk, Fault};
 

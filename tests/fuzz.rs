@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use npyfs::npy::{Header, Prefix, Published};
+use npyfs::npy::{GrowableHeader, Header, Prefix};
 use npyfs::{Dataset, DatasetOptions};
 
 /// No single input may take longer.
@@ -154,7 +154,11 @@ fn header_corpus() -> Vec<Vec<u8>> {
             corpus.push(bytes);
         }
         if let Ok(dtype) = descr.trim_matches('\'').parse() {
-            corpus.push(Published::new(&dtype, &[3, 1 << 40]).unwrap().bytes(12345));
+            corpus.push(
+                GrowableHeader::new(&dtype, &[3, 1 << 40])
+                    .unwrap()
+                    .bytes(12345),
+            );
         }
     }
     corpus
@@ -178,7 +182,7 @@ fn headers() {
                 }
                 other => panic!("{other:?} for {:?}", String::from_utf8_lossy(&again)),
             }
-            if let Ok(Some(published)) = Published::adopt(&bytes) {
+            if let Ok(Some(published)) = GrowableHeader::adopt(&bytes) {
                 let bytes = published.bytes(77);
                 assert_eq!(published.rows(&bytes).unwrap(), 77);
             }

@@ -369,7 +369,7 @@ fn the_names_of_earlier_versions_are_understood() {
         ("5-0-new+er.npy", &bytes),
     ]);
     let dataset = Dataset::open(store.path(), options()).unwrap();
-    dataset.own().unwrap();
+    dataset.acquire().unwrap();
     for (directory, name) in [("rescued", "old+er.npy"), ("rejected", "new+er.npy")] {
         let [only] = &files(store.path(), directory)[..] else {
             panic!("{directory}");
@@ -395,7 +395,7 @@ fn what_was_committed_after_all_is_not_kept_a_second_time() {
         ("4-2-whole.npy", &other),
     ]);
     let dataset = Dataset::open(store.path(), options()).unwrap();
-    dataset.own().unwrap();
+    dataset.acquire().unwrap();
     assert!(files(store.path(), "rescued").is_empty());
     let [only] = &files(store.path(), "rejected")[..] else {
         panic!("not the one that differs");
@@ -430,7 +430,7 @@ fn a_dead_daemon_that_had_this_ones_process_number_has_left_it_none_the_less() {
         (&format!("{numbers}-dead.npy"), &bytes),
     ]);
     let dataset = Dataset::open(store.path(), options()).unwrap();
-    dataset.own().unwrap();
+    dataset.acquire().unwrap();
     has_rows(&files(store.path(), "rescued")[0], 50);
     has_rows(&files(store.path(), "rejected")[0], 50);
     assert!(own.exists());
@@ -446,7 +446,10 @@ fn after_a_power_cut_the_log_does_not_promise_that_all_of_it_is_there() {
             boot: Some([boot; 16]),
             ..DatasetOptions::default()
         };
-        Dataset::open(store.path(), options).unwrap().own().unwrap();
+        Dataset::open(store.path(), options)
+            .unwrap()
+            .acquire()
+            .unwrap();
         let log = fs::read_to_string(store.path().join(".npyfs/log")).unwrap();
         let says = log.contains(", as far as they had reached the disk\n");
         assert_eq!(says, !promised, "{log}");

@@ -20,7 +20,7 @@ use common::{
 };
 use nix::errno::Errno;
 use npyfs::dataset::{Face, NoOthers, Start};
-use npyfs::disk::{Blob, Directory, Folder, Listed, Lock, Open};
+use npyfs::disk::{DirEntry, Directory, Lock, Open, StoreDir, StoreFile};
 use npyfs::store::{Door, Options, Store};
 
 /// A dataset's directory in which a file `.hold-CALL` holds up that call, and `.fail-CALL` fails it.
@@ -48,8 +48,8 @@ impl Held {
     }
 }
 
-impl Folder for Held {
-    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn Blob>> {
+impl StoreDir for Held {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn StoreFile>> {
         if path == "data.npy" {
             self.heed("open")?;
         }
@@ -67,7 +67,7 @@ impl Folder for Held {
     fn make_dir(&self, path: &Path) -> io::Result<()> {
         self.0.make_dir(path)
     }
-    fn list(&self, path: &Path) -> io::Result<Vec<Listed>> {
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         self.0.list(path)
     }
     fn sync(&self, path: &Path) -> io::Result<()> {
@@ -80,12 +80,12 @@ impl Folder for Held {
     fn is_locked(&self, path: &Path) -> io::Result<bool> {
         self.0.is_locked(path)
     }
-    fn hand_over(&self, array: &dyn Blob) -> io::Result<()> {
+    fn hand_over(&self, array: &dyn StoreFile) -> io::Result<()> {
         self.0.hand_over(array)
     }
 }
 
-fn held(_dataset: &Path, directory: Directory) -> Arc<dyn Folder> {
+fn held(_dataset: &Path, directory: Directory) -> Arc<dyn StoreDir> {
     Arc::new(Held(directory))
 }
 

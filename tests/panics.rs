@@ -17,7 +17,7 @@ use common::{
     Chunk, Mount, Served, Style, array_of, chunks_in, close, eventually, npy, place, put_chunk,
     serve,
 };
-use npyfs::disk::{Blob, Directory, Folder, Listed, Lock, Open, Whereabouts};
+use npyfs::disk::{DirEntry, Directory, Lock, Open, StoreDir, StoreFile, Whereabouts};
 use npyfs::store::{self, Door};
 
 #[derive(Debug)]
@@ -38,10 +38,10 @@ impl Told {
 struct Panicking(Directory, Arc<Told>);
 
 #[derive(Debug)]
-struct PanickingBlob(Arc<dyn Blob>, Arc<Told>, String);
+struct PanickingBlob(Arc<dyn StoreFile>, Arc<Told>, String);
 
-impl Folder for Panicking {
-    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn Blob>> {
+impl StoreDir for Panicking {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn StoreFile>> {
         self.1.heed("open");
         let name = path.file_name().unwrap_or_default();
         let blob = self.0.open(path, how)?;
@@ -60,7 +60,7 @@ impl Folder for Panicking {
     fn make_dir(&self, path: &Path) -> io::Result<()> {
         self.0.make_dir(path)
     }
-    fn list(&self, path: &Path) -> io::Result<Vec<Listed>> {
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         self.0.list(path)
     }
     fn sync(&self, path: &Path) -> io::Result<()> {
@@ -71,7 +71,7 @@ impl Folder for Panicking {
     }
 }
 
-impl Blob for PanickingBlob {
+impl StoreFile for PanickingBlob {
     fn len(&self) -> io::Result<u64> {
         self.0.len()
     }
@@ -92,8 +92,8 @@ impl Blob for PanickingBlob {
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
         self.0.reserve(offset, len)
     }
-    fn insert_front(&self, len: u64) -> io::Result<bool> {
-        self.0.insert_front(len)
+    fn insert_range(&self, len: u64) -> io::Result<bool> {
+        self.0.insert_range(len)
     }
     fn sync(&self) -> io::Result<()> {
         self.1.heed(&format!("sync-{}", self.2));
@@ -107,7 +107,7 @@ impl Blob for PanickingBlob {
     }
 }
 
-fn panicking(dataset: &Path, directory: Directory) -> Arc<dyn Folder> {
+fn panicking(dataset: &Path, directory: Directory) -> Arc<dyn StoreDir> {
     let told = Told {
         // Where the files are that tell a folder to panic.
         place: place().unwrap(),
@@ -239,7 +239,7 @@ fn a_panic_while_a_chunk_is_in_flight_costs_only_that() {
         false,
         |served, _| {
             let mut all = (0..).map(|number| Chunk::new(1, number));
-            let staged = all.find(|it| it.style() == Style::Staged).unwrap();
+            let staged = all.find(|it| it.style() == Style::TempFile).unwrap();
             is_eio(served.put("hit", staged));
         },
     );

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use common::Mount;
 use npyfs::dataset::{Attributes, Kind};
-use npyfs::disk::{Blob, Directory, DiskFile, Folder, MountId, Open, Whereabouts};
+use npyfs::disk::{Directory, MountId, Open, OsFile, StoreDir, StoreFile, Whereabouts};
 use npyfs::{Dataset, DatasetOptions};
 use serde_json::Value;
 use simulated::{Disk, Fault};
@@ -284,7 +284,7 @@ fn move_in(dataset: &Path) {
     let end = places + 16;
     let whereabouts = |path: &Path| {
         let file = fs::File::open(path).unwrap();
-        DiskFile::new(file).whereabouts().unwrap()
+        OsFile::new(file).whereabouts().unwrap()
     };
     let place = |of: Whereabouts| [of.place.inode.to_le_bytes(), of.place.born.to_le_bytes()];
     let here = whereabouts(&path);
@@ -782,7 +782,7 @@ fn a_backup_of_every_store_has_its_rows_names_and_attributes() {
     for expected in all() {
         let original = Copied::of(&expected);
         let place = tempfile::tempdir().unwrap();
-        let (from, to): (Arc<dyn Folder>, Arc<dyn Folder>) = (
+        let (from, to): (Arc<dyn StoreDir>, Arc<dyn StoreDir>) = (
             Arc::new(Directory::open(&original.path()).unwrap()),
             Arc::new(Directory::open(place.path()).unwrap()),
         );

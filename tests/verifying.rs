@@ -19,7 +19,7 @@ use common::{
 };
 use nix::errno::Errno;
 use npyfs::dataset::{Change, Stop};
-use npyfs::disk::{Blob, Directory, Folder, Listed, Lock, Open, Whereabouts};
+use npyfs::disk::{DirEntry, Directory, Lock, Open, StoreDir, StoreFile, Whereabouts};
 use npyfs::store::{Door, Options};
 use npyfs::{Dataset, DatasetOptions};
 
@@ -44,13 +44,13 @@ struct Gated {
 
 #[derive(Debug)]
 struct GatedBlob {
-    blob: Arc<dyn Blob>,
+    blob: Arc<dyn StoreFile>,
     at: PathBuf,
     read: Arc<AtomicU64>,
 }
 
-impl Folder for Gated {
-    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn Blob>> {
+impl StoreDir for Gated {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn StoreFile>> {
         let blob = self.directory.open(path, how)?;
         if path != "data.npy" {
             return Ok(blob);
@@ -73,7 +73,7 @@ impl Folder for Gated {
     fn make_dir(&self, path: &Path) -> io::Result<()> {
         self.directory.make_dir(path)
     }
-    fn list(&self, path: &Path) -> io::Result<Vec<Listed>> {
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         self.directory.list(path)
     }
     fn sync(&self, path: &Path) -> io::Result<()> {
@@ -97,7 +97,7 @@ impl GatedBlob {
     }
 }
 
-impl Blob for GatedBlob {
+impl StoreFile for GatedBlob {
     fn len(&self) -> io::Result<u64> {
         self.blob.len()
     }
@@ -128,8 +128,8 @@ impl Blob for GatedBlob {
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
         self.blob.reserve(offset, len)
     }
-    fn insert_front(&self, len: u64) -> io::Result<bool> {
-        self.blob.insert_front(len)
+    fn insert_range(&self, len: u64) -> io::Result<bool> {
+        self.blob.insert_range(len)
     }
     fn sync(&self) -> io::Result<()> {
         while self.at.join(".hold-sync").exists() {
@@ -200,7 +200,7 @@ impl Copy {
         self.scratch.path()
     }
 
-    fn folder(&self) -> Arc<dyn Folder> {
+    fn folder(&self) -> Arc<dyn StoreDir> {
         Arc::new(Gated {
             directory: Directory::open(self.at()).unwrap(),
             at: self.at().to_owned(),
@@ -275,7 +275,7 @@ fn refuses_writes(dataset: &Arc<Dataset>) {
         ..Default::default()
     };
     let refusals = [
-        dataset.own(),
+        dataset.acquire(),
         dataset.append("new.npy", &bytes(CHUNKS)),
         dataset.rename(first, "other.npy".as_ref()),
         dataset.set_attributes(first, &change),
@@ -485,7 +485,7 @@ fn a_verification_ends_when_the_dataset_is_dropped_closed_or_all_is_to_end() {
                 assert!(!dataset.is_verifying() && !dataset.is_owned());
                 // It goes on, and begins anew when it is written to.
                 rows(&dataset);
-                let error = dataset.own().unwrap_err();
+                let error = dataset.acquire().unwrap_err();
                 assert_eq!(error.errno(), Errno::EBUSY, "{error}");
             }
             _ => {
@@ -500,7 +500,7 @@ fn a_verification_ends_when_the_dataset_is_dropped_closed_or_all_is_to_end() {
                         .is_some()
                 };
                 becomes("ended", has_ended);
-                let error = dataset.own().unwrap_err();
+                let error = dataset.acquire().unwrap_err();
                 assert_eq!(error.errno(), Errno::ECANCELED, "{error}");
             }
         }
@@ -601,7 +601,7 @@ fn what_was_verified_is_served_though_the_rest_cannot_be_read() {
     assert_eq!(rows(&dataset), (CHUNKS + 1) * ROWS);
 }
 
-fn gated(dataset: &Path, directory: Directory) -> Arc<dyn Folder> {
+fn gated(dataset: &Path, directory: Directory) -> Arc<dyn StoreDir> {
     Arc::new(Gated {
         directory,
         at: place().unwrap().join("store").join(dataset),

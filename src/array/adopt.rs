@@ -8,11 +8,11 @@ use crate::disk::paths::ADOPTED;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::array::view::{Form, Layout};
+use crate::array::view::{HeaderKind, Layout};
 use crate::disk::paths::DATA;
-use crate::disk::{Blob, Folder, Open, copy, copy_attributes, read_exact_at};
+use crate::disk::{Open, StoreDir, StoreFile, copy, copy_attributes, read_exact_at};
 use crate::error::{Context, Result};
-use crate::npy::{Header, Prefix, Published};
+use crate::npy::{GrowableHeader, Header, Prefix};
 
 /// A block that every filesystem with `FALLOC_FL_INSERT_RANGE` takes as a whole number of its own.
 const BLOCK: u64 = 4096;
@@ -20,26 +20,26 @@ const BLOCK: u64 = 4096;
 const SECTOR: usize = 512;
 /// Gives the array of `rows` rows in `data` a count field, and returns its new layout.
 pub(crate) fn give_room(
-    folder: &Arc<dyn Folder>,
+    folder: &Arc<dyn StoreDir>,
     header: &Header,
-    data: &Arc<dyn Blob>,
+    data: &Arc<dyn StoreFile>,
     rows: u64,
 ) -> Result<Layout> {
     let failed = || "cannot give data.npy a header with room for its count".to_owned();
     let (dtype, row_shape) = (header.dtype(), header.row_shape());
-    if let Some(published) = Published::with_len(dtype, row_shape, header.len())? {
+    if let Some(published) = GrowableHeader::with_len(dtype, row_shape, header.len())? {
         data.write_at(&published.bytes(rows), 0).context(failed)?;
-        return Ok(Layout::new(Form::Published(published), data.clone()));
+        return Ok(Layout::new(HeaderKind::Growable(published), data.clone()));
     }
     // The rows keep the alignment in the file that they came with, 16 bytes with old writers.
-    if let Some(published) = Published::with_len(dtype, row_shape, header.len() + BLOCK)?
-        && data.insert_front(BLOCK).context(failed)?
+    if let Some(published) = GrowableHeader::with_len(dtype, row_shape, header.len() + BLOCK)?
+        && data.insert_range(BLOCK).context(failed)?
     {
-        let layout = Layout::new(Form::Published(published), data.clone());
+        let layout = Layout::new(HeaderKind::Growable(published), data.clone());
         write_inserted(&layout, rows)?;
         return Ok(layout);
     }
-    let published = Published::new(dtype, row_shape)?;
+    let published = GrowableHeader::new(dtype, row_shape)?;
     let blob = folder
         .open(Path::new(ADOPTED), Open::Create)
         .context(failed)?;
@@ -52,7 +52,7 @@ pub(crate) fn give_room(
     folder
         .rename(Path::new(ADOPTED), Path::new(DATA))
         .context(failed)?;
-    Ok(Layout::new(Form::Published(published), blob))
+    Ok(Layout::new(HeaderKind::Growable(published), blob))
 }
 
 /// Writes the header of `rows` rows into a block that was inserted before the old one. The old one
@@ -69,9 +69,9 @@ pub(crate) fn write_inserted(layout: &Layout, rows: u64) -> Result<()> {
 /// The old header after an inserted block, and the new one that belongs there, where the block
 /// holds no more than parts of the new one.
 pub(crate) fn interrupted_insertion(
-    data: &Arc<dyn Blob>,
+    data: &Arc<dyn StoreFile>,
     len: u64,
-) -> Result<Option<(Header, Published)>> {
+) -> Result<Option<(Header, GrowableHeader)>> {
     let failed = || "cannot read the header of data.npy".to_owned();
     let mut bytes = vec![0; len.min(2 * BLOCK) as usize];
     read_exact_at(&**data, &mut bytes, 0).context(failed)?;
@@ -83,7 +83,8 @@ pub(crate) fn interrupted_insertion(
         _ => return Ok(None),
     };
     let inserted = header.len() + BLOCK;
-    let Some(published) = Published::with_len(header.dtype(), header.row_shape(), inserted)? else {
+    let Some(published) = GrowableHeader::with_len(header.dtype(), header.row_shape(), inserted)?
+    else {
         return Ok(None);
     };
     let new = published.bytes(header.rows());

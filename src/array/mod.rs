@@ -22,7 +22,7 @@ pub(crate) struct Array {
 }
 
 /// Whether a chunk of this header belongs into this array, as it is or converted.
-pub(crate) fn agree(header: &Header, layout: &Layout) -> Result<()> {
+pub(crate) fn check_compatible(header: &Header, layout: &Layout) -> Result<()> {
     if !header.dtype().same_values(layout.dtype()) {
         return Err(err!(
             EINVAL,

@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 use crate::array::view::Layout;
 use crate::convert::bands::Bands;
 use crate::disk::Face;
-use crate::disk::staged::{Holds, Staged};
-use crate::disk::{Blob, Folder, copy, read_exact_at, set_attributes};
+use crate::disk::temp::{Holds, TempFile};
+use crate::disk::{StoreDir, StoreFile, copy, read_exact_at, set_attributes};
 use crate::error::{Context, Error, Result};
 
 /// Moved at the most with each write that follows a displacement, beyond the write's own size.
@@ -34,10 +34,10 @@ const PIECE: u64 = 4 << 20;
 /// The array of a dataset that has no chunk yet: a file in `.npyfs/incoming/` until the first
 /// commit makes it `data.npy`.
 #[derive(Debug)]
-pub(crate) struct Unborn {
+pub(crate) struct NewArray {
     pub(crate) layout: Arc<Layout>,
     /// Taken at birth.
-    pub(crate) file: Mutex<Option<Staged>>,
+    pub(crate) file: Mutex<Option<TempFile>>,
 }
 
 /// The chunk that streams.
@@ -53,7 +53,7 @@ pub(crate) struct Owner {
 pub(crate) struct Stream {
     layout: Arc<Layout>,
     /// Keeps the file that `layout` writes to, where it is not `data.npy` yet.
-    _unborn: Option<Arc<Unborn>>,
+    _unborn: Option<Arc<NewArray>>,
     owner: Owner,
     /// How many bytes the body is to have.
     body_len: u64,
@@ -83,7 +83,7 @@ enum Home {
     /// What is stored below `moved` is in the file; what is up to `streamed` still in the tail; and
     /// the rest goes to the file.
     Displaced {
-        file: Staged,
+        file: TempFile,
         moved: u64,
     },
     /// The move failed, and bytes are lost: the chunk must be refused.
@@ -93,7 +93,7 @@ enum Home {
 }
 
 impl Home {
-    fn blob(&self) -> Option<Arc<dyn Blob>> {
+    fn blob(&self) -> Option<Arc<dyn StoreFile>> {
         match self {
             Home::Displaced { file, .. } => Some(file.shared_blob()),
             Home::Tail | Home::Lost(_) | Home::Taken => None,
@@ -107,13 +107,13 @@ pub(crate) enum Outcome {
     /// All of it lies after the last committed row.
     InPlace,
     /// It was displaced; this file holds all of it, in the same order.
-    Staged(Staged),
+    TempFile(TempFile),
 }
 
 impl Stream {
     pub(crate) fn new(
         layout: Arc<Layout>,
-        unborn: Option<Arc<Unborn>>,
+        new_array: Option<Arc<NewArray>>,
         base: u64,
         owner: Owner,
         body_len: u64,
@@ -122,7 +122,7 @@ impl Stream {
     ) -> Arc<Stream> {
         Arc::new(Stream {
             layout,
-            _unborn: unborn,
+            _unborn: new_array,
             owner,
             body_len,
             bands,
@@ -294,7 +294,7 @@ impl Stream {
     fn move_until(
         &self,
         base: u64,
-        file: &mut Staged,
+        file: &mut TempFile,
         moved: &mut u64,
         streamed: u64,
         until: u64,
@@ -322,7 +322,7 @@ impl Stream {
     /// locked. `true`: this stream has nothing left in the tail.
     ///
     /// A failure is this chunk's own, never the newcomer's: its next write and close report it.
-    pub(crate) fn make_way(&self, folder: &Arc<dyn Folder>, end: u64) -> bool {
+    pub(crate) fn make_way(&self, folder: &Arc<dyn StoreDir>, end: u64) -> bool {
         let Ok(mut state) = self.lock() else {
             return true;
         };
@@ -355,9 +355,9 @@ impl Stream {
         *crate::lock(&self.owner.face)
     }
 
-    fn new_home(&self, folder: &Arc<dyn Folder>) -> io::Result<Staged> {
+    fn new_home(&self, folder: &Arc<dyn StoreDir>) -> io::Result<TempFile> {
         let holds = Holds::Scattered(&self.owner.name);
-        let file = Staged::create(folder, holds, Some(&self.face()))?;
+        let file = TempFile::create(folder, holds, Some(&self.face()))?;
         file.blob().write_at(&self.owner.head, 0)?;
         // The space after the tail was reserved for this chunk, which needs it here now.
         {
@@ -371,7 +371,7 @@ impl Stream {
 
     /// Makes the stream a file at once, with the bytes in the order in which they came: the chunk
     /// goes on in another order than front to back. Called with the writer locked.
-    pub(crate) fn take_file(&self, folder: &Arc<dyn Folder>) -> Result<Staged> {
+    pub(crate) fn take_file(&self, folder: &Arc<dyn StoreDir>) -> Result<TempFile> {
         if self.bands != Bands::default() {
             let file = self.copied(folder)?;
             self.lock()?.home = Home::Taken;
@@ -379,19 +379,19 @@ impl Stream {
         }
         self.make_way(folder, u64::MAX);
         match self.take()? {
-            Outcome::Staged(file) => Ok(file),
+            Outcome::TempFile(file) => Ok(file),
             Outcome::InPlace => Err(err!(EIO, "the chunk's stream has ended")),
         }
     }
 
-    fn copied(&self, folder: &Arc<dyn Folder>) -> Result<Staged> {
-        let store = |file: &Staged, bytes: &[u8], at| {
+    fn copied(&self, folder: &Arc<dyn StoreDir>) -> Result<TempFile> {
+        let store = |file: &TempFile, bytes: &[u8], at| {
             file.blob()
                 .write_at(bytes, at)
                 .context(|| "cannot write to .npyfs/incoming".into())
         };
         let holds = Holds::Chunk(&self.owner.name);
-        let file = Staged::create(folder, holds, Some(&self.face()))
+        let file = TempFile::create(folder, holds, Some(&self.face()))
             .context(|| "cannot make a file in .npyfs/incoming".into())?;
         store(&file, &self.owner.head, 0)?;
         let received = self.lock()?.received;
@@ -452,7 +452,7 @@ impl Stream {
             } => {
                 self.move_until(base, &mut file, &mut moved, streamed, streamed)
                     .context(|| "cannot write to .npyfs/incoming".into())?;
-                Ok(Outcome::Staged(file))
+                Ok(Outcome::TempFile(file))
             }
             Home::Lost(error) => {
                 state.home = Home::Lost(error.clone());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::stream::Stream;
 use super::view::Layout;
-use crate::disk::Folder;
+use crate::disk::StoreDir;
 
 /// The chunks that have bytes after the last row or are to have them, by their places there.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ impl Tail {
 
     /// Moves all that lies below `end` out of the way of a commit. A failure is the moved
     /// chunk's own.
-    pub(crate) fn make_way(&mut self, folder: &Arc<dyn Folder>, layout: &Arc<Layout>, end: u64) {
+    pub(crate) fn make_way(&mut self, folder: &Arc<dyn StoreDir>, layout: &Arc<Layout>, end: u64) {
         let is_clear = |stream: &Arc<Stream>| {
             Arc::ptr_eq(stream.layout(), layout)
                 && stream.begins_before(end)

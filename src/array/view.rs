@@ -8,25 +8,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock, Weak};
 
 use crate::array::Array;
-use crate::disk::{Blob, read_exact_at};
+use crate::disk::{StoreFile, read_exact_at};
 use crate::error::{Context, Error, Result};
-use crate::npy::{Dtype, Header, Published};
+use crate::npy::{Dtype, GrowableHeader, Header};
 
 /// How the header of a backing array is laid out.
 #[derive(Debug)]
-pub(crate) enum Form {
+pub(crate) enum HeaderKind {
     /// With the count field of the store format: rows can be appended.
-    Published(Published),
+    Growable(GrowableHeader),
     /// As another program wrote it, with no such field: it is served as it stands, and gets a
     /// field before the first row is appended.
-    Plain { header: Header, bytes: Vec<u8> },
+    Fixed { header: Header, bytes: Vec<u8> },
 }
 
 /// What all versions of one array have in common: its header's form and its backing file.
 #[derive(Debug)]
 pub(crate) struct Layout {
-    pub(crate) form: Form,
-    pub(crate) data: Arc<dyn Blob>,
+    pub(crate) form: HeaderKind,
+    pub(crate) data: Arc<dyn StoreFile>,
     /// Read by a stream that writes after the rows without the writer, for as long as that takes: the end
     /// of the file does not move then. Written by the one that gives back what is reserved after it.
     pub(crate) end_of_file: RwLock<()>,
@@ -38,7 +38,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    pub(crate) fn new(form: Form, data: Arc<dyn Blob>) -> Self {
+    pub(crate) fn new(form: HeaderKind, data: Arc<dyn StoreFile>) -> Self {
         Self {
             form,
             data,
@@ -96,39 +96,39 @@ impl Layout {
 
     pub(crate) fn dtype(&self) -> &Dtype {
         match &self.form {
-            Form::Published(header) => header.dtype(),
-            Form::Plain { header, .. } => header.dtype(),
+            HeaderKind::Growable(header) => header.dtype(),
+            HeaderKind::Fixed { header, .. } => header.dtype(),
         }
     }
 
     pub(crate) fn row_shape(&self) -> &[u64] {
         match &self.form {
-            Form::Published(header) => header.row_shape(),
-            Form::Plain { header, .. } => header.row_shape(),
+            HeaderKind::Growable(header) => header.row_shape(),
+            HeaderKind::Fixed { header, .. } => header.row_shape(),
         }
     }
 
     /// Bytes of one row; 0 for an empty row shape or item.
     pub(crate) fn row_bytes(&self) -> u64 {
         match &self.form {
-            Form::Published(header) => header.row_bytes(),
-            Form::Plain { header, .. } => header.row_bytes(),
+            HeaderKind::Growable(header) => header.row_bytes(),
+            HeaderKind::Fixed { header, .. } => header.row_bytes(),
         }
     }
 
     /// The offset of row 0 in the backing file.
     pub(crate) fn header_len(&self) -> u64 {
         match &self.form {
-            Form::Published(header) => header.len(),
-            Form::Plain { header, .. } => header.len(),
+            HeaderKind::Growable(header) => header.len(),
+            HeaderKind::Fixed { header, .. } => header.len(),
         }
     }
 
     /// The header of the array when it has `rows` rows.
     pub(crate) fn header_bytes(&self, rows: u64) -> Vec<u8> {
         match &self.form {
-            Form::Published(header) => header.bytes(rows),
-            Form::Plain { bytes, .. } => bytes.clone(),
+            HeaderKind::Growable(header) => header.bytes(rows),
+            HeaderKind::Fixed { bytes, .. } => bytes.clone(),
         }
     }
 
@@ -226,7 +226,7 @@ impl View {
     }
 
     /// Where its rows are: the backing file, and the offset of the first.
-    pub(crate) fn body(&self) -> (&Arc<dyn Blob>, u64) {
+    pub(crate) fn body(&self) -> (&Arc<dyn StoreFile>, u64) {
         (&self.layout.data, self.body_start())
     }
 
@@ -241,7 +241,7 @@ impl View {
     }
 
     /// The backing file, and a number that is the same for all views of it.
-    pub fn backing(&self) -> (&Arc<dyn Blob>, usize) {
+    pub fn backing(&self) -> (&Arc<dyn StoreFile>, usize) {
         (&self.layout.data, Arc::as_ptr(&self.layout) as usize)
     }
 

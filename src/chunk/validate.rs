@@ -3,13 +3,13 @@
 use std::ffi::OsStr;
 
 use crate::chunk::name::check_chunk_name;
-use crate::disk::Blob;
+use crate::disk::StoreFile;
 use crate::error::{Context, Error, Result};
 use crate::npy::shape_text;
 use crate::npy::{Header, MAX_HEADER, Prefix};
 
 /// The header at the front of a file of `len` bytes, and its bytes.
-pub(crate) fn read_header(blob: &dyn Blob, len: u64) -> Result<(Header, Vec<u8>)> {
+pub(crate) fn read_header(blob: &dyn StoreFile, len: u64) -> Result<(Header, Vec<u8>)> {
     let mut want = 4096.min(len) as usize;
     loop {
         let mut bytes = vec![0; want];
@@ -44,7 +44,7 @@ pub(crate) fn no_header(len: u64) -> Error {
 ///
 /// # Errors
 /// Why not.
-pub fn judge_file(name: &OsStr, blob: &dyn Blob) -> Result<()> {
+pub fn judge_file(name: &OsStr, blob: &dyn StoreFile) -> Result<()> {
     check_chunk_name(name)?;
     let len = blob.len().context(|| "cannot see the file's size".into())?;
     let (header, _) = read_header(blob, len)?;

@@ -15,10 +15,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use crate::convert::bands::{Band, Bands, even};
-use crate::convert::transpose::{Axis, Reversal};
+use crate::convert::transpose::{Axis, Transpose};
 use crate::error::Result;
-use crate::npy::swap::{boundary, repeat, swap};
-use crate::npy::{Dtype, Header, Swap};
+use crate::npy::byteswap::{boundary, repeat, swap};
+use crate::npy::{ByteSwap, Dtype, Header};
 
 /// The largest box of items that is transposed at once, in bytes.
 const SLAB: usize = 1 << 20;
@@ -56,9 +56,9 @@ pub(crate) struct Conversion {
     /// Bytes of the body.
     body: u64,
     /// Runs to reverse in each item.
-    item_swaps: Vec<Swap>,
+    item_swaps: Vec<ByteSwap>,
     /// The same for the whole body.
-    body_swaps: Vec<Swap>,
+    body_swaps: Vec<ByteSwap>,
     /// The dimensions longer than 1 of a body in Fortran order; empty where the order stays.
     dims: Vec<u64>,
 }
@@ -168,7 +168,7 @@ impl Conversion {
             return Ok(0);
         };
         in_parts(bands.count(), threads, || {
-            let mut press = Press::new(self, bands, slab as u64);
+            let mut press = TileBuffer::new(self, bands, slab as u64);
             move |n| {
                 let band = bands.band(n);
                 let start = band.start;
@@ -263,7 +263,7 @@ fn in_parts<W: FnMut(u64) -> Result<Sum>>(
 
 /// The bytes of `range` in their order, through windows of at most `memory`.
 fn pass(
-    swaps: &[Swap],
+    swaps: &[ByteSwap],
     range: std::ops::Range<u64>,
     memory: usize,
     buffer: &mut Vec<u8>,
@@ -286,7 +286,7 @@ fn pass(
 }
 
 /// Where a thread transposes one band after the other.
-struct Press<'a> {
+struct TileBuffer<'a> {
     conversion: &'a Conversion,
     /// The index of the band's first item in what lies together: the whole body, or the band.
     low: Vec<u64>,
@@ -301,10 +301,10 @@ struct Press<'a> {
     slab: Vec<u8>,
     out: Vec<u8>,
     /// What the latest boxes were placed by: most are of the same size.
-    reversals: Vec<Rc<Reversal>>,
+    reversals: Vec<Rc<Transpose>>,
 }
 
-impl<'a> Press<'a> {
+impl<'a> TileBuffer<'a> {
     fn new(conversion: &'a Conversion, bands: &Bands, slab: u64) -> Self {
         let item = conversion.item;
         let slab_items = (slab / item).max(1);
@@ -431,7 +431,7 @@ impl<'a> Press<'a> {
         let to = (offset(&at[whole..], &target[whole..]) * item) as usize;
         let known = self.reversals.iter().find(|known| known.axes() == axes);
         let reversal = known.cloned().unwrap_or_else(|| {
-            let new = Rc::new(Reversal::new(axes));
+            let new = Rc::new(Transpose::new(axes));
             self.reversals.truncate(REVERSALS - 1);
             self.reversals.insert(0, new.clone());
             new

@@ -123,7 +123,7 @@ fn reference(chunk: &Header, dataset: &Dtype, body: &[u8]) -> Vec<u8> {
     out
 }
 
-fn naive_swap(swaps: &[Swap], bytes: &mut [u8]) {
+fn naive_swap(swaps: &[ByteSwap], bytes: &mut [u8]) {
     for swap in swaps {
         for i in 0..swap.count {
             let at = (swap.offset + i * swap.width) as usize;

@@ -26,7 +26,7 @@ pub(crate) struct Axis {
 /// The axes form three groups: those that are fastest in the source (p), those that are fastest in
 /// the target (q), and those between.
 #[derive(Debug)]
-pub(crate) struct Reversal {
+pub(crate) struct Transpose {
     axes: Vec<Axis>,
     p: Group,
     q: Group,
@@ -64,7 +64,7 @@ struct Tile<'a> {
     target: usize,
 }
 
-impl Reversal {
+impl Transpose {
     /// Reverses `axes`, the first of which runs fastest in the source and the last in the target.
     pub(crate) fn new(axes: Vec<Axis>) -> Self {
         let long: Vec<Axis> = axes.iter().copied().filter(|axis| axis.len != 1).collect();
@@ -246,7 +246,7 @@ mod tests {
                 })
                 .collect();
             let mut target = vec![0; source.len()];
-            Reversal::new(axes.clone()).run(size, &source, &mut target);
+            Transpose::new(axes.clone()).run(size, &source, &mut target);
             for i in 0..items {
                 let at = |a: &Axis| i / a.target % a.len;
                 let from: usize = axes.iter().map(|a| at(a) * a.source).sum();

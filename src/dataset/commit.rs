@@ -11,7 +11,7 @@
 //! fails too, the disk may say other than memory does: the writer is marked failed and refuses
 //! until the dataset is opened again and recovered, while reads go on.
 
-use crate::disk::paths::NEWBORN;
+use crate::disk::paths::NEW_DATA;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -20,21 +20,21 @@ use std::sync::{Arc, Mutex};
 
 use super::mine::epoch::ChunkId;
 use super::mine::names::Names;
-use crate::array::stream::{Outcome, Stream, Unborn};
+use crate::array::stream::{NewArray, Outcome, Stream};
 use crate::array::tail::Tail;
-use crate::array::view::{Form, Layout};
-use crate::array::{Array, agree};
+use crate::array::view::{HeaderKind, Layout};
+use crate::array::{Array, check_compatible};
 use crate::convert::bands::Bands;
 use crate::convert::{Conversion, Source};
 use crate::dataset::Dataset;
 use crate::disk::clock;
 use crate::disk::paths::DATA;
-use crate::disk::staged::{Holds, Staged};
-use crate::disk::{Blob, read_exact_at, read_pieces};
+use crate::disk::temp::{Holds, TempFile};
+use crate::disk::{StoreFile, read_exact_at, read_pieces};
 use crate::error::{Context, Error, Result};
-use crate::journal::catalog::OutOfPlace;
+use crate::journal::catalog::InvalidRecord;
 use crate::journal::{AppendError, Attributes, ChunkRecord, Journal, Record};
-use crate::npy::{Header, Published};
+use crate::npy::{GrowableHeader, Header};
 
 /// Memory for the conversion of a body that lies as it came, in bytes: with less, more is read
 /// more than once.
@@ -48,7 +48,7 @@ pub(crate) struct Writer {
     pub(crate) array_recorded: bool,
     /// The chunks that stream, or have left bytes after the rows that are still to be moved.
     pub(crate) tail: Tail,
-    pub(crate) unborn: Option<Arc<Unborn>>,
+    pub(crate) new_array: Option<Arc<NewArray>>,
     /// Rows that the journal says have reached the disk.
     pub(crate) durable: u64,
     /// Something was written since the last sync.
@@ -65,15 +65,16 @@ pub(crate) struct Writer {
 impl Writer {
     /// Whether the array to be has the form that this header asks for.
     pub(crate) fn expects(&self, header: &Header) -> bool {
-        self.unborn.as_ref().is_some_and(|unborn| {
-            agree(header, &unborn.layout).is_ok() && header.dtype() == unborn.layout.dtype()
+        self.new_array.as_ref().is_some_and(|new_array| {
+            check_compatible(header, &new_array.layout).is_ok()
+                && header.dtype() == new_array.layout.dtype()
         })
     }
 }
 
 /// A chunk that is about to be committed.
 #[derive(Debug)]
-pub(crate) struct Candidate<'a> {
+pub(crate) struct ChunkCommit<'a> {
     pub(crate) name: &'a OsStr,
     /// The header's bytes as they came.
     pub(crate) head: &'a [u8],
@@ -86,14 +87,14 @@ pub(crate) struct Candidate<'a> {
 pub(crate) enum Rows<'a> {
     Memory(&'a [u8]),
     /// After the candidate's header.
-    File(&'a dyn Blob),
+    File(&'a dyn StoreFile),
     /// In the tail, with this checksum, unless the stream was displaced.
     Stream(&'a Arc<Stream>, u32),
 }
 
 impl Dataset {
     /// Appends the rows of a chunk and gives them its name.
-    pub(crate) fn commit(&self, chunk: &Candidate<'_>, rows: Rows<'_>) -> Result<ChunkId> {
+    pub(crate) fn commit(&self, chunk: &ChunkCommit<'_>, rows: Rows<'_>) -> Result<ChunkId> {
         let stream = match &rows {
             Rows::Stream(stream, _) => Some(*stream),
             Rows::Memory(_) | Rows::File(_) => None,
@@ -101,11 +102,11 @@ impl Dataset {
         self.pay()?;
         // Given up since the chunk began, if its files were replaced.
         if self.given_up.load(Ordering::Acquire) {
-            self.own()?;
+            self.acquire()?;
         }
         if let Some(stream) = stream {
             stream.layout().is_there()?;
-            self.await_turn(stream)?;
+            self.wait_for_predecessors(stream)?;
         }
         let slow = !matches!(rows, Rows::Memory(_));
         let _busy = slow.then(|| self.busy.enter());
@@ -123,11 +124,11 @@ impl Dataset {
             (Ok(_), Some(stream)) => {
                 // What was copied to its place from further on is still there.
                 self.cut_tail_after(writer, stream);
-                self.turn.notify_all();
+                self.tail_changed.notify_all();
             }
             (Ok(_), None) => {}
             (Err(error), _) => {
-                self.drop_unborn(writer);
+                self.discard_new(writer);
                 if writer.failed.is_some() {
                     log::error!("{}: {error}", self.label());
                 }
@@ -139,7 +140,7 @@ impl Dataset {
     fn commit_locked(
         &self,
         writer: &mut Writer,
-        chunk: &Candidate<'_>,
+        chunk: &ChunkCommit<'_>,
         rows: Rows<'_>,
     ) -> Result<ChunkId> {
         if !self.options.reuse_names && self.catalog().find(chunk.name).is_some() {
@@ -150,14 +151,14 @@ impl Dataset {
             ));
         }
         let array = self.array();
-        let (layout, first_row, unborn) = match array {
+        let (layout, first_row, new_array) = match array {
             Some(array) => {
-                agree(chunk.header, &array.layout)?;
+                check_compatible(chunk.header, &array.layout)?;
                 (array.layout, array.rows, None)
             }
             None => {
-                let unborn = self.unborn(writer, chunk.header)?;
-                (unborn.layout.clone(), 0, Some(unborn))
+                let new_array = self.new_array(writer, chunk.header)?;
+                (new_array.layout.clone(), 0, Some(new_array))
             }
         };
         let count = first_row
@@ -175,24 +176,31 @@ impl Dataset {
 
         let now = clock::now();
         let mut first = None;
-        if let Some(unborn) = &unborn {
-            first = Some(self.opened_now(&writer.journal, Some(&*unborn.layout.data))?);
-            self.prepare_birth(unborn, count)
-                .inspect_err(|_| writer.unborn = None)?;
+        if let Some(new_array) = &new_array {
+            first = Some(self.opened_now(&writer.journal, Some(&*new_array.layout.data))?);
+            self.write_new(new_array, count)
+                .inspect_err(|_| writer.new_array = None)?;
         }
         let before = writer.journal.len();
         self.record(writer, first, &layout, chunk, first_row, crc, now)?;
         writer.dirty = true;
-        let published = match &unborn {
-            Some(_) => self.give_birth(),
+        let published = match &new_array {
+            Some(_) => self.install_new(),
             None => publish(&layout, first_row, count),
         };
         if let Err(error) = published {
-            self.take_back(writer, before, &layout, unborn.is_none(), count, first_row);
+            self.take_back(
+                writer,
+                before,
+                &layout,
+                new_array.is_none(),
+                count,
+                first_row,
+            );
             return Err(error);
         }
         writer.array_recorded = true;
-        if writer.unborn.take().is_some() {
+        if writer.new_array.take().is_some() {
             self.entries_changed();
             writer.names.data_changed(&*self.folder)?;
         }
@@ -210,7 +218,7 @@ impl Dataset {
         &self,
         writer: &mut Writer,
         layout: &Arc<Layout>,
-        chunk: &Candidate<'_>,
+        chunk: &ChunkCommit<'_>,
         rows: Rows<'_>,
         first_row: u64,
         count: u64,
@@ -241,7 +249,7 @@ impl Dataset {
                     // Further on, before its turn; or in an array that another took the place
                     // of before it was born.
                     Outcome::InPlace => None,
-                    Outcome::Staged(file) => Some(file),
+                    Outcome::TempFile(file) => Some(file),
                 }
             }
             _ => None,
@@ -271,7 +279,7 @@ impl Dataset {
         &self,
         conversion: &Conversion,
         body: Body<'_>,
-        data: &dyn Blob,
+        data: &dyn StoreFile,
         start: u64,
     ) -> Result<u32> {
         let write = |at: u64, rows: &[u8]| {
@@ -318,7 +326,7 @@ impl Dataset {
         writer: &mut Writer,
         first: Option<Record<'_>>,
         layout: &Layout,
-        chunk: &Candidate<'_>,
+        chunk: &ChunkCommit<'_>,
         first_row: u64,
         crc: u32,
         now: i64,
@@ -366,7 +374,7 @@ impl Dataset {
 
     fn chunk_record<'a>(
         &self,
-        chunk: &Candidate<'a>,
+        chunk: &ChunkCommit<'a>,
         first_row: u64,
         header: u32,
         crc: u32,
@@ -388,7 +396,7 @@ impl Dataset {
     /// Step 4 for the name; readers see the rows once the array's count is set.
     fn reveal(
         &self,
-        chunk: &Candidate<'_>,
+        chunk: &ChunkCommit<'_>,
         first_row: u64,
         crc: u32,
         now: i64,
@@ -397,7 +405,7 @@ impl Dataset {
         let converted = Conversion::needed(chunk.header, layout.dtype()).is_some();
         let mut catalog = self.catalog_mut();
         let refused =
-            |out: OutOfPlace| err!(EIO, "the catalog refused a committed chunk: {}", out.0);
+            |out: InvalidRecord| err!(EIO, "the catalog refused a committed chunk: {}", out.0);
         if catalog.find(chunk.name).is_some() {
             let name = chunk.name.as_bytes();
             let at = Some(now);
@@ -439,37 +447,37 @@ impl Dataset {
 
     /// The array to be, in the form that this header asks for. The first commit sets the array's
     /// byte order too, so a chunk of another one has an array of its own to stream into.
-    pub(crate) fn unborn(&self, writer: &mut Writer, header: &Header) -> Result<Arc<Unborn>> {
+    pub(crate) fn new_array(&self, writer: &mut Writer, header: &Header) -> Result<Arc<NewArray>> {
         if writer.expects(header)
-            && let Some(unborn) = &writer.unborn
+            && let Some(new_array) = &writer.new_array
         {
-            return Ok(unborn.clone());
+            return Ok(new_array.clone());
         }
-        let published = Published::new(header.dtype(), header.row_shape())?;
-        let file = Staged::create(&self.folder, Holds::Other, None)
+        let published = GrowableHeader::new(header.dtype(), header.row_shape())?;
+        let file = TempFile::create(&self.folder, Holds::Other, None)
             .context(|| "cannot create data.npy".into())?;
-        let form = Form::Published(published);
+        let form = HeaderKind::Growable(published);
         let layout = Arc::new(Layout::new(form, file.shared_blob()));
-        let unborn = Arc::new(Unborn {
+        let new_array = Arc::new(NewArray {
             layout,
             file: Mutex::new(Some(file)),
         });
         // Streams in an array of another form go on there: their chunks are refused at their commits,
         // by the check against the array that came first.
         writer.tail.clear();
-        writer.unborn = Some(unborn.clone());
-        Ok(unborn)
+        writer.new_array = Some(new_array.clone());
+        Ok(new_array)
     }
 
     /// Puts the whole array, its count included, at a name that recovery knows.
-    fn prepare_birth(&self, unborn: &Unborn, count: u64) -> Result<()> {
-        let header = unborn.layout.header_bytes(count);
-        unborn
+    fn write_new(&self, new_array: &NewArray, count: u64) -> Result<()> {
+        let header = new_array.layout.header_bytes(count);
+        new_array
             .layout
             .data
             .write_at(&header, 0)
             .context(|| "cannot write the header of data.npy".into())?;
-        let mut file = unborn
+        let mut file = new_array
             .file
             .lock()
             .map_err(|_| err!(EIO, "a failure inside npyfs ended the array's birth"))?;
@@ -477,15 +485,15 @@ impl Dataset {
             self.folder
                 .hand_over(file.blob())
                 .context(|| "cannot give data.npy its owner and mode".into())?;
-            file.keep_as(Path::new(NEWBORN))
+            file.persist(Path::new(NEW_DATA))
                 .context(|| "cannot create data.npy".into())?;
         }
         Ok(())
     }
 
-    fn give_birth(&self) -> Result<()> {
+    fn install_new(&self) -> Result<()> {
         self.folder
-            .rename(Path::new(NEWBORN), Path::new(DATA))
+            .rename(Path::new(NEW_DATA), Path::new(DATA))
             .context(|| "cannot create data.npy".into())
     }
 }
@@ -507,10 +515,10 @@ fn is_whole(layout: &Layout, end: u64) -> Result<()> {
 
 /// Step 3: takes the count in the backing header from `old` to `new`.
 fn publish(layout: &Layout, old: u64, new: u64) -> Result<()> {
-    let Form::Published(header) = &layout.form else {
+    let HeaderKind::Growable(header) = &layout.form else {
         return Err(err!(EIO, "the header of data.npy has no count field"));
     };
-    for (offset, word) in header.steps(old, new) {
+    for (offset, word) in header.count_writes(old, new) {
         layout
             .data
             .write_at(&word, offset)
@@ -522,12 +530,12 @@ fn publish(layout: &Layout, old: u64, new: u64) -> Result<()> {
 enum Body<'a> {
     Memory(&'a [u8]),
     /// From this offset on, in bands or as it came.
-    File(&'a dyn Blob, u64, Option<&'a Bands>),
+    File(&'a dyn StoreFile, u64, Option<&'a Bands>),
 }
 
 /// Copies rows that are stored as they came, and sums them up. They may come from further on in
 /// `data`: a piece is read before anything is written that far.
-fn copy_rows(body: Body<'_>, len: u64, data: &dyn Blob, start: u64) -> Result<u32> {
+fn copy_rows(body: Body<'_>, len: u64, data: &dyn StoreFile, start: u64) -> Result<u32> {
     let (mut crc, mut at) = (0, start);
     let mut put = |rows: &[u8]| {
         data.write_at(rows, at)?;

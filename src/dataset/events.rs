@@ -8,14 +8,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use crate::disk::clock;
-use crate::disk::{Folder, Open};
+use crate::disk::{Open, StoreDir};
 use crate::error::{Context, Result};
 
 const LIMIT: u64 = 8 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Events {
-    folder: Arc<dyn Folder>,
+    folder: Arc<dyn StoreDir>,
     read_only: bool,
     state: Mutex<State>,
 }
@@ -27,7 +27,7 @@ pub(crate) struct State {
 }
 
 impl Events {
-    pub(crate) fn new(folder: Arc<dyn Folder>, read_only: bool) -> Self {
+    pub(crate) fn new(folder: Arc<dyn StoreDir>, read_only: bool) -> Self {
         Self {
             folder,
             read_only,

@@ -6,14 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::chunk_writer::ChunkWriter;
-use super::commit::{Candidate, Rows};
+use super::commit::{ChunkCommit, Rows};
 use crate::chunk::status::Start;
 use crate::chunk::status::{Abort, Reopened};
 use crate::chunk::validate::{check_len, read_header};
 use crate::dataset::{Dataset, Incoming, NoOthers, Rewrite};
 use crate::disk::Face;
-use crate::disk::staged::{Holds, Staged};
-use crate::disk::{Blob, Open};
+use crate::disk::temp::{Holds, TempFile};
+use crate::disk::{Open, StoreFile};
 use crate::error::{Context, Result};
 use crate::journal::Attributes;
 
@@ -132,7 +132,7 @@ impl Dataset {
     /// Removes an empty file that held the name until now. One with bytes is its owner's.
     pub(crate) fn remove_placeholder(&self, name: &OsStr) {
         let path = Path::new(name);
-        let is_empty = |blob: Arc<dyn Blob>| blob.len().map(|len| len == 0);
+        let is_empty = |blob: Arc<dyn StoreFile>| blob.len().map(|len| len == 0);
         let removed = match self.folder.open(path, Open::Read).and_then(is_empty) {
             Ok(true) => self.folder.remove(path),
             Ok(false) => Ok(()),
@@ -181,14 +181,19 @@ impl Dataset {
     ///
     /// # Errors
     /// As those of a chunk's close.
-    pub fn append_blob(&self, name: &OsStr, blob: &dyn Blob, attributes: Attributes) -> Result<()> {
+    pub fn append_blob(
+        &self,
+        name: &OsStr,
+        blob: &dyn StoreFile,
+        attributes: Attributes,
+    ) -> Result<()> {
         crate::chunk::name::check_chunk_name(name)?;
         let len = blob.len().context(|| "cannot see the file's size".into())?;
         let (header, bytes) = read_header(blob, len)?;
         check_len(&header, len)?;
         let _held = self.hold()?;
-        self.admit(&header)?;
-        let candidate = Candidate {
+        self.check_compatible(&header)?;
+        let candidate = ChunkCommit {
             name,
             head: &bytes,
             header: &header,
@@ -220,8 +225,8 @@ impl Dataset {
         done
     }
 
-    pub(super) fn stage(&self, holds: Holds<'_>, face: Option<&Face>) -> Result<Staged> {
-        Staged::create(&self.folder, holds, face)
+    pub(super) fn stage(&self, holds: Holds<'_>, face: Option<&Face>) -> Result<TempFile> {
+        TempFile::create(&self.folder, holds, face)
             .context(|| "cannot make a file in .npyfs/incoming".into())
     }
 }

@@ -79,7 +79,7 @@ impl Dataset {
             Found::Unverified(copy) => return Ok(Some(copy)),
             Found::Unsettled => {}
         }
-        let error = match self.own_if_verified(verifier) {
+        let error = match self.acquire_if_verified(verifier) {
             Ok(unverified) => return Ok(unverified),
             Err(error) => error,
         };
@@ -172,7 +172,7 @@ impl Dataset {
             let (known, journal_len) = (follow.journal_len, verifying.files.journal_len());
             drop(follow);
             if !same_array || self.journal_len_on_disk()? != journal_len {
-                return self.look_again();
+                return self.reload();
             }
             let rows = verifying.rows();
             return match self.array() {
@@ -185,7 +185,7 @@ impl Dataset {
             let same_array = self.data_identity() == follow.identity;
             drop(follow);
             return if !same_array || self.is_locked() || self.journal_len_on_disk()? != known {
-                self.look_again()
+                self.reload()
             } else {
                 Ok(())
             };
@@ -200,7 +200,7 @@ impl Dataset {
                 return Ok(());
             }
             drop(follow);
-            return self.look_again();
+            return self.reload();
         };
         let count = count_on_disk(&array)?;
         let known = follow.journal_len;
@@ -209,7 +209,7 @@ impl Dataset {
             // Names and attributes may have changed, or the names of rows that were seen before.
             Some(count) if count == array.rows && known == self.journal_len_on_disk()? => Ok(()),
             Some(count) if count >= array.rows => self.catch_up(&array, count, known),
-            _ => self.look_again(),
+            _ => self.reload(),
         }
     }
 
@@ -232,9 +232,9 @@ impl Dataset {
         let failed = || "cannot read the journal".to_owned();
         let blob = match self.folder.open(Path::new(JOURNAL), Open::Read) {
             Ok(blob) if journal_len > 0 => blob,
-            Ok(_) => return self.look_again(),
+            Ok(_) => return self.reload(),
             // An array without a journal grows by another program's hand.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.look_again(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.reload(),
             Err(error) => return Err(crate::Error::io(error, failed())),
         };
         let mut follow = crate::lock(&self.follow);
@@ -250,7 +250,7 @@ impl Dataset {
         if len < follow.journal_len {
             // Records were taken back.
             drop(follow);
-            return self.look_again();
+            return self.reload();
         }
         let mut reader = Reader::resume(blob, follow.journal_len);
         let mut catalog = self.catalog_mut();
@@ -262,7 +262,7 @@ impl Dataset {
                     // record that closed it.
                     drop(catalog);
                     drop(follow);
-                    return self.look_again();
+                    return self.reload();
                 }
                 break;
             };
@@ -274,7 +274,7 @@ impl Dataset {
             if catalog.apply(&record).is_err() {
                 drop(catalog);
                 drop(follow);
-                return self.look_again();
+                return self.reload();
             }
             follow.journal_len = reader.offset();
         }
@@ -296,7 +296,7 @@ impl Dataset {
         Ok(())
     }
 
-    fn look_again(&self) -> Result<()> {
+    fn reload(&self) -> Result<()> {
         let live = self.is_locked();
         let verified = self.verified();
         let copies = match self.options.patience {

@@ -23,12 +23,12 @@ impl Dataset {
     /// Holds the right to write until the answer is dropped.
     ///
     /// # Errors
-    /// Those of [`Dataset::own`].
+    /// Those of [`Dataset::acquire`].
     pub(super) fn hold(&self) -> Result<Held<'_>> {
         // Counted first: what is let go of before is owned again below.
         *crate::lock(&self.holds) += 1;
         let held = Held(self);
-        self.own()?;
+        self.acquire()?;
         Ok(held)
     }
 
@@ -63,7 +63,7 @@ impl Dataset {
             return Ok(true);
         };
         // What memory has and the disk has not would be lost with it.
-        self.mend(writer);
+        self.resume(writer);
         if writer.failed.is_some() {
             return Ok(false);
         }

@@ -11,7 +11,7 @@ use crate::array::view::{Layout, View};
 use crate::chunk::name;
 use crate::dataset::{Committed, Dataset, Found};
 use crate::error::{Context, Result};
-use crate::journal::catalog::{Catalog, Receipt};
+use crate::journal::catalog::{Catalog, CatalogEntry};
 use crate::npy::Header;
 
 impl Dataset {
@@ -149,7 +149,7 @@ impl Dataset {
 /// What the catalog says of a committed chunk.
 pub(super) struct Entry {
     index: u32,
-    pub(super) receipt: Receipt,
+    pub(super) receipt: CatalogEntry,
     /// The header that it came with.
     pub(super) original: Arc<[u8]>,
 }

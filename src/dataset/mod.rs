@@ -16,13 +16,13 @@
 //! | `convert`, `bands` | values never change (P9) |
 //! | `remove` | what is removed is gone as a whole or not at all |
 //! | `journal`, `catalog`, `amend` | which rows are called what |
-//! | `own`, `holds`, `follow` | one daemon writes, all others see it (the lock) |
+//! | `ownership`, `holds`, `follow` | one daemon writes, all others see it (the lock) |
 //! | `verifying` | of a copy only what was verified is shown, and nobody waits for the rest |
 //! | `contention`, `holder` | who is kept out hears by whom |
 //! | `recovery`, `adopt` | what is on the disk becomes a dataset again (P7) |
 //! | `sync` | fsync means durable (P6) |
 //! | `mine` | what is written to is what has the names in the store |
-//! | `mend` | a store that failed is written to again once it works |
+//! | `resume` | a store that failed is written to again once it works |
 //! | `backup` | a second copy has what was committed, and nothing else |
 //! | `check`, `verify`, `findings`, `checksum` | what the disk has is what was committed |
 //! | `stop` | who has to end need not wait for what takes long |
@@ -48,13 +48,13 @@ mod follow;
 mod holds;
 mod incoming;
 mod lookup;
-mod mend;
 mod mine;
-mod own;
+mod ownership;
 mod recovery;
 mod rejected;
 mod remove;
 mod rescued;
+mod resume;
 mod rewrite;
 mod status;
 mod sync;
@@ -73,7 +73,7 @@ pub use crate::chunk::{Kind, Start, judge_file};
 pub use crate::disk::paths::{CONTROL, DATA};
 pub use crate::disk::{Budget, Change, Face};
 pub use crate::journal::Attributes;
-pub use crate::journal::catalog::Receipt;
+pub use crate::journal::catalog::CatalogEntry;
 pub use crate::stop::Stop;
 pub use backup::{Copied, back_up};
 pub use check::{Report, accept_damage, check, lost_chunks, open_to_check};
@@ -87,8 +87,8 @@ pub use sync::Waiter;
 use commit::Writer;
 use follow::Follow;
 
-use crate::array::{Array, agree};
-use crate::disk::{self, Directory, Folder};
+use crate::array::{Array, check_compatible};
+use crate::disk::{self, Directory, StoreDir};
 use crate::error::{Context, Error, Result};
 use crate::journal::catalog;
 use crate::npy::Header;
@@ -163,7 +163,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Dataset {
     itself: Weak<Dataset>,
-    folder: Arc<dyn Folder>,
+    folder: Arc<dyn StoreDir>,
     options: Options,
     /// For messages: where it is, as far as is known.
     label: PathBuf,
@@ -175,7 +175,7 @@ pub struct Dataset {
     catalog: RwLock<catalog::Catalog>,
     writer: Mutex<Option<Writer>>,
     /// With `writer`: the tail has changed.
-    turn: Condvar,
+    tail_changed: Condvar,
     follow: Mutex<Follow>,
     owned: AtomicBool,
     busy: Busy,
@@ -186,7 +186,7 @@ pub struct Dataset {
     rejected: rejected::Rejected,
     rescued: rescued::Rescued,
     syncs: sync::Syncs,
-    patience: Mutex<mend::Patience>,
+    backoff: Mutex<resume::Backoff>,
     contention: contention::Contention,
     /// Something was committed or amended since the names were looked at.
     written: AtomicBool,
@@ -249,7 +249,7 @@ impl Dataset {
     /// # Errors
     /// Those of [`Dataset::open`].
     pub fn open_in(
-        folder: Arc<dyn Folder>,
+        folder: Arc<dyn StoreDir>,
         label: impl Into<PathBuf>,
         options: Options,
     ) -> Result<Arc<Dataset>> {
@@ -265,14 +265,14 @@ impl Dataset {
             verified: Mutex::default(),
             catalog: RwLock::default(),
             writer: Mutex::default(),
-            turn: Condvar::new(),
+            tail_changed: Condvar::new(),
             follow: Mutex::default(),
             owned: AtomicBool::new(false),
             busy: Busy::default(),
             holds: Mutex::default(),
             in_flight: Mutex::default(),
             syncs: sync::Syncs::default(),
-            patience: Mutex::default(),
+            backoff: Mutex::default(),
             contention: contention::Contention::default(),
             written: AtomicBool::new(false),
             owed: Mutex::default(),
@@ -354,9 +354,9 @@ impl Dataset {
     }
 
     /// Whether the array's dtype and row shape admit a chunk, as far as they are set.
-    pub(crate) fn admit(&self, header: &Header) -> Result<()> {
+    pub(crate) fn check_compatible(&self, header: &Header) -> Result<()> {
         match self.array() {
-            Some(array) => agree(header, &array.layout),
+            Some(array) => check_compatible(header, &array.layout),
             None => Ok(()),
         }
     }

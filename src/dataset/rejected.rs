@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex};
 use super::rescued::make_loadable;
 use crate::disk::Face;
 use crate::disk::kept_name::move_into;
-use crate::disk::staged::{Holds, Staged};
-use crate::disk::{Blob, Folder, set_attributes};
+use crate::disk::temp::{Holds, TempFile};
+use crate::disk::{StoreDir, StoreFile, set_attributes};
 use crate::error::{Context, Result};
 
 #[derive(Debug)]
 pub(crate) struct Rejected {
-    folder: Arc<dyn Folder>,
+    folder: Arc<dyn StoreDir>,
     limit: u64,
     /// What was removed to make room, for the log.
     evicted: Mutex<Vec<String>>,
@@ -29,7 +29,7 @@ pub(crate) struct Rejected {
 const MOST_FILES: usize = 1000;
 
 impl Rejected {
-    pub(crate) fn new(folder: Arc<dyn Folder>, limit: u64) -> Self {
+    pub(crate) fn new(folder: Arc<dyn StoreDir>, limit: u64) -> Self {
         Self {
             folder,
             limit,
@@ -58,16 +58,17 @@ impl Rejected {
         name: &OsStr,
         face: &Face,
         len: u64,
-        fill: impl FnOnce(&dyn Blob) -> io::Result<()>,
+        fill: impl FnOnce(&dyn StoreFile) -> io::Result<()>,
     ) -> Result<Option<String>> {
         if !self.make_room(len)? {
             return Ok(None);
         }
         // Half a file would be taken for all that was received: it comes whole, or is removed.
-        let kept = Staged::create(&self.folder, Holds::Chunk(name), Some(face)).and_then(|file| {
-            fill(file.blob())?;
-            file.keep_in(REJECTED, name)
-        });
+        let kept =
+            TempFile::create(&self.folder, Holds::Chunk(name), Some(face)).and_then(|file| {
+                fill(file.blob())?;
+                file.keep_in(REJECTED, name)
+            });
         let path = kept.context(|| format!("cannot write to {REJECTED}"))?;
         Ok(Some(path.display().to_string()))
     }
@@ -78,7 +79,7 @@ impl Rejected {
         name: &OsStr,
         face: &Face,
         len: u64,
-        file: Staged,
+        file: TempFile,
     ) -> Result<Option<String>> {
         if !self.make_room(len)? {
             return Ok(None);

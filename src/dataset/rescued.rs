@@ -13,16 +13,16 @@ use crate::chunk::validate::read_header;
 use crate::disk::Face;
 use crate::disk::kept_name::move_into;
 use crate::disk::paths::{CONTROL, DATA};
-use crate::disk::staged::{Holds, Staged};
-use crate::disk::{Blob, Folder, set_attributes};
+use crate::disk::temp::{Holds, TempFile};
+use crate::disk::{StoreDir, StoreFile, set_attributes};
 use crate::error::{Context, Result};
 use crate::npy;
 
 #[derive(Debug)]
-pub(crate) struct Rescued(Arc<dyn Folder>);
+pub(crate) struct Rescued(Arc<dyn StoreDir>);
 
 impl Rescued {
-    pub(crate) fn new(folder: Arc<dyn Folder>) -> Self {
+    pub(crate) fn new(folder: Arc<dyn StoreDir>) -> Self {
         Self(folder)
     }
 
@@ -30,12 +30,12 @@ impl Rescued {
     pub(crate) fn keep_rows(
         &self,
         name: &OsStr,
-        fill: impl FnOnce(&dyn Blob) -> io::Result<()>,
+        fill: impl FnOnce(&dyn StoreFile) -> io::Result<()>,
     ) -> Result<String> {
         self.make_dir()?;
         let failed = || format!("cannot write to {RESCUED}");
         // Half a file would pass for all that there was: it comes whole, or is removed.
-        let kept = Staged::create(&self.0, Holds::Other, None).and_then(|file| {
+        let kept = TempFile::create(&self.0, Holds::Other, None).and_then(|file| {
             fill(file.blob())?;
             self.0.hand_over(file.blob())?;
             file.blob().sync()?;
@@ -48,13 +48,18 @@ impl Rescued {
 
     /// Keeps the bytes of a chunk, with the owner and mode of `face`. Where they cannot be moved, they
     /// stay where the next recovery finds them.
-    pub(crate) fn keep_file(&self, name: &OsStr, face: &Face, mut file: Staged) -> Result<String> {
+    pub(crate) fn keep_file(
+        &self,
+        name: &OsStr,
+        face: &Face,
+        mut file: TempFile,
+    ) -> Result<String> {
         let path = self.move_here(name, face, &mut file);
         file.leave();
         Ok(path?.display().to_string())
     }
 
-    fn move_here(&self, name: &OsStr, face: &Face, file: &mut Staged) -> Result<PathBuf> {
+    fn move_here(&self, name: &OsStr, face: &Face, file: &mut TempFile) -> Result<PathBuf> {
         self.make_dir()?;
         let failed = || format!("cannot write to {RESCUED}");
         set_attributes(file.blob(), face).context(failed)?;
@@ -100,7 +105,7 @@ impl Rescued {
 
 /// Makes the header of a chunk of which a part came count the rows that are there, so that numpy loads
 /// it. What has no such header stays as it came.
-pub(crate) fn make_loadable(blob: &dyn Blob) -> Result<()> {
+pub(crate) fn make_loadable(blob: &dyn StoreFile) -> Result<()> {
     let failed = || "cannot write the header of what is kept".to_owned();
     let len = blob.len().context(failed)?;
     let Ok((header, bytes)) = read_header(blob, len) else {

@@ -16,10 +16,10 @@ use crate::chunk::written::Coverage;
 use crate::convert::{Conversion, Source};
 use crate::dataset::{Dataset, Descriptors};
 use crate::disk::Face;
-use crate::disk::staged::{Holds, Staged};
-use crate::disk::{Blob, read_exact_at, read_pieces};
+use crate::disk::temp::{Holds, TempFile};
+use crate::disk::{StoreFile, read_exact_at, read_pieces};
 use crate::error::{Context, Error, Result};
-use crate::journal::catalog::Receipt;
+use crate::journal::catalog::CatalogEntry;
 use crate::npy::{Header, Prefix};
 
 /// Bytes of converted rows that are compared at once.
@@ -40,7 +40,7 @@ pub(crate) struct Rewrite {
 struct State {
     /// After a truncation: how many bytes came front to back, all of them right.
     len: u64,
-    staged: Option<Staged>,
+    staged: Option<TempFile>,
     /// Of the staged copy: what was written of it.
     written: Coverage,
     /// Bytes came out of order or more than once, or the length was set.
@@ -56,7 +56,7 @@ pub struct Committed {
     /// Stays what it is when the chunk is renamed.
     pub(crate) id: ChunkId,
     /// Its place, attributes and checksum.
-    pub receipt: Receipt,
+    pub receipt: CatalogEntry,
     /// Its header and rows as a file.
     pub view: View,
     /// The header that it came with.
@@ -103,7 +103,7 @@ impl Stored<'_> {
     }
 
     /// Whether `blob` holds what was written under this name, or the view of it.
-    pub(super) fn is_same(&self, blob: &dyn Blob, len: u64) -> Result<bool> {
+    pub(super) fn is_same(&self, blob: &dyn StoreFile, len: u64) -> Result<bool> {
         if len == self.view.len() && self.same_bytes(blob, len)? {
             return Ok(true);
         }
@@ -124,7 +124,7 @@ impl Stored<'_> {
         self.same_rows(blob, &header)
     }
 
-    fn same_bytes(&self, blob: &dyn Blob, len: u64) -> Result<bool> {
+    fn same_bytes(&self, blob: &dyn StoreFile, len: u64) -> Result<bool> {
         let (mut same, mut at) = (true, 0);
         let mut failure = None;
         read_pieces(blob, 0, len, |piece| {
@@ -141,7 +141,7 @@ impl Stored<'_> {
         failure.map_or(Ok(same), Err)
     }
 
-    fn same_rows(&self, blob: &dyn Blob, header: &Header) -> Result<bool> {
+    fn same_rows(&self, blob: &dyn StoreFile, header: &Header) -> Result<bool> {
         let Some(conversion) = Conversion::needed(header, self.view.dtype()) else {
             return Ok(false);
         };
@@ -258,7 +258,7 @@ impl Rewrite {
         Ok(())
     }
 
-    fn stage<'a>(&self, state: &'a mut State) -> Result<&'a Staged> {
+    fn stage<'a>(&self, state: &'a mut State) -> Result<&'a TempFile> {
         if state.staged.is_none() {
             let file = self.dataset.stage(Holds::Other, None)?;
             let mut piece = vec![0; state.len.min(1 << 20) as usize];
@@ -456,7 +456,7 @@ impl Dataset {
     ///
     /// # Errors
     /// `EEXIST` where it holds anything else; `ESTALE` where the name is not committed.
-    pub fn compare_blob(&self, name: &OsStr, blob: &dyn Blob) -> Result<()> {
+    pub fn compare_blob(&self, name: &OsStr, blob: &dyn StoreFile) -> Result<()> {
         let committed = self.committed_chunk(name)?;
         let len = blob.len().context(|| "cannot see the file's size".into())?;
         if committed.stored().is_same(blob, len)? {

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use crate::dataset::Dataset;
 use crate::disk::clock;
 use crate::error::Result;
-use crate::journal::catalog::Receipt;
+use crate::journal::catalog::CatalogEntry;
 
 /// A dataset in figures.
 #[derive(Clone, Debug)]
@@ -138,7 +138,7 @@ impl Dataset {
 }
 
 /// The line of `chunks.csv` for this chunk.
-pub(super) fn csv_line(name: &OsStr, receipt: &Receipt) -> String {
+pub(super) fn csv_line(name: &OsStr, receipt: &CatalogEntry) -> String {
     format!(
         "{},{},{},{},{}\n",
         csv_field(name),

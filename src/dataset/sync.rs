@@ -3,7 +3,7 @@
 //! A sync that is asked for while a flush is under way is answered by the next one, which then covers them
 //! all. After each flush the journal notes how far the rows are safe, so that recovery knows what
 //! it has to verify. No lock is held while the disk works, unless it failed before and is made to
-//! agree with memory first (`mend`).
+//! check_compatible with memory first (`resume`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use crate::stop::Stop;
 const LONGEST_WAIT: Duration = Duration::from_millis(5);
 
 /// How many flushes do not wait after one that waited in vain.
-const HASTY: u32 = 16;
+const SKIP_WAITS: u32 = 16;
 
 /// Told how a sync went.
 pub type Waiter = Box<dyn FnOnce(Result<()>) + Send>;
@@ -46,7 +46,7 @@ struct State {
     expected: usize,
     last_took: Duration,
     /// Flushes that are still to go without waiting for company, since it did not come last time.
-    hasty: u32,
+    skip_waits: u32,
     /// The directories' entries are durable.
     entries: bool,
 }
@@ -128,8 +128,8 @@ impl Dataset {
     fn next_waiting(&self) -> Option<Vec<Waiter>> {
         let mut state = crate::lock(&self.syncs.state);
         let expected = state.expected;
-        if state.hasty > 0 {
-            state.hasty -= 1;
+        if state.skip_waits > 0 {
+            state.skip_waits -= 1;
         } else if !state.waiting.is_empty() && state.waiting.len() < expected {
             let patience = state.last_took.min(LONGEST_WAIT);
             let waited = self
@@ -139,7 +139,7 @@ impl Dataset {
                 .unwrap_or_else(PoisonError::into_inner);
             state = waited.0;
             if waited.1.timed_out() {
-                state.hasty = HASTY;
+                state.skip_waits = SKIP_WAITS;
             }
         }
         if state.waiting.is_empty() {
@@ -165,7 +165,7 @@ impl Dataset {
             let mut guard = self.mine()?;
             match guard.as_mut() {
                 Some(writer) => {
-                    self.mend(writer);
+                    self.resume(writer);
                     if let Some(error) = &writer.failed {
                         return Err(error.clone());
                     }
@@ -183,7 +183,7 @@ impl Dataset {
             // little is left for the second.
             if let Some(journal) = &journal {
                 journal
-                    .begin_sync()
+                    .start_writeback()
                     .context(|| "cannot sync the journal".into())?;
             }
             if let Some(array) = &array {

@@ -18,7 +18,7 @@ use super::commit::Writer;
 use crate::array::stream::{Owner, Stream};
 use crate::array::view::Layout;
 use crate::convert::bands::Bands;
-use crate::disk::staged::Staged;
+use crate::disk::temp::TempFile;
 use crate::error::{Error, Result};
 use crate::npy::Header;
 
@@ -72,13 +72,13 @@ impl Dataset {
         if writer.tail.streams.len() >= MOST_STREAMS {
             return Ok(None);
         }
-        let (layout, rows, unborn) = match self.array() {
+        let (layout, rows, new_array) = match self.array() {
             Some(array) => (array.layout, array.rows, None),
             // Two that disagree on the array to be: the second is judged when the first is there.
             None if !writer.tail.is_empty() && !writer.expects(header) => return Ok(None),
             None => {
-                let unborn = self.unborn(writer, header)?;
-                (unborn.layout.clone(), 0, Some(unborn))
+                let new_array = self.new_array(writer, header)?;
+                (new_array.layout.clone(), 0, Some(new_array))
             }
         };
         let too_long = || err!(EFBIG, "the array would have more bytes than a file can");
@@ -88,7 +88,7 @@ impl Dataset {
         base.checked_add(len)
             .filter(|&end| i64::try_from(end).is_ok())
             .ok_or_else(too_long)?;
-        let stream = Stream::new(layout, unborn, base, owner, len, bands, converted);
+        let stream = Stream::new(layout, new_array, base, owner, len, bands, converted);
         if let Err(error) = stream.reserve() {
             writer.tail.reserve_again();
             let what = format!("no space in the store for a chunk of {len} bytes");
@@ -98,7 +98,7 @@ impl Dataset {
         Ok(Some(stream))
     }
 
-    pub(super) fn leave_tail(&self, stream: &Arc<Stream>) -> Result<Staged> {
+    pub(super) fn leave_tail(&self, stream: &Arc<Stream>) -> Result<TempFile> {
         let mut guard = self.writer()?;
         let file = stream.take_file(&self.folder)?;
         if let Some(writer) = guard.as_mut() {
@@ -121,9 +121,9 @@ impl Dataset {
     /// Takes its place from this stream, if it has one, and gives the space back.
     fn free_tail(&self, writer: &mut Writer, stream: &Arc<Stream>) {
         if writer.tail.remove(stream) {
-            self.drop_unborn(writer);
+            self.discard_new(writer);
             self.cut_tail(writer);
-            self.turn.notify_all();
+            self.tail_changed.notify_all();
         }
     }
 
@@ -164,9 +164,9 @@ impl Dataset {
     }
 
     /// Before the first commit the streamed bytes are in a file that no other chunk needs.
-    pub(super) fn drop_unborn(&self, writer: &mut Writer) {
+    pub(super) fn discard_new(&self, writer: &mut Writer) {
         if writer.tail.is_empty() && self.array().is_none() {
-            writer.unborn = None;
+            writer.new_array = None;
         }
     }
 
@@ -185,7 +185,7 @@ impl Dataset {
     }
 
     /// Waits for this stream's turn, where that is likely to come sooner than a copy would be done.
-    pub(super) fn await_turn(&self, stream: &Arc<Stream>) -> Result<()> {
+    pub(super) fn wait_for_predecessors(&self, stream: &Arc<Stream>) -> Result<()> {
         let copy = Duration::from_nanos(
             stream.body_len().saturating_mul(1_000_000_000 / 1024) / (COPY_RATE / 1024),
         )
@@ -208,7 +208,7 @@ impl Dataset {
                 return Ok(());
             }
             (guard, _) = self
-                .turn
+                .tail_changed
                 .wait_timeout(guard, left.min(LOOK_EVERY))
                 .map_err(|_: PoisonError<_>| {
                     err!(EIO, "a failure inside npyfs ended this chunk's stream")

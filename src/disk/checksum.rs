@@ -7,7 +7,7 @@ use std::io;
 use std::panic::resume_unwind;
 use std::thread;
 
-use crate::disk::{Blob, read_exact_at};
+use crate::disk::{StoreFile, read_exact_at};
 use crate::stop::Stop;
 
 /// How much is read at once, in bytes: what is read is summed up while the processor has it at hand.
@@ -23,7 +23,7 @@ const STRETCH: u64 = 8 << 20;
 /// Those of reading (`EIO` where the file ends early), and `ECANCELED`.
 pub(crate) fn extend(
     mut crc: u32,
-    blob: &dyn Blob,
+    blob: &dyn StoreFile,
     offset: u64,
     len: u64,
     stop: &Stop,
@@ -55,7 +55,7 @@ pub(crate) fn extend(
 }
 
 /// Of two stretches, by two threads.
-fn of_two(blob: &dyn Blob, offset: u64, stop: &Stop) -> io::Result<u32> {
+fn of_two(blob: &dyn StoreFile, offset: u64, stop: &Stop) -> io::Result<u32> {
     let [first, second] = thread::scope(|threads| {
         let other = thread::Builder::new()
             .name("npyfs-checksum".into())
@@ -76,7 +76,7 @@ fn of_two(blob: &dyn Blob, offset: u64, stop: &Stop) -> io::Result<u32> {
     Ok(crc32c::crc32c_combine(first?, second?, STRETCH as usize))
 }
 
-fn of_one(blob: &dyn Blob, offset: u64, len: u64, stop: &Stop) -> io::Result<u32> {
+fn of_one(blob: &dyn StoreFile, offset: u64, len: u64, stop: &Stop) -> io::Result<u32> {
     let mut buffer = vec![0; len.min(PIECE) as usize];
     let (mut crc, mut done) = (0, 0);
     while done < len {
@@ -111,7 +111,7 @@ fn crc_of_zeros(len: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::DiskFile;
+    use crate::disk::OsFile;
     use std::fs::File;
     use std::os::unix::fs::FileExt;
 
@@ -133,7 +133,7 @@ mod tests {
         }
         let mut bytes = Vec::new();
         io::Read::read_to_end(&mut file, &mut bytes).unwrap();
-        let blob = DiskFile::new(file);
+        let blob = OsFile::new(file);
         for (offset, len) in [
             (0, len),
             (1, len - 1),
@@ -154,7 +154,7 @@ mod tests {
     fn a_hole_of_a_terabyte_takes_no_time() {
         let file: File = tempfile::tempfile().unwrap();
         file.set_len(1 << 40).unwrap();
-        let blob = DiskFile::new(file);
+        let blob = OsFile::new(file);
         let start = std::time::Instant::now();
         extend(0, &blob, 0, 1 << 40, &Stop::default(), &mut |_| ()).unwrap();
         assert!(start.elapsed() < std::time::Duration::from_secs(1));

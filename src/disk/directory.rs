@@ -1,4 +1,4 @@
-//! A dataset's directory as a [`Folder`], in the operating system.
+//! A dataset's directory as a [`StoreDir`], in the operating system.
 //!
 //! Its owner may be any user, and this process may be root's: whatever lies in the directory may
 //! have been put there, or may be exchanged at any moment, to have this process touch what that user
@@ -38,7 +38,7 @@ use nix::unistd::{UnlinkatFlags, fsync, geteuid, syncfs, unlinkat};
 use crate::disk::door::{open_beneath, open_beside};
 use crate::disk::holder::{Holder, Locked};
 use crate::disk::paths::CONTROL;
-use crate::disk::{Blob, DiskFile, Folder, Listed, Lock, Open, give};
+use crate::disk::{DirEntry, Lock, Open, OsFile, StoreDir, StoreFile, give};
 use crate::error::Error;
 use crate::proc;
 
@@ -140,7 +140,7 @@ impl Directory {
     /// Opens a file for reading, if it is what it passes for.
     ///
     /// # Errors
-    /// As [`Folder::open`].
+    /// As [`StoreDir::open`].
     pub fn read(&self, path: &Path) -> io::Result<File> {
         let (fd, _) = self.open_file(path, OFlag::O_RDONLY, Open::Read)?;
         Ok(File::from(fd))
@@ -317,8 +317,8 @@ impl Directory {
     }
 }
 
-impl Folder for Directory {
-    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn Blob>> {
+impl StoreDir for Directory {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn StoreFile>> {
         let flags = match how {
             Open::Read => OFlag::O_RDONLY,
             Open::Write => OFlag::O_RDWR,
@@ -327,10 +327,10 @@ impl Folder for Directory {
             Open::Append => OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND,
         };
         let (fd, _) = self.open_file(path, flags, how)?;
-        Ok(Arc::new(DiskFile::new(File::from(fd))))
+        Ok(Arc::new(OsFile::new(File::from(fd))))
     }
 
-    fn open_closed(&self, path: &Path) -> io::Result<Arc<dyn Blob>> {
+    fn open_closed(&self, path: &Path) -> io::Result<Arc<dyn StoreFile>> {
         match self.open(path, Open::Write) {
             Err(error) if error.raw_os_error() == Some(libc::EACCES) => {}
             other => return other,
@@ -347,7 +347,7 @@ impl Folder for Directory {
         std::fs::set_permissions(&by_itself, opened)?;
         let file = File::options().read(true).write(true).open(&by_itself);
         std::fs::set_permissions(&by_itself, closed)?;
-        Ok(Arc::new(DiskFile::new(file?)))
+        Ok(Arc::new(OsFile::new(file?)))
     }
 
     fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
@@ -408,7 +408,7 @@ impl Folder for Directory {
         }
     }
 
-    fn list(&self, path: &Path) -> io::Result<Vec<Listed>> {
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         let mut dir = Dir::from_fd(self.directory(path)?)?;
         let mut names = Vec::new();
         for entry in dir.iter() {
@@ -423,7 +423,7 @@ impl Folder for Directory {
                 Ok(stat) => {
                     let kind = kind_of(&stat);
                     if kind == SFlag::S_IFREG || kind == SFlag::S_IFDIR {
-                        found.push(Listed {
+                        found.push(DirEntry {
                             name,
                             len: stat.st_size as u64,
                             is_dir: kind == SFlag::S_IFDIR,
@@ -501,7 +501,7 @@ impl Folder for Directory {
         Ok(seen.then_some(holder))
     }
 
-    fn hand_over(&self, array: &dyn Blob) -> io::Result<()> {
+    fn hand_over(&self, array: &dyn StoreFile) -> io::Result<()> {
         let Some(file) = array.file() else {
             return Ok(());
         };

@@ -10,7 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::disk::Folder;
+use crate::disk::StoreDir;
 use crate::disk::clock;
 
 /// What a file's name may have, in bytes, on most filesystems.
@@ -20,7 +20,7 @@ const LONGEST_PLAIN: usize = 100;
 
 /// Moves a file of the chunk `name` to `directory`.
 pub(crate) fn move_into(
-    folder: &dyn Folder,
+    folder: &dyn StoreDir,
     directory: &str,
     name: &OsStr,
     from: &Path,

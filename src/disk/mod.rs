@@ -1,6 +1,6 @@
 //! The one door to the disk.
 //!
-//! The engine reaches the store only through [`Folder`] (a dataset's directory) and [`Blob`] (an
+//! The engine reaches the store only through [`StoreDir`] (a dataset's directory) and [`StoreFile`] (an
 //! open file in it). Each method is one small operation, so that a test can put a folder in its
 //! place that fails at the n-th of them, or that keeps only what was synced.
 
@@ -12,7 +12,7 @@ pub(crate) mod door;
 pub(crate) mod holder;
 pub(crate) mod kept_name;
 pub mod paths;
-pub(crate) mod staged;
+pub(crate) mod temp;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -31,9 +31,9 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::stat::fstat;
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{Whence, lseek};
-pub use staged::Budget;
+pub use temp::Budget;
 
-/// How [`Folder::open`] opens a file.
+/// How [`StoreDir::open`] opens a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
     /// An existing file, for reading.
@@ -50,7 +50,7 @@ pub enum Open {
 
 /// A file in a directory's listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct DirEntry {
     /// Its name, without the directory.
     pub name: OsString,
     /// Its size in bytes.
@@ -72,18 +72,18 @@ pub trait Lock: Send + Sync + fmt::Debug {
 }
 
 /// A dataset's directory in the store. Paths are relative to it.
-pub trait Folder: Send + Sync + fmt::Debug {
+pub trait StoreDir: Send + Sync + fmt::Debug {
     /// Opens a file. `NotFound` and `AlreadyExists` are errors that callers tell apart.
     ///
     /// # Errors
     /// The operating system's.
-    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn Blob>>;
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn StoreFile>>;
     /// As `open` does for [`Open::Write`], also where the mode of the file, which is a chunk's, denies
     /// that to its owner, who this process may be.
     ///
     /// # Errors
     /// As those of `open`.
-    fn open_closed(&self, path: &Path) -> io::Result<Arc<dyn Blob>> {
+    fn open_closed(&self, path: &Path) -> io::Result<Arc<dyn StoreFile>> {
         self.open(path, Open::Write)
     }
     /// What a path stands for now, so that a replaced file is noticed: device and inode.
@@ -115,7 +115,7 @@ pub trait Folder: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// The operating system's.
-    fn list(&self, path: &Path) -> io::Result<Vec<Listed>>;
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>>;
     /// Makes a directory's entries durable.
     ///
     /// # Errors
@@ -146,13 +146,13 @@ pub trait Folder: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// The operating system's.
-    fn hand_over(&self, _array: &dyn Blob) -> io::Result<()> {
+    fn hand_over(&self, _array: &dyn StoreFile) -> io::Result<()> {
         Ok(())
     }
 }
 
 /// An open file of the store. Offsets and lengths are in bytes.
-pub trait Blob: Send + Sync + fmt::Debug {
+pub trait StoreFile: Send + Sync + fmt::Debug {
     /// The file's length.
     ///
     /// # Errors
@@ -212,12 +212,12 @@ pub trait Blob: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// The operating system's, where it can in principle.
-    fn insert_front(&self, len: u64) -> io::Result<bool>;
-    /// Starts on the disk what [`Blob::sync`] will wait for. It promises nothing.
+    fn insert_range(&self, len: u64) -> io::Result<bool>;
+    /// Starts on the disk what [`StoreFile::sync`] will wait for. It promises nothing.
     ///
     /// # Errors
     /// The operating system's.
-    fn begin_sync(&self) -> io::Result<()> {
+    fn start_writeback(&self) -> io::Result<()> {
         Ok(())
     }
     /// Makes contents and length durable.
@@ -271,7 +271,7 @@ pub enum MountId {
 ///
 /// # Errors
 /// The operating system's; `EIO` where the file ends before them.
-pub fn read_exact_at(blob: &dyn Blob, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+pub fn read_exact_at(blob: &dyn StoreFile, buffer: &mut [u8], offset: u64) -> io::Result<()> {
     if blob.read_at(buffer, offset)? == buffer.len() {
         Ok(())
     } else {
@@ -284,7 +284,7 @@ pub fn read_exact_at(blob: &dyn Blob, buffer: &mut [u8], offset: u64) -> io::Res
 /// # Errors
 /// Those of reading (`EIO` where the file ends early) and of `each`.
 pub fn read_pieces(
-    blob: &dyn Blob,
+    blob: &dyn StoreFile,
     offset: u64,
     len: u64,
     mut each: impl FnMut(&[u8]) -> io::Result<()>,
@@ -305,7 +305,13 @@ pub fn read_pieces(
 ///
 /// # Errors
 /// Those of reading and writing.
-pub fn copy(from: &dyn Blob, at: u64, to: &dyn Blob, offset: u64, len: u64) -> io::Result<()> {
+pub fn copy(
+    from: &dyn StoreFile,
+    at: u64,
+    to: &dyn StoreFile,
+    offset: u64,
+    len: u64,
+) -> io::Result<()> {
     let mut done = 0;
     read_pieces(from, at, len, |piece| {
         to.write_at(piece, offset + done)?;
@@ -320,9 +326,9 @@ pub fn copy(from: &dyn Blob, at: u64, to: &dyn Blob, offset: u64, len: u64) -> i
 /// # Errors
 /// Those of reading and writing, and `ECANCELED`.
 pub(crate) fn copy_data(
-    from: &dyn Blob,
+    from: &dyn StoreFile,
     at: u64,
-    to: &dyn Blob,
+    to: &dyn StoreFile,
     offset: u64,
     len: u64,
     stop: &Stop,
@@ -367,11 +373,11 @@ pub(crate) fn leading_zeros(bytes: &[u8]) -> usize {
     at + rest
 }
 
-/// A file of the operating system as a [`Blob`].
+/// A file of the operating system as a [`StoreFile`].
 #[derive(Debug)]
-pub struct DiskFile(File);
+pub struct OsFile(File);
 
-impl DiskFile {
+impl OsFile {
     /// Wraps an open file.
     pub fn new(file: File) -> Self {
         Self(file)
@@ -383,7 +389,7 @@ impl DiskFile {
 /// given that back to its host, a copy of 2 GiB took 1.8 s instead of 0.7.
 const PIECE: usize = 128 << 10;
 
-impl Blob for DiskFile {
+impl StoreFile for OsFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.size())
     }
@@ -455,7 +461,7 @@ impl Blob for DiskFile {
         self.set_len(self.len()?)
     }
 
-    fn insert_front(&self, len: u64) -> io::Result<bool> {
+    fn insert_range(&self, len: u64) -> io::Result<bool> {
         match fallocate(
             &self.0,
             FallocateFlags::FALLOC_FL_INSERT_RANGE,
@@ -469,7 +475,7 @@ impl Blob for DiskFile {
         }
     }
 
-    fn begin_sync(&self) -> io::Result<()> {
+    fn start_writeback(&self) -> io::Result<()> {
         match crate::sys::begin_writing(&self.0) {
             // The sync that follows does all of it. EPERM: where system calls are filtered.
             Err(error) if is_unsupported(&error) => Ok(()),
@@ -516,7 +522,7 @@ fn is_unsupported(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// The operating system's.
-pub fn set_attributes(blob: &dyn Blob, face: &crate::disk::Face) -> io::Result<()> {
+pub fn set_attributes(blob: &dyn StoreFile, face: &crate::disk::Face) -> io::Result<()> {
     let Some(file) = blob.file() else {
         return Ok(());
     };
@@ -531,7 +537,7 @@ pub fn set_attributes(blob: &dyn Blob, face: &crate::disk::Face) -> io::Result<(
 ///
 /// # Errors
 /// The operating system's.
-pub(crate) fn copy_attributes(from: &dyn Blob, to: &dyn Blob) -> io::Result<()> {
+pub(crate) fn copy_attributes(from: &dyn StoreFile, to: &dyn StoreFile) -> io::Result<()> {
     let (Some(from), Some(to)) = (from.file(), to.file()) else {
         return Ok(());
     };
@@ -566,7 +572,7 @@ fn as_far_as_possible(done: io::Result<()>) -> io::Result<bool> {
 ///
 /// # Errors
 /// The operating system's.
-pub fn modified(blob: &dyn Blob) -> io::Result<i64> {
+pub fn modified(blob: &dyn StoreFile) -> io::Result<i64> {
     match blob.file() {
         Some(file) => Ok(crate::disk::clock::from_system(
             file.metadata()?.modified()?,

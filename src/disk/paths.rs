@@ -19,7 +19,7 @@ pub(crate) const REJECTED: &str = ".npyfs/rejected";
 /// The directory, within a dataset's.
 pub(crate) const RESCUED: &str = ".npyfs/rescued";
 /// Where the first commit puts the array before its journal record, and takes it from after.
-pub(crate) const NEWBORN: &str = ".npyfs/data.npy.new";
+pub(crate) const NEW_DATA: &str = ".npyfs/data.npy.new";
 pub(crate) const ADOPTED: &str = ".npyfs/data.npy.adopted";
 /// An array whose removal is decided.
 pub(crate) const REMOVED: &str = ".npyfs/data.npy.removed";

@@ -8,14 +8,14 @@ use std::sync::atomic::Ordering;
 use nix::sys::stat::FileStat;
 
 use super::handle::Handle;
+use super::inodes::{Control, Inode, Kind, ROOT};
 use super::lookup::{enter, file_attr};
-use super::node::{Control, Kind, Node, ROOT};
-use super::open::{attributes_of, own_name};
+use super::open::{attributes_of, reserved};
 use super::{Attr, Caller, Fs, SetAttr};
 use crate::dataset;
 use crate::dataset::{Dataset, Found, Incoming};
-use crate::disk::{Blob, DiskFile};
 use crate::disk::{Change, clock};
+use crate::disk::{OsFile, StoreFile};
 use crate::error::{Context, Errno, Result};
 use crate::store::{self, Maker, Place, Seen};
 
@@ -27,9 +27,9 @@ impl Fs {
     /// store.
     pub fn setattr(&self, ino: u64, set: &SetAttr) -> Result<Attr> {
         self.writable()?;
-        let node = self.nodes.get(ino)?;
+        let node = self.inodes.get(ino)?;
         match &node.kind {
-            Kind::Array(_) => return Err(own_name(&node.name)),
+            Kind::Array(_) => return Err(reserved(&node.name)),
             Kind::Control(_) => return Err(err!(EPERM, ".npyfs is npyfs's own")),
             Kind::Dir | Kind::Entry => {}
         }
@@ -60,7 +60,7 @@ impl Fs {
         self.getattr(ino, set.fh, 0)
     }
 
-    fn change_entry(&self, node: &Node, change: &Change) -> Result<()> {
+    fn change_entry(&self, node: &Inode, change: &Change) -> Result<()> {
         let (dir, name) = (node.parent, &*node.name);
         if dataset::Kind::of(name) == dataset::Kind::Chunk && dir != ROOT {
             let dataset = self.dataset(dir)?;
@@ -88,7 +88,7 @@ impl Fs {
     }
 
     /// Truncation by name, not through a handle.
-    fn truncate(&self, node: &Node, len: u64) -> Result<()> {
+    fn truncate(&self, node: &Inode, len: u64) -> Result<()> {
         let (dir, name) = (node.parent, &*node.name);
         if dataset::Kind::of(name) == dataset::Kind::Chunk && dir != ROOT {
             let dataset = self.dataset(dir)?;
@@ -156,7 +156,7 @@ impl Fs {
                 "{} is a name for a chunk, not for a directory",
                 name.display()
             )),
-            _ => Err(own_name(name)),
+            _ => Err(reserved(name)),
         }
     }
 
@@ -168,7 +168,7 @@ impl Fs {
         let dir = self.directory(parent)?.ino;
         self.writable()?;
         if dataset::Kind::of(name) == dataset::Kind::Control {
-            return Err(own_name(name));
+            return Err(reserved(name));
         }
         let place = self.place(dir)?;
         let stat = self.found(&place, name)?;
@@ -179,7 +179,7 @@ impl Fs {
         let ino = self.check_name(dir, name, &stat)?;
         self.store
             .remove_dir(&place, name, &self.same_place(ino)?)?;
-        self.nodes.removed(dir, name);
+        self.inodes.removed(dir, name);
         Ok(())
     }
 
@@ -191,17 +191,17 @@ impl Fs {
 
     /// As [`Fs::check_owner`], of what a name stands for; answers its number.
     fn check_name(&self, dir: u64, name: &OsStr, stat: &FileStat) -> Result<u64> {
-        let ino = self.nodes.number(dir, name).ok_or_else(
+        let ino = self.inodes.number(dir, name).ok_or_else(
             // The kernel looks up what it removes or renames.
             || err!(ESTALE, "{} was not looked up", name.display()),
         )?;
         let waits = store::is_file(stat) && stat.st_size == 0;
         if waits
             && dataset::Kind::of(name) == dataset::Kind::Chunk
-            && self.nodes.seen(ino).is_none()
+            && self.inodes.seen(ino).is_none()
         {
             // A chunk of no bytes became the empty file that it is when its last handle ended.
-            self.nodes.became_file(dir, name, Seen::of(stat));
+            self.inodes.became_file(dir, name, Seen::of(stat));
         }
         self.check_owner(ino, stat)?;
         Ok(ino)
@@ -222,7 +222,7 @@ impl Fs {
     /// and those of the store.
     pub fn unlink(&self, parent: u64, name: &OsStr) -> Result<()> {
         self.writable()?;
-        let node = self.nodes.get(parent)?;
+        let node = self.inodes.get(parent)?;
         if let Kind::Control(Control::Kept(kept)) = node.kind {
             let place = self.same_place(node.parent)?;
             let missing = || store::not_found(&place.path().join(name));
@@ -255,9 +255,9 @@ impl Fs {
             dataset::Kind::Array if dir != ROOT && self.options.allow_delete => {
                 self.dataset(dir)?.remove_array()?;
             }
-            _ => return Err(own_name(name)),
+            _ => return Err(reserved(name)),
         }
-        self.nodes.removed(dir, name);
+        self.inodes.removed(dir, name);
         Ok(())
     }
 
@@ -294,7 +294,7 @@ impl Fs {
             dataset::Kind::of(name),
             dataset::Kind::Array | dataset::Kind::Control | dataset::Kind::Slice { .. }
         ) {
-            return Err(own_name(name));
+            return Err(reserved(name));
         }
         let mut was_in_flight = false;
         if is_chunk(name) && from_dir != ROOT {
@@ -314,7 +314,7 @@ impl Fs {
                 Some(Found::Committed(_)) => {
                     let renamed = self.rename_chunk(&dataset, from_dir, name, to_dir, newname);
                     self.reported(&dataset, name, renamed)?;
-                    self.nodes.renamed(from_dir, name, to_dir, newname);
+                    self.inodes.renamed(from_dir, name, to_dir, newname);
                     return Ok(());
                 }
                 None => {}
@@ -323,7 +323,7 @@ impl Fs {
         let from = self.place(from_dir)?;
         let stat = self.found(&from, name)?;
         if was_in_flight {
-            self.nodes.became_file(from_dir, name, Seen::of(&stat));
+            self.inodes.became_file(from_dir, name, Seen::of(&stat));
         }
         let ino = self.check_name(from_dir, name, &stat)?;
         if store::is_file(&stat) && is_chunk(newname) {
@@ -339,17 +339,17 @@ impl Fs {
                 }
             }
             if !placeholder {
-                self.nodes.became_chunk(ino);
+                self.inodes.became_chunk(ino);
             }
             if held {
-                self.nodes.joined(from_dir, name, to_dir, newname);
+                self.inodes.joined(from_dir, name, to_dir, newname);
                 return Ok(());
             }
         } else {
             self.dir_name(newname)?;
             self.move_entry((&from, from_dir, name), to_dir, newname, no_replace)?;
         }
-        self.nodes.renamed(from_dir, name, to_dir, newname);
+        self.inodes.renamed(from_dir, name, to_dir, newname);
         Ok(())
     }
 
@@ -507,7 +507,7 @@ impl Fs {
         }
         let (file, stat) = from.open_file(name, false)?;
         self.check(ino, &stat)?;
-        let blob = DiskFile::new(file);
+        let blob = OsFile::new(file);
         let appended = if committed {
             dataset.compare_blob(newname, &blob)
         } else {
@@ -561,7 +561,7 @@ fn waits_for_bytes(incoming: &Incoming) -> bool {
     incoming.face().len == 0 && incoming.may_be_replaced()
 }
 
-fn append(dataset: &Dataset, name: &OsStr, blob: &dyn Blob, stat: &FileStat) -> Result<()> {
+fn append(dataset: &Dataset, name: &OsStr, blob: &dyn StoreFile, stat: &FileStat) -> Result<()> {
     dataset
         .append_blob(name, blob, attributes_of(stat))
         .map_err(|error| match error.errno() {

@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::sync::{Arc, Mutex};
 
-use super::node::{Control, Kept};
+use super::inodes::{Control, Kept};
 use crate::dataset::{CSV_HEAD, Dataset};
 use crate::error::Result;
 
@@ -41,7 +41,7 @@ pub(crate) fn names(at_root: bool) -> &'static [(&'static str, bool)] {
 
 /// A text that is read from front to back.
 #[derive(Debug)]
-pub(crate) enum Text {
+pub(crate) enum GeneratedFile {
     /// All of it.
     Whole(Vec<u8>),
     /// The lines of `chunks.csv`, made as they are read.
@@ -59,9 +59,9 @@ pub(crate) struct Csv {
     next_id: u32,
 }
 
-impl Text {
-    pub(crate) fn csv(dataset: Arc<Dataset>) -> Text {
-        Text::Csv {
+impl GeneratedFile {
+    pub(crate) fn csv(dataset: Arc<Dataset>) -> GeneratedFile {
+        GeneratedFile::Csv {
             dataset,
             state: Mutex::default(),
         }
@@ -70,12 +70,14 @@ impl Text {
     /// Reads up to `len` bytes from `offset`.
     pub(crate) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
         match self {
-            Text::Whole(text) => {
+            GeneratedFile::Whole(text) => {
                 let start = (offset as usize).min(text.len());
                 let end = start.saturating_add(len).min(text.len());
                 Ok(text[start..end].to_vec())
             }
-            Text::Csv { dataset, state } => Ok(crate::lock(state).read(dataset, offset, len)),
+            GeneratedFile::Csv { dataset, state } => {
+                Ok(crate::lock(state).read(dataset, offset, len))
+            }
         }
     }
 }

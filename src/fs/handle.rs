@@ -6,7 +6,7 @@ use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::control::Text;
+use super::control::GeneratedFile;
 use crate::array::View;
 use crate::dataset::ChunkWriter;
 use crate::error::Result;
@@ -23,7 +23,7 @@ pub(crate) enum Handle {
     /// An ordinary file, or one of `.npyfs`.
     File(OpenFile),
     /// What npyfs says.
-    Text(Text),
+    GeneratedFile(GeneratedFile),
     /// A directory being listed.
     Dir(Listing),
 }

@@ -10,8 +10,8 @@ use std::ffi::{OsStr, OsString};
 
 use super::control;
 use super::handle::{Handle, Listing, Names};
+use super::inodes::{Control, Kind, ROOT};
 use super::lookup::enter;
-use super::node::{Control, Kind, ROOT};
 use super::{Fs, Opened};
 use crate::dataset;
 use crate::disk::paths::DATA;
@@ -40,7 +40,7 @@ impl Fs {
     /// # Errors
     /// `ENOTDIR`, `ESTALE`.
     pub fn opendir(&self, ino: u64) -> Result<Opened> {
-        match self.nodes.get(ino)?.kind {
+        match self.inodes.get(ino)?.kind {
             Kind::Dir => drop(self.place(ino)?),
             Kind::Control(Control::Dir | Control::Kept(_)) => {}
             _ => return Err(err!(ENOTDIR, "inode {ino} is not a directory")),
@@ -113,7 +113,7 @@ impl Fs {
     }
 
     fn names(&self, ino: u64) -> Result<Names> {
-        let node = self.nodes.get(ino)?;
+        let node = self.inodes.get(ino)?;
         let mut others: Vec<(OsString, bool)> = vec![(".".into(), true), ("..".into(), true)];
         let (mut end_id, mut array) = (0, false);
         match &node.kind {

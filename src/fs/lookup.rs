@@ -7,7 +7,7 @@ use nix::sys::stat::FileStat;
 
 use super::control;
 use super::handle::Handle;
-use super::node::{Control, Kept, Kind, Node, ROOT, shown_number};
+use super::inodes::{Control, Inode, Kept, Kind, ROOT, shown_number};
 use super::{Attr, Fs, NEVER, READ_SIZE, TTL, WRITE_SIZE};
 use crate::array::View;
 use crate::array::view::Version;
@@ -25,7 +25,7 @@ impl Fs {
     /// # Errors
     /// `ENOENT`, and those of the store.
     pub fn lookup(&self, parent: u64, name: &OsStr, thread: u32) -> Result<Attr> {
-        let dir = self.nodes.get(parent)?;
+        let dir = self.inodes.get(parent)?;
         if let Kind::Control(control) = &dir.kind {
             return self.lookup_control(&dir, control, name);
         }
@@ -57,7 +57,7 @@ impl Fs {
 
     fn view_entry(&self, dir: u64, name: &OsStr, view: View, thread: u32) -> Result<Attr> {
         let mut attr = self.view_attr(dir, &view.version())?;
-        attr.node = self.nodes.version(dir, name, view, thread);
+        attr.node = self.inodes.version(dir, name, view, thread);
         attr.ino = shown_number(dir, name);
         Ok(attr)
     }
@@ -103,7 +103,7 @@ impl Fs {
         }
         // Whatever is created is looked up before: the descriptor that the dataset has tells that
         // there is nothing, without a way to it.
-        if let Some(dataset) = self.nodes.dataset(dir)
+        if let Some(dataset) = self.inodes.dataset(dir)
             && !dataset.has_entry(name)?
         {
             return Ok(None);
@@ -117,7 +117,7 @@ impl Fs {
     /// # Errors
     /// `ESTALE` where its name is gone and it is not open, and those of the store.
     pub fn getattr(&self, ino: u64, fh: Option<u64>, thread: u32) -> Result<Attr> {
-        let node = self.nodes.get(ino)?;
+        let node = self.inodes.get(ino)?;
         // A committed chunk that is written again has the length of what is there again.
         if let Some(fh) = fh
             && let Ok(handle) = self.handles.get(fh)
@@ -129,7 +129,7 @@ impl Fs {
         let attr = match &node.kind {
             Kind::Dir => {
                 let place = self.same_place(ino)?;
-                self.nodes.see(ino, Seen::of(place.stat()));
+                self.inodes.see(ino, Seen::of(place.stat()));
                 file_attr(place.stat())
             }
             Kind::Entry => self.entry_node_attr(&node)?,
@@ -137,19 +137,19 @@ impl Fs {
             Kind::Control(control) => {
                 let stats = self.control_stat(node.parent, control)?;
                 let (stat, dir) = stats.ok_or_else(|| gone(&node))?;
-                self.nodes.see(ino, Seen::of(&stat));
+                self.inodes.see(ino, Seen::of(&stat));
                 control_attr(&stat, &dir, control)
             }
         };
         let mut attr = attr.numbered(ino);
         if let Kind::Array(_) = node.kind {
             attr.ino = shown_number(node.parent, &node.name);
-            self.nodes.tell(ino, thread);
+            self.inodes.tell(ino, thread);
         }
         Ok(attr)
     }
 
-    fn entry_node_attr(&self, node: &Node) -> Result<Attr> {
+    fn entry_node_attr(&self, node: &Inode) -> Result<Attr> {
         if !node.gone
             && let Some(attr) = self.attr_in_place(node)?
         {
@@ -169,7 +169,7 @@ impl Fs {
     }
 
     /// `None` where the node's name stands for another file now, or for none.
-    fn attr_in_place(&self, node: &Node) -> Result<Option<Attr>> {
+    fn attr_in_place(&self, node: &Inode) -> Result<Option<Attr>> {
         let is_chunk = dataset::Kind::of(&node.name) == dataset::Kind::Chunk;
         let (attr, now) = match self.entry_attr(node.parent, &node.name, is_chunk, Self::same_place)
         {
@@ -181,15 +181,15 @@ impl Fs {
         let Some(now) = now else {
             return Ok(Some(attr));
         };
-        let seen = self.nodes.seen(node.ino);
+        let seen = self.inodes.seen(node.ino);
         let is_same = seen.is_some_and(|seen| seen.is_inode_of(&now)) && !attr.is_dir;
         if is_same {
-            self.nodes.see(node.ino, now);
+            self.inodes.see(node.ino, now);
         }
         Ok(is_same.then_some(attr))
     }
 
-    fn lookup_control(&self, dir: &Node, control: &Control, name: &OsStr) -> Result<Attr> {
+    fn lookup_control(&self, dir: &Inode, control: &Control, name: &OsStr) -> Result<Attr> {
         let missing = || err!(ENOENT, "{CONTROL}/{} does not exist", name.display());
         let found = match control {
             Control::Dir => control::named(name, dir.parent == ROOT).ok_or_else(missing)?,
@@ -203,7 +203,7 @@ impl Fs {
         let Some((stat, dir_stat)) = self.control_stat(dir, control)? else {
             return Ok(None);
         };
-        let ino = self.nodes.control(dir, control, Seen::of(&stat));
+        let ino = self.inodes.control(dir, control, Seen::of(&stat));
         Ok(Some(control_attr(&stat, &dir_stat, control).numbered(ino)))
     }
 
@@ -228,7 +228,7 @@ impl Fs {
 
     /// The kernel forgets an inode.
     pub fn forget(&self, ino: u64, count: u64) {
-        self.nodes.forget(ino, count);
+        self.inodes.forget(ino, count);
     }
 }
 
@@ -281,7 +281,7 @@ pub(super) fn enter<'a>(place: &Place<'a>, names: &[&str]) -> Result<Option<Plac
     Ok(within)
 }
 
-fn gone(node: &Node) -> crate::Error {
+fn gone(node: &Inode) -> crate::Error {
     err!(ESTALE, "{} is gone", node.name.display())
 }
 

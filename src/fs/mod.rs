@@ -7,7 +7,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `node` | what the kernel knows by an inode number |
+//! | `inodes` | what the kernel knows by an inode number |
 //! | `handle` | what is open |
 //! | `lookup` | names and attributes |
 //! | `open` | opening, reading, writing and closing |
@@ -25,9 +25,9 @@ mod change;
 mod control;
 mod descriptors;
 mod handle;
+mod inodes;
 mod list;
 mod lookup;
-mod node;
 mod open;
 mod openings;
 mod parting;
@@ -44,8 +44,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
+pub use inodes::ROOT;
 pub use list::Entry;
-pub use node::ROOT;
 pub(crate) use openings::near;
 pub use openings::{Need, Route};
 
@@ -54,8 +54,8 @@ use crate::dataset::Dataset;
 use crate::error::{Context, Errno, Result};
 use crate::store::{Now, Place, Seen, Store};
 use handle::Handles;
+use inodes::{Inode, Inodes, Kind};
 use nix::sys::stat::FileStat;
-use node::{Kind, Node, Nodes};
 use openings::Openings;
 use workers::Workers;
 
@@ -80,7 +80,7 @@ pub struct Options {
 pub struct Fs {
     store: Arc<Store>,
     options: Options,
-    nodes: Nodes,
+    inodes: Inodes,
     handles: Handles,
     workers: Arc<Workers>,
     openings: Openings,
@@ -237,7 +237,7 @@ impl Fs {
             .spawn(move || watch(interval, &ticks, &watched))
             .context(|| "cannot start the thread that syncs".into())?;
         Ok(Arc::new(Fs {
-            nodes: Nodes::new(options.remembered, store.most_idle() / 2),
+            inodes: Inodes::new(options.remembered, store.most_idle() / 2),
             store,
             options,
             handles: Handles::new(),
@@ -266,8 +266,8 @@ impl Fs {
 
     /// The node of a directory or entry, counted as one lookup.
     fn name_node(&self, dir: u64, name: &OsStr, is_dir: bool, seen: Option<Seen>) -> u64 {
-        let node = self.nodes.named(dir, name, is_dir, seen);
-        if let Some(oldest) = self.nodes.surplus()
+        let node = self.inodes.named(dir, name, is_dir, seen);
+        if let Some(oldest) = self.inodes.prunable()
             && let Some(kernel) = self.kernel.get().cloned()
         {
             self.workers.run(move || match kernel.prune(&oldest) {
@@ -282,7 +282,7 @@ impl Fs {
     /// Says whether the kernel caches no pages of arrays, which helps only where there is a way to it.
     /// To be taken back before it caches any.
     pub fn set_uncached(&self, uncached: bool) {
-        self.nodes
+        self.inodes
             .set_uncached(uncached && self.kernel.get().is_some());
     }
 
@@ -324,11 +324,11 @@ impl Fs {
 
     /// What an inode is called, for the log.
     pub fn describe(&self, ino: u64) -> PathBuf {
-        let Ok(node) = self.nodes.get(ino) else {
+        let Ok(node) = self.inodes.get(ino) else {
             return format!("inode {ino}").into();
         };
         match node.kind {
-            Kind::Dir => self.nodes.path(ino),
+            Kind::Dir => self.inodes.path(ino),
             _ => self.path(node.parent, &node.name),
         }
         .unwrap_or_else(|_| PathBuf::from(&*node.name))
@@ -342,8 +342,8 @@ impl Fs {
     }
 
     /// A node that is a directory of the store.
-    fn directory(&self, ino: u64) -> Result<Node> {
-        let node = self.nodes.get(ino)?;
+    fn directory(&self, ino: u64) -> Result<Inode> {
+        let node = self.inodes.get(ino)?;
         match node.kind {
             Kind::Dir if !node.gone => Ok(node),
             Kind::Dir => Err(err!(ESTALE, "{} is gone", node.name.display())),
@@ -353,7 +353,7 @@ impl Fs {
     }
 
     fn path(&self, dir: u64, name: &OsStr) -> Result<PathBuf> {
-        Ok(self.nodes.path(dir)?.join(name))
+        Ok(self.inodes.path(dir)?.join(name))
     }
 
     /// The dataset of a directory; the root is none.
@@ -364,16 +364,16 @@ impl Fs {
                 "the root of the mount holds datasets only: make a directory, and write chunks into it"
             ));
         }
-        if let Some(dataset) = self.nodes.dataset(dir) {
+        if let Some(dataset) = self.inodes.dataset(dir) {
             self.store.touch(&dataset);
             return Ok(dataset);
         }
-        let (path, seen) = self.nodes.place(dir)?;
+        let (path, seen) = self.inodes.place(dir)?;
         let dataset = self.store.dataset(&path)?;
         if seen.map(|seen| seen.inode()) != Some(dataset.identity()?) {
             return Err(replaced(&path));
         }
-        self.nodes.set_dataset(dir, &dataset);
+        self.inodes.set_dataset(dir, &dataset);
         Ok(dataset)
     }
 
@@ -390,7 +390,7 @@ impl Fs {
     /// The directory of a node, whatever its owner and permissions are now: for what is done with
     /// something in it that is open, or checked by itself.
     fn same_place(&self, dir: u64) -> Result<Place<'_>> {
-        let (path, seen) = self.nodes.place(dir)?;
+        let (path, seen) = self.inodes.place(dir)?;
         let place = self.store.place(&path)?;
         let is_same = seen.is_some_and(|seen| seen.is_inode_of(&Seen::of(place.stat())));
         if dir == ROOT || is_same {
@@ -419,7 +419,7 @@ impl Fs {
     }
 
     fn compare(&self, ino: u64, stat: &FileStat) -> Now {
-        let seen = self.nodes.seen(ino);
+        let seen = self.inodes.seen(ino);
         seen.map_or(Now::Another, |seen| seen.compare(stat))
     }
 
@@ -499,6 +499,6 @@ fn read_file(file: &File, offset: u64, buffer: &mut [u8]) -> Result<usize> {
 }
 
 /// Whether an error is only the answer to a question: nothing was refused.
-pub fn is_routine(errno: Errno) -> bool {
+pub fn is_expected(errno: Errno) -> bool {
     matches!(errno, Errno::ENOENT | Errno::ESTALE | Errno::ENOSYS)
 }

@@ -5,11 +5,11 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::control::Text;
+use super::control::GeneratedFile;
 use super::descriptors::Closing;
 use super::handle::{Chunk, Handle, OpenFile};
+use super::inodes::{Control, Inode, Kind, ROOT};
 use super::lookup::{enter, file_attr, in_flight_attr, is_array};
-use super::node::{Control, Kind, Node, ROOT};
 use super::{Attr, Caller, Fs, Mode, Opened, TTL, read_file};
 use crate::array::View;
 use crate::chunk::status::Start;
@@ -83,7 +83,7 @@ impl Fs {
                 let opened = self.opened_file(node, file, flags);
                 Ok((file_attr(&stat).numbered(node), opened))
             }
-            _ => Err(own_name(name)),
+            _ => Err(reserved(name)),
         }
     }
 
@@ -107,7 +107,7 @@ impl Fs {
         }
     }
 
-    fn open_chunk(&self, node: &Node, face: Face, flags: i32, caller: &Caller) -> Result<Opened> {
+    fn open_chunk(&self, node: &Inode, face: Face, flags: i32, caller: &Caller) -> Result<Opened> {
         let dataset = self.dataset(node.parent)?;
         let writer = dataset.begin_as(&node.name, face, start_of(flags), wants_write(flags))?;
         Ok(self.opened_chunk_for_writing(writer, node.ino, flags, caller))
@@ -139,14 +139,14 @@ impl Fs {
     /// `EPERM` for writing to the array or a slice, `EBUSY` for a chunk in flight, `EEXIST` for
     /// writing where a file that is no chunk has a chunk's name, and those of the store.
     pub fn open(&self, ino: u64, flags: i32, caller: &Caller) -> Result<Opened> {
-        let node = self.nodes.get(ino)?;
+        let node = self.inodes.get(ino)?;
         let write = wants_write(flags) || flags & libc::O_TRUNC != 0;
         if write {
             self.writable()?;
         }
         match &node.kind {
             Kind::Dir => Err(err!(EISDIR, "{} is a directory", node.name.display())),
-            Kind::Array(_) if write => Err(own_name(&node.name)),
+            Kind::Array(_) if write => Err(reserved(&node.name)),
             Kind::Array(_) => {
                 let view = self.open_version(ino, caller)?;
                 let mode =
@@ -165,17 +165,17 @@ impl Fs {
     }
 
     fn open_version(&self, ino: u64, caller: &Caller) -> Result<View> {
-        let (view, doubtful) = self.nodes.open_version(ino, caller.pid)?;
+        let (view, doubtful) = self.inodes.open_version(ino, caller.pid)?;
         if doubtful && let Some(kernel) = self.kernel.get() {
             kernel
                 .forget_attributes(ino)
-                .inspect_err(|_| self.nodes.close_version(ino))
+                .inspect_err(|_| self.inodes.close_version(ino))
                 .context(|| "cannot have the kernel forget the array's size".into())?;
         }
         Ok(view)
     }
 
-    fn open_entry(&self, node: &Node, flags: i32, write: bool, caller: &Caller) -> Result<Opened> {
+    fn open_entry(&self, node: &Inode, flags: i32, write: bool, caller: &Caller) -> Result<Opened> {
         let name = &node.name;
         if node.gone {
             return Err(err!(ESTALE, "{} is gone", name.display()));
@@ -195,7 +195,9 @@ impl Fs {
                     }
                     // What was created and closed reads as the empty file that it is.
                     if incoming.face().len == 0 {
-                        let fh = self.handles.insert(Handle::Text(Text::Whole(Vec::new())));
+                        let fh = self
+                            .handles
+                            .insert(Handle::GeneratedFile(GeneratedFile::Whole(Vec::new())));
                         return Ok(Opened {
                             fh,
                             mode: Mode::Direct,
@@ -246,7 +248,7 @@ impl Fs {
     }
 
     /// Writing to a file of the store that has a chunk's name: an empty one becomes a chunk.
-    fn open_placeholder(&self, node: &Node, flags: i32, caller: &Caller) -> Result<Opened> {
+    fn open_placeholder(&self, node: &Inode, flags: i32, caller: &Caller) -> Result<Opened> {
         let place = self.same_place(node.parent)?;
         let stat = place
             .find(&node.name)?
@@ -276,14 +278,14 @@ impl Fs {
                 Err(error)
             }
             _ => {
-                self.nodes.became_chunk(node.ino);
+                self.inodes.became_chunk(node.ino);
                 Ok(self.opened_chunk_for_writing(writer, node.ino, flags, caller))
             }
         }
     }
 
-    fn open_control(&self, node: &Node, control: &Control) -> Result<Opened> {
-        let whole = |text: String| Handle::Text(Text::Whole(text.into_bytes()));
+    fn open_control(&self, node: &Inode, control: &Control) -> Result<Opened> {
+        let whole = |text: String| Handle::GeneratedFile(GeneratedFile::Whole(text.into_bytes()));
         let handle = match control {
             Control::Dir | Control::Kept(_) => {
                 return Err(err!(EISDIR, "{} is a directory", dataset::CONTROL));
@@ -294,7 +296,9 @@ impl Fs {
                 let status = self.dataset(node.parent)?.status()?;
                 whole(format!("{:#}\n", status.to_json()))
             }
-            Control::Chunks => Handle::Text(Text::csv(self.dataset(node.parent)?)),
+            Control::Chunks => {
+                Handle::GeneratedFile(GeneratedFile::csv(self.dataset(node.parent)?))
+            }
             Control::Log | Control::KeptFile(..) => match self.open_stored(node, control)? {
                 Some(file) => Handle::File(OpenFile::new(node.ino, file, libc::O_RDONLY)),
                 None => whole(String::new()),
@@ -306,7 +310,7 @@ impl Fs {
         })
     }
 
-    fn open_stored(&self, node: &Node, control: &Control) -> Result<Option<std::fs::File>> {
+    fn open_stored(&self, node: &Inode, control: &Control) -> Result<Option<std::fs::File>> {
         let Some((within, name)) = control.stored() else {
             return Ok(None);
         };
@@ -343,7 +347,7 @@ impl Fs {
         match &*self.handles.get(fh)? {
             Handle::View(view) | Handle::Version(view, _) => view.read_at(buffer, offset),
             Handle::File(open) => read_file(&open.file, offset, buffer),
-            Handle::Text(text) => {
+            Handle::GeneratedFile(text) => {
                 let text = text.read(offset, buffer.len())?;
                 buffer[..text.len()].copy_from_slice(&text);
                 Ok(text.len())
@@ -379,7 +383,7 @@ impl Fs {
                 Ok(())
             }
             Handle::Chunk(chunk) => chunk.writer.write(data, offset, ack),
-            Handle::View(_) | Handle::Version(..) | Handle::Text(_) | Handle::Dir(_) => {
+            Handle::View(_) | Handle::Version(..) | Handle::GeneratedFile(_) | Handle::Dir(_) => {
                 Err(err!(EBADF, "handle {fh} is not open for writing"))
             }
         }
@@ -420,7 +424,7 @@ impl Fs {
     pub fn flush(&self, fh: u64, caller: &Caller) -> Result<()> {
         match &*self.handles.get(fh)? {
             Handle::Chunk(chunk) => {
-                let node = self.nodes.get(chunk.ino);
+                let node = self.inodes.get(chunk.ino);
                 let closed = chunk.writer.flush(&Closing {
                     device: self.device.get().map(String::as_str),
                     ino: chunk.ino,
@@ -477,10 +481,10 @@ impl Fs {
                     .context(|| "cannot sync the file".into())?;
                 return Ok(None);
             }
-            Handle::Text(_) => return Ok(None),
+            Handle::GeneratedFile(_) => return Ok(None),
             Handle::View(_) | Handle::Version(..) | Handle::Dir(_) => {}
         }
-        let node = self.nodes.get(ino)?;
+        let node = self.inodes.get(ino)?;
         Ok(Some(self.dataset(node.parent)?))
     }
 
@@ -513,7 +517,7 @@ impl Fs {
     pub fn release(&self, fh: u64) -> Result<()> {
         let handle = self.handles.remove(fh)?;
         if let Handle::Version(_, ino) = &*handle {
-            self.nodes.close_version(*ino);
+            self.inodes.close_version(*ino);
         }
         Self::end(&handle);
         if let Handle::Chunk(chunk) = &*handle {
@@ -542,7 +546,7 @@ impl Fs {
     }
 }
 
-pub(super) fn own_name(name: &OsStr) -> crate::Error {
+pub(super) fn reserved(name: &OsStr) -> crate::Error {
     err!(
         EPERM,
         "{} is npyfs's own: it grows when chunks are written beside it",

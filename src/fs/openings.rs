@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use super::handle::Handle;
-use super::node::ROOT;
+use super::inodes::ROOT;
 use super::workers::{Job, Workers};
 use super::{Fs, SetAttr};
 use crate::dataset::{self, Dataset};
@@ -139,7 +139,7 @@ impl Fs {
     /// Runs those that wait for nothing more, and answers the next of the others, which is then no more
     /// in the list; none of them where `takes` is false. With the last of them the list goes.
     fn run_ready(&self, dir: u64, takes: bool) -> Option<Waiting> {
-        let kept = self.nodes.dataset(dir);
+        let kept = self.inodes.dataset(dir);
         let is_met = |need: Need| kept.as_deref().is_some_and(|it| need.is_met(it));
         let (open, free, owned) = (kept.is_some(), is_met(Need::Free), is_met(Need::Owned));
         let is_ready = |waiting: &Waiting| match waiting.need {
@@ -181,7 +181,7 @@ impl Fs {
 
     /// The route of a request that needs the dataset of `dir`.
     fn route(&self, dir: u64, need: Need, slow: bool) -> Route {
-        self.route_in(dir, self.nodes.dataset(dir), need, slow)
+        self.route_in(dir, self.inodes.dataset(dir), need, slow)
     }
 
     fn route_in(&self, dir: u64, dataset: Option<Arc<Dataset>>, need: Need, slow: bool) -> Route {
@@ -208,7 +208,7 @@ impl Fs {
 
     /// Of a question for attributes.
     pub fn getattr_route(&self, ino: u64) -> Route {
-        match self.nodes.dataset_of(ino, false) {
+        match self.inodes.dataset_of(ino, false) {
             Some((dir, dataset)) => self.route_in(dir, dataset, Need::Open, false),
             None => Route::Here(None),
         }
@@ -220,7 +220,7 @@ impl Fs {
             .size
             .zip(set.fh)
             .is_some_and(|(size, fh)| self.write_is_slow(fh, size));
-        let Some((dir, dataset)) = self.nodes.dataset_of(ino, false) else {
+        let Some((dir, dataset)) = self.inodes.dataset_of(ino, false) else {
             return near(resizes);
         };
         // What changes of a committed chunk is written to the journal, by the dataset's owner.
@@ -243,7 +243,7 @@ impl Fs {
     pub fn open_route(&self, ino: u64, flags: i32) -> Route {
         let writes = flags & (libc::O_ACCMODE | libc::O_TRUNC) != libc::O_RDONLY;
         let need = if writes { Need::Owned } else { Need::Open };
-        match self.nodes.dataset_of(ino, true) {
+        match self.inodes.dataset_of(ino, true) {
             Some((dir, dataset)) => self.route_in(dir, dataset, need, false),
             None => Route::Here(None),
         }
@@ -261,7 +261,7 @@ impl Fs {
 
     /// Of the removal of a directory, whose dataset is opened to see that it is empty.
     pub fn rmdir_route(&self, parent: u64, name: &OsStr) -> Route {
-        match self.nodes.number(parent, name) {
+        match self.inodes.number(parent, name) {
             Some(dir) => self.route(dir, Need::Free, true),
             None => near(true),
         }
@@ -297,9 +297,9 @@ impl Fs {
         };
         match &*handle {
             Handle::Chunk(chunk) if chunk.writer.is_new() => near(chunk.writer.fsync_is_slow()),
-            Handle::File(_) | Handle::Text(_) => near(true),
+            Handle::File(_) | Handle::GeneratedFile(_) => near(true),
             Handle::Chunk(_) | Handle::View(_) | Handle::Version(..) | Handle::Dir(_) => {
-                match self.nodes.get(ino) {
+                match self.inodes.get(ino) {
                     Ok(node) => self.route(node.parent, Need::Open, true),
                     Err(_) => near(true),
                 }

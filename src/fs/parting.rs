@@ -29,8 +29,8 @@ impl Fs {
     /// A descriptor of the chunk with this inode was closed.
     pub(super) fn let_go_after(&self, ino: u64) {
         if self.is_parted()
-            && let Ok(node) = self.nodes.get(ino)
-            && let Some(dataset) = self.nodes.dataset(node.parent)
+            && let Ok(node) = self.inodes.get(ino)
+            && let Some(dataset) = self.inodes.dataset(node.parent)
         {
             let_go_of(&dataset);
         }

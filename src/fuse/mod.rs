@@ -19,7 +19,7 @@ use std::sync::Arc;
 use fuser::{Errno, FileAttr, FileType, INodeNo, Notifier, ReplyEmpty, Request};
 
 use crate::error::{Error, Result};
-use crate::fs::{Attr, Caller, Fs, Route, is_routine};
+use crate::fs::{Attr, Caller, Fs, Route, is_expected};
 use busy_poll::BusyPoll;
 use passthrough::Backing;
 pub use raw::splice::LARGEST_READ;
@@ -70,7 +70,7 @@ enum Subject<'a> {
 /// Logs a failed operation, once, and gives its errno.
 fn failed(fs: &Fs, operation: &str, subject: &Subject<'_>, error: &Error) -> Errno {
     let number = error.errno();
-    let level = if is_routine(number) {
+    let level = if is_expected(number) {
         log::Level::Debug
     } else {
         log::Level::Warn

@@ -1,6 +1,6 @@
 //! The chunks of a dataset by name and by row: the journal's meaning, in memory.
 //!
-//! A million chunks must fit: a [`Receipt`] is 72 bytes, names lie end to end in one buffer, and
+//! A million chunks must fit: a [`CatalogEntry`] is 72 bytes, names lie end to end in one buffer, and
 //! the index holds 4 bytes an entry. The order of the receipts is the commit order, and an id (the
 //! place in that order) is never given twice, so it serves as a directory cookie.
 
@@ -16,7 +16,7 @@ use crate::journal::{Attributes, ChunkRecord, Record, RunRecord};
 
 /// A committed chunk, as the journal has it. Rows are counted from the array's first.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Receipt {
+pub struct CatalogEntry {
     /// Its first row in the array.
     pub first_row: u64,
     /// How many rows it has.
@@ -34,7 +34,7 @@ pub struct Receipt {
     name_at: u64,
 }
 
-impl Receipt {
+impl CatalogEntry {
     /// The row after its last.
     pub fn end(&self) -> u64 {
         self.first_row + self.rows
@@ -47,11 +47,11 @@ pub(crate) struct KeptName(u64, u8);
 
 /// Why a record cannot follow the ones before it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct OutOfPlace(pub(crate) &'static str);
+pub(crate) struct InvalidRecord(pub(crate) &'static str);
 
 #[derive(Debug, Default)]
 pub(crate) struct Catalog {
-    receipts: Vec<Receipt>,
+    receipts: Vec<CatalogEntry>,
     names: Vec<u8>,
     index: HashTable<u32>,
     hasher: DefaultHashBuilder,
@@ -83,7 +83,7 @@ impl Catalog {
     }
 
     /// Takes in what a record says. Records that say nothing of chunks are passed over.
-    pub(crate) fn apply(&mut self, record: &Record<'_>) -> Result<(), OutOfPlace> {
+    pub(crate) fn apply(&mut self, record: &Record<'_>) -> Result<(), InvalidRecord> {
         match record {
             Record::Header { bytes } => {
                 self.header_number(bytes);
@@ -92,7 +92,9 @@ impl Catalog {
             Record::Chunk(chunk) => self.insert(chunk),
             Record::Rename { from, to, .. } => self.rename(from, to),
             Record::Attributes { name, set, .. } => {
-                let id = self.id(name).ok_or(OutOfPlace("attributes of no chunk"))?;
+                let id = self
+                    .id(name)
+                    .ok_or(InvalidRecord("attributes of no chunk"))?;
                 self.receipts[id as usize].attributes = *set;
                 Ok(())
             }
@@ -112,10 +114,10 @@ impl Catalog {
     }
 
     /// A run that is new, or the last one with more rows.
-    fn go_on(&mut self, run: &RunRecord) -> Result<(), OutOfPlace> {
+    fn go_on(&mut self, run: &RunRecord) -> Result<(), InvalidRecord> {
         if let Some(last) = self.extended_by(run).copied() {
             let more = run.rows.checked_sub(last.rows);
-            let more = more.ok_or(OutOfPlace("a run that became shorter"))?;
+            let more = more.ok_or(InvalidRecord("a run that became shorter"))?;
             self.grow(last.end(), more)?;
             self.runs.pop();
         } else {
@@ -134,28 +136,28 @@ impl Catalog {
             .filter(|last| last.goes_on_as(run) && last.end() == self.rows)
     }
 
-    fn grow(&mut self, first_row: u64, rows: u64) -> Result<(), OutOfPlace> {
+    fn grow(&mut self, first_row: u64, rows: u64) -> Result<(), InvalidRecord> {
         if first_row != self.rows {
-            return Err(OutOfPlace("rows that do not follow the last"));
+            return Err(InvalidRecord("rows that do not follow the last"));
         }
         self.rows = first_row
             .checked_add(rows)
-            .ok_or(OutOfPlace("more rows than can be counted"))?;
+            .ok_or(InvalidRecord("more rows than can be counted"))?;
         Ok(())
     }
 
-    fn insert(&mut self, chunk: &ChunkRecord<'_>) -> Result<(), OutOfPlace> {
+    fn insert(&mut self, chunk: &ChunkRecord<'_>) -> Result<(), InvalidRecord> {
         if chunk.header as usize >= self.headers.len() {
-            return Err(OutOfPlace("a chunk with an unknown header"));
+            return Err(InvalidRecord("a chunk with an unknown header"));
         }
         if self.id(chunk.name).is_some() {
-            return Err(OutOfPlace("a name committed twice"));
+            return Err(InvalidRecord("a name committed twice"));
         }
         let id = u32::try_from(self.receipts.len())
-            .map_err(|_| OutOfPlace("more chunks than can be numbered"))?;
+            .map_err(|_| InvalidRecord("more chunks than can be numbered"))?;
         self.grow(chunk.first_row, chunk.rows)?;
         let (name_at, name_len) = self.push_name(chunk.name);
-        self.receipts.push(Receipt {
+        self.receipts.push(CatalogEntry {
             first_row: chunk.first_row,
             rows: chunk.rows,
             committed: chunk.committed,
@@ -176,11 +178,13 @@ impl Catalog {
         (at, name.len() as u8)
     }
 
-    fn rename(&mut self, from: &[u8], to: &[u8]) -> Result<(), OutOfPlace> {
+    fn rename(&mut self, from: &[u8], to: &[u8]) -> Result<(), InvalidRecord> {
         if self.id(to).is_some() {
-            return Err(OutOfPlace("a rename onto a chunk"));
+            return Err(InvalidRecord("a rename onto a chunk"));
         }
-        let id = self.take(from).ok_or(OutOfPlace("a rename of no chunk"))?;
+        let id = self
+            .take(from)
+            .ok_or(InvalidRecord("a rename of no chunk"))?;
         let (name_at, name_len) = self.push_name(to);
         let receipt = &mut self.receipts[id as usize];
         (receipt.name_at, receipt.name_len) = (name_at, name_len);
@@ -188,8 +192,8 @@ impl Catalog {
         Ok(())
     }
 
-    fn forget(&mut self, name: &[u8]) -> Result<(), OutOfPlace> {
-        let id = self.take(name).ok_or(OutOfPlace("no chunk to forget"))?;
+    fn forget(&mut self, name: &[u8]) -> Result<(), InvalidRecord> {
+        let id = self.take(name).ok_or(InvalidRecord("no chunk to forget"))?;
         self.receipts[id as usize].name_len = 0;
         Ok(())
     }
@@ -259,7 +263,7 @@ impl Catalog {
         self.headers[number as usize].clone()
     }
 
-    pub(crate) fn find(&self, name: &OsStr) -> Option<(u32, &Receipt)> {
+    pub(crate) fn find(&self, name: &OsStr) -> Option<(u32, &CatalogEntry)> {
         let id = self.id(name.as_bytes())?;
         Some((id, &self.receipts[id as usize]))
     }
@@ -267,7 +271,7 @@ impl Catalog {
     /// Where the name of the last chunk is kept, which is for as long as this catalog, whatever
     /// becomes of the chunk.
     pub(crate) fn last_name(&self) -> KeptName {
-        let at = |receipt: &Receipt| KeptName(receipt.name_at, receipt.name_len);
+        let at = |receipt: &CatalogEntry| KeptName(receipt.name_at, receipt.name_len);
         self.receipts.last().map_or(KeptName(0, 0), at)
     }
 
@@ -278,7 +282,7 @@ impl Catalog {
     }
 
     /// A chunk by its id; `None` where it was forgotten.
-    pub(crate) fn get(&self, id: u32) -> Option<(OsString, &Receipt)> {
+    pub(crate) fn get(&self, id: u32) -> Option<(OsString, &CatalogEntry)> {
         let receipt = self.receipts.get(id as usize)?;
         let name = name_of(&self.names, receipt);
         (!name.is_empty()).then(|| (OsStr::from_bytes(name).to_owned(), receipt))
@@ -299,10 +303,10 @@ impl Catalog {
 
     /// The end of the last chunk before which both have the same chunks, by rows and checksums.
     pub(crate) fn rows_in_common(&self, other: &Self) -> u64 {
-        let with_rows = |receipt: &&Receipt| receipt.rows > 0;
+        let with_rows = |receipt: &&CatalogEntry| receipt.rows > 0;
         let mine = self.receipts.iter().filter(with_rows);
         let others = other.receipts.iter().filter(with_rows);
-        let same = |(a, b): &(&Receipt, &Receipt)| {
+        let same = |(a, b): &(&CatalogEntry, &CatalogEntry)| {
             (a.first_row, a.rows, a.crc) == (b.first_row, b.rows, b.crc)
         };
         let common = mine.zip(others).take_while(same);
@@ -351,7 +355,7 @@ impl Catalog {
     }
 }
 
-fn name_of<'a>(names: &'a [u8], receipt: &Receipt) -> &'a [u8] {
+fn name_of<'a>(names: &'a [u8], receipt: &CatalogEntry) -> &'a [u8] {
     let at = receipt.name_at as usize;
     &names[at..at + usize::from(receipt.name_len)]
 }
@@ -412,7 +416,11 @@ mod tests {
 
     #[test]
     fn a_receipt_stays_small() {
-        assert!(size_of::<Receipt>() <= 80, "{}", size_of::<Receipt>());
+        assert!(
+            size_of::<CatalogEntry>() <= 80,
+            "{}",
+            size_of::<CatalogEntry>()
+        );
     }
 
     #[test]

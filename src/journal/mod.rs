@@ -16,7 +16,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::disk::{Blob, leading_zeros};
+use crate::disk::{StoreFile, leading_zeros};
 use crate::error::{Context, Result};
 use crate::stop::Stop;
 pub use record::Attributes;
@@ -54,7 +54,7 @@ pub(crate) enum Start {
 /// Reads records one after another, holding one window of the file in memory.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    blob: Arc<dyn Blob>,
+    blob: Arc<dyn StoreFile>,
     window: Vec<u8>,
     /// Where in the file the window begins.
     base: u64,
@@ -80,7 +80,7 @@ impl Reader {
     /// # Errors
     /// `EIO` for a journal of a version that this npyfs does not know, and those of reading the
     /// file.
-    pub(crate) fn open(blob: Arc<dyn Blob>) -> Result<(Start, Reader)> {
+    pub(crate) fn open(blob: Arc<dyn StoreFile>) -> Result<(Start, Reader)> {
         let mut line = [0; LINE_LEN];
         let got = blob.read_at(&mut line, 0).context(cannot_read)?;
         let digit = line[DIGIT];
@@ -106,7 +106,7 @@ impl Reader {
 
     /// Stands at a record boundary that an earlier reader reached. Records of every version are
     /// taken.
-    pub(crate) fn resume(blob: Arc<dyn Blob>, offset: u64) -> Reader {
+    pub(crate) fn resume(blob: Arc<dyn StoreFile>, offset: u64) -> Reader {
         Reader {
             blob,
             window: Vec::new(),
@@ -265,7 +265,7 @@ fn cannot_read() -> String {
 /// The writing end of the journal.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    blob: Arc<dyn Blob>,
+    blob: Arc<dyn StoreFile>,
     len: u64,
 }
 
@@ -275,7 +275,7 @@ impl Journal {
     ///
     /// # Errors
     /// Those of writing the file.
-    pub(crate) fn resume(blob: Arc<dyn Blob>, len: u64) -> io::Result<Journal> {
+    pub(crate) fn resume(blob: Arc<dyn StoreFile>, len: u64) -> io::Result<Journal> {
         let mut journal = Journal { blob, len };
         if len < FIRST {
             journal.blob.set_len(0)?;
@@ -329,7 +329,7 @@ impl Journal {
         self.len
     }
 
-    pub(crate) fn blob(&self) -> &Arc<dyn Blob> {
+    pub(crate) fn blob(&self) -> &Arc<dyn StoreFile> {
         &self.blob
     }
 }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::disk::{DiskFile, MountId, Place};
+use crate::disk::{MountId, OsFile, Place};
 
 /// What any record can be made of.
 #[derive(Clone, Debug)]
@@ -143,8 +143,8 @@ impl Parts {
     }
 }
 
-fn blob(bytes: &[u8]) -> Arc<dyn Blob> {
-    let blob = DiskFile::new(tempfile::tempfile().unwrap());
+fn blob(bytes: &[u8]) -> Arc<dyn StoreFile> {
+    let blob = OsFile::new(tempfile::tempfile().unwrap());
     blob.write_at(bytes, 0).unwrap();
     Arc::new(blob)
 }

@@ -10,8 +10,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::HeaderError;
+use super::byteswap::{self, ByteSwap};
 use super::literal::{Literal, quote, tuple};
-use super::swap::{self, Swap};
 
 /// The largest item, in bytes: numpy's own limit.
 const MAX_ITEM: u64 = i32::MAX as u64;
@@ -153,19 +153,19 @@ impl Dtype {
 
     /// The runs of bytes to reverse in every item to turn this byte order into `other`'s; empty
     /// where they are equal. Only meaningful where [`Self::same_values`] holds.
-    pub fn swaps(&self, other: &Self) -> Vec<Swap> {
+    pub fn swaps(&self, other: &Self) -> Vec<ByteSwap> {
         match (&self.0, &other.0) {
             (Type::Scalar(a), Type::Scalar(b)) if a.big != b.big => a.elements(),
             (Type::Record { fields, .. }, Type::Record { fields: others, .. }) => {
                 let mut swaps = Vec::new();
                 for (field, other) in fields.iter().zip(others) {
-                    swap::push(&mut swaps, field.offset, field.dtype.swaps(&other.dtype));
+                    byteswap::push(&mut swaps, field.offset, field.dtype.swaps(&other.dtype));
                 }
                 swaps
             }
             (Type::Array { element, shape }, Type::Array { element: other, .. }) => {
                 let count = shape.iter().fold(1, |n: u64, &dim| n.saturating_mul(dim));
-                swap::repeat(element.swaps(other), element.itemsize(), count)
+                byteswap::repeat(element.swaps(other), element.itemsize(), count)
             }
             _ => Vec::new(),
         }
@@ -372,7 +372,7 @@ impl Scalar {
     }
 
     /// What is reversed in an item of this type.
-    fn elements(&self) -> Vec<Swap> {
+    fn elements(&self) -> Vec<ByteSwap> {
         let (width, count) = match self.kind {
             Kind::Bool | Kind::Bytes | Kind::Void => return Vec::new(),
             Kind::Text => (4, self.size / 4),
@@ -382,7 +382,7 @@ impl Scalar {
         if count == 0 || width < 2 {
             return Vec::new();
         }
-        vec![Swap::run(0, width, count)]
+        vec![ByteSwap::run(0, width, count)]
     }
 }
 

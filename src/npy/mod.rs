@@ -4,23 +4,23 @@
 //! is told apart here once, so that the engine only ever compares meanings. Nothing in this folder
 //! panics on any input, and every refusal is a [`HeaderError`] with a sentence of its own.
 
+pub mod byteswap;
 pub mod dtype;
 pub mod error;
+pub mod growable;
 pub mod header;
 pub mod literal;
-pub mod published;
 pub mod recount;
-pub mod swap;
 
 #[cfg(test)]
 pub(crate) mod strategy;
 
+pub use byteswap::ByteSwap;
 pub use dtype::Dtype;
 pub use error::HeaderError;
+pub use growable::{CountWrites, GrowableHeader};
 pub use header::{Header, MAX_HEADER, Prefix};
-pub use published::{Published, Steps};
 pub use recount::recounted;
-pub use swap::Swap;
 
 /// The most dimensions: what every numpy can read.
 pub(crate) const MAX_RANK: usize = 32;

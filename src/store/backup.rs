@@ -18,7 +18,7 @@ use crate::dataset;
 use crate::dataset::Copied;
 use crate::disk::Change;
 use crate::disk::paths::CONTROL;
-use crate::disk::{Directory, Folder, Open, read_exact_at};
+use crate::disk::{Directory, Open, StoreDir, read_exact_at};
 use crate::error::{Context, Error, Result};
 
 /// Says in the root of a copy which store it is one of.
@@ -161,7 +161,7 @@ impl Work<'_> {
     }
 
     fn dataset(&mut self, from: &Place<'_>, to: &Place<'_>) -> Result<Option<Copied>> {
-        let folder = |place: &Place<'_>| -> Result<Arc<dyn Folder>> {
+        let folder = |place: &Place<'_>| -> Result<Arc<dyn StoreDir>> {
             Ok(Arc::new(Directory::from_fd(place.readable()?)))
         };
         let path = from.path();

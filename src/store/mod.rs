@@ -28,8 +28,8 @@ use nix::sys::stat::{FileStat, SFlag};
 
 use crate::disk::clock;
 use crate::disk::paths::DATA;
-use crate::disk::staged::Budget;
-use crate::disk::{Directory, Folder};
+use crate::disk::temp::Budget;
+use crate::disk::{Directory, StoreDir};
 use crate::error::{Context, Error, Result};
 use crate::stop::Stop;
 pub use backup::{Witness, back_up};
@@ -80,7 +80,7 @@ pub struct Maker {
 
 /// Through which a dataset at a path sees its directory.
 #[derive(Clone, Copy, Debug)]
-pub struct Door(pub fn(&Path, Directory) -> Arc<dyn Folder>);
+pub struct Door(pub fn(&Path, Directory) -> Arc<dyn StoreDir>);
 
 impl Default for Door {
     /// As it is.

@@ -5,23 +5,23 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use super::registry::Registry;
-use crate::disk::{Blob, Folder, Holder, Listed, Lock, Open};
+use crate::disk::{DirEntry, Holder, Lock, Open, StoreDir, StoreFile};
 
 #[derive(Debug)]
 pub(super) struct Sparing {
-    folder: Arc<dyn Folder>,
+    folder: Arc<dyn StoreDir>,
     registry: Weak<Registry>,
 }
 
 impl Sparing {
-    pub(super) fn new(folder: Arc<dyn Folder>, registry: &Arc<Registry>) -> Self {
+    pub(super) fn new(folder: Arc<dyn StoreDir>, registry: &Arc<Registry>) -> Self {
         Self {
             folder,
             registry: Arc::downgrade(registry),
         }
     }
 
-    fn sparing<T>(&self, mut work: impl FnMut(&dyn Folder) -> io::Result<T>) -> io::Result<T> {
+    fn sparing<T>(&self, mut work: impl FnMut(&dyn StoreDir) -> io::Result<T>) -> io::Result<T> {
         let done = work(&*self.folder);
         let Some(registry) = self.registry.upgrade() else {
             return done;
@@ -44,12 +44,12 @@ pub(super) fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-impl Folder for Sparing {
-    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn Blob>> {
+impl StoreDir for Sparing {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn StoreFile>> {
         self.sparing(|folder| folder.open(path, how))
     }
 
-    fn open_closed(&self, path: &Path) -> io::Result<Arc<dyn Blob>> {
+    fn open_closed(&self, path: &Path) -> io::Result<Arc<dyn StoreFile>> {
         self.sparing(|folder| folder.open_closed(path))
     }
 
@@ -73,7 +73,7 @@ impl Folder for Sparing {
         self.sparing(|folder| folder.make_dir(path))
     }
 
-    fn list(&self, path: &Path) -> io::Result<Vec<Listed>> {
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         self.sparing(|folder| folder.list(path))
     }
 
@@ -93,7 +93,7 @@ impl Folder for Sparing {
         self.sparing(|folder| folder.holder(path))
     }
 
-    fn hand_over(&self, array: &dyn Blob) -> io::Result<()> {
+    fn hand_over(&self, array: &dyn StoreFile) -> io::Result<()> {
         self.folder.hand_over(array)
     }
 }

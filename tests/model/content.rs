@@ -12,7 +12,7 @@ pub const ROW: usize = 64;
 
 /// Dtype, order and row shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum HeaderKind {
     Little,
     Big,
     LittleFortran,
@@ -21,39 +21,42 @@ pub enum Form {
     OtherShape,
 }
 
-impl Form {
-    const ALL: [Form; 6] = [
-        Form::Little,
-        Form::Big,
-        Form::LittleFortran,
-        Form::BigFortran,
-        Form::OtherType,
-        Form::OtherShape,
+impl HeaderKind {
+    const ALL: [HeaderKind; 6] = [
+        HeaderKind::Little,
+        HeaderKind::Big,
+        HeaderKind::LittleFortran,
+        HeaderKind::BigFortran,
+        HeaderKind::OtherType,
+        HeaderKind::OtherShape,
     ];
 
     pub fn descr(self) -> &'static str {
         match self {
-            Form::Little | Form::LittleFortran => "'<i8'",
-            Form::Big | Form::BigFortran => "'>i8'",
-            Form::OtherType => "'<f4'",
-            Form::OtherShape => "'<i8'",
+            HeaderKind::Little | HeaderKind::LittleFortran => "'<i8'",
+            HeaderKind::Big | HeaderKind::BigFortran => "'>i8'",
+            HeaderKind::OtherType => "'<f4'",
+            HeaderKind::OtherShape => "'<i8'",
         }
     }
 
     pub fn row_shape(self) -> &'static [u64] {
         match self {
-            Form::Little | Form::Big | Form::LittleFortran | Form::BigFortran => &[8],
-            Form::OtherType => &[16],
-            Form::OtherShape => &[4, 2],
+            HeaderKind::Little
+            | HeaderKind::Big
+            | HeaderKind::LittleFortran
+            | HeaderKind::BigFortran => &[8],
+            HeaderKind::OtherType => &[16],
+            HeaderKind::OtherShape => &[4, 2],
         }
     }
 
     pub fn is_fortran(self) -> bool {
-        matches!(self, Form::LittleFortran | Form::BigFortran)
+        matches!(self, HeaderKind::LittleFortran | HeaderKind::BigFortran)
     }
 
     fn is_big(self) -> bool {
-        matches!(self, Form::Big | Form::BigFortran)
+        matches!(self, HeaderKind::Big | HeaderKind::BigFortran)
     }
 
     fn header(self, rows: u64) -> Vec<u8> {
@@ -65,27 +68,30 @@ impl Form {
     }
 
     /// The form that a dataset has whose first chunk has this one: always C order.
-    pub fn of_dataset(self) -> Form {
+    pub fn of_dataset(self) -> HeaderKind {
         match self {
-            Form::LittleFortran => Form::Little,
-            Form::BigFortran => Form::Big,
+            HeaderKind::LittleFortran => HeaderKind::Little,
+            HeaderKind::BigFortran => HeaderKind::Big,
             other => other,
         }
     }
 
     /// Whether a chunk of this form belongs into a dataset of that one.
-    pub fn fits(self, dataset: Form) -> bool {
+    pub fn fits(self, dataset: HeaderKind) -> bool {
         let kind = |form| match form {
-            Form::Little | Form::Big | Form::LittleFortran | Form::BigFortran => 0,
-            Form::OtherType => 1,
-            Form::OtherShape => 2,
+            HeaderKind::Little
+            | HeaderKind::Big
+            | HeaderKind::LittleFortran
+            | HeaderKind::BigFortran => 0,
+            HeaderKind::OtherType => 1,
+            HeaderKind::OtherShape => 2,
         };
         kind(self) == kind(dataset)
     }
 
     /// The chunk as its view shows it in a dataset of that form. One of no rows has no bytes to
     /// convert, and stays as it was written.
-    pub fn view(self, dataset: Form, bytes: &[u8]) -> Vec<u8> {
+    pub fn view(self, dataset: HeaderKind, bytes: &[u8]) -> Vec<u8> {
         if self == dataset || bytes.len() == HEAD {
             return bytes.to_vec();
         }
@@ -118,7 +124,11 @@ pub enum Reading {
     /// It never will.
     Invalid,
     /// The header is there.
-    Header { form: Form, rows: u64, len: usize },
+    Header {
+        form: HeaderKind,
+        rows: u64,
+        len: usize,
+    },
 }
 
 /// Reads a header; knows only the ones that [`Spec`] makes.
@@ -139,7 +149,7 @@ pub fn read(received: &[u8]) -> Reading {
     let Some(rows) = count else {
         return Reading::Invalid;
     };
-    let known = Form::ALL
+    let known = HeaderKind::ALL
         .into_iter()
         .find(|form| padded(&form.header(rows)) == padded(&received[..HEAD]));
     known.map_or(Reading::Invalid, |form| Reading::Header {
@@ -181,7 +191,7 @@ pub enum Flaw {
 /// A file to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spec {
-    pub form: Form,
+    pub form: HeaderKind,
     pub rows: u64,
     pub seed: u64,
     pub flaw: Flaw,
@@ -192,7 +202,7 @@ impl Spec {
     #[allow(dead_code)]
     pub fn good(rows: u64, seed: u64) -> Self {
         Spec {
-            form: Form::Little,
+            form: HeaderKind::Little,
             rows,
             seed,
             flaw: Flaw::None,
@@ -214,12 +224,12 @@ impl Spec {
     /// Mostly chunks that fit, mostly small; `large` is how many rows a large one has.
     pub fn any(large: u64) -> BoxedStrategy<Spec> {
         let form = prop_oneof![
-            12 => Just(Form::Little),
-            4 => Just(Form::Big),
-            3 => Just(Form::LittleFortran),
-            2 => Just(Form::BigFortran),
-            1 => Just(Form::OtherType),
-            1 => Just(Form::OtherShape),
+            12 => Just(HeaderKind::Little),
+            4 => Just(HeaderKind::Big),
+            3 => Just(HeaderKind::LittleFortran),
+            2 => Just(HeaderKind::BigFortran),
+            1 => Just(HeaderKind::OtherType),
+            1 => Just(HeaderKind::OtherShape),
         ];
         let rows = prop_oneof![
             2 => Just(0),

@@ -22,7 +22,7 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use content::{Flaw, Form, Spec};
+use content::{Flaw, HeaderKind, Spec};
 use mount::Mounted;
 use ops::Op;
 use reference::Holder;
@@ -248,7 +248,7 @@ fn a_refused_stream_leaves_no_file_behind_where_there_is_no_array_yet() {
 #[test]
 fn a_complete_chunk_of_another_dtype_is_refused_at_any_close_wherever_it_lies() {
     let other = Spec {
-        form: Form::OtherType,
+        form: HeaderKind::OtherType,
         ..good(0, 0)
     };
     let ops = [
@@ -274,9 +274,9 @@ fn a_complete_chunk_of_another_dtype_is_refused_at_any_close_wherever_it_lies() 
 #[test]
 fn the_byte_order_of_the_array_is_that_of_the_first_commit_whoever_streamed_before() {
     for (streaming, first) in [
-        (Form::Big, Form::Little),
-        (Form::Little, Form::Big),
-        (Form::Big, Form::LittleFortran),
+        (HeaderKind::Big, HeaderKind::Little),
+        (HeaderKind::Little, HeaderKind::Big),
+        (HeaderKind::Big, HeaderKind::LittleFortran),
     ] {
         let of = |form, rows| Spec {
             form,

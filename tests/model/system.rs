@@ -12,7 +12,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use npyfs::dataset::{
     Attributes, Budget, Change, ChunkWriter, Committed, Descriptors, Face, Found, Start, View,
 };
-use npyfs::disk::DiskFile;
+use npyfs::disk::OsFile;
 use npyfs::{Dataset, DatasetOptions};
 
 use crate::common;
@@ -313,7 +313,7 @@ impl System for Engine {
     fn rename_file(&mut self, bytes: &[u8], to: &str) -> Answer {
         let path = self.path("ordinary");
         fs::write(&path, bytes).unwrap();
-        let blob = DiskFile::new(fs::File::open(&path).unwrap());
+        let blob = OsFile::new(fs::File::open(&path).unwrap());
         let name = OsStr::new(to);
         let attributes = Attributes {
             mode: 0o644,

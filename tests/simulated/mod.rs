@@ -17,7 +17,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::chunks::Dice;
-use npyfs::disk::{Blob, Folder, Listed, Lock, MountId, Open, Place, Whereabouts};
+use npyfs::disk::{DirEntry, Lock, MountId, Open, Place, StoreDir, StoreFile, Whereabouts};
 
 const SECTOR: usize = 512;
 
@@ -338,8 +338,8 @@ fn struck(fault: Fault) -> io::Error {
     os(fault.errno)
 }
 
-impl Folder for Disk {
-    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn Blob>> {
+impl StoreDir for Disk {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn StoreFile>> {
         let path = normal(path);
         let mut state = self.state();
         state.call().map_err(struck)?;
@@ -409,7 +409,7 @@ impl Folder for Disk {
         Ok(())
     }
 
-    fn list(&self, path: &Path) -> io::Result<Vec<Listed>> {
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         let path = normal(path);
         let mut state = self.state();
         state.call().map_err(struck)?;
@@ -420,7 +420,7 @@ impl Folder for Disk {
             .names
             .iter()
             .filter(|(name, _)| name.parent() == Some(&path));
-        let listed = inside.map(|(name, entry)| Listed {
+        let listed = inside.map(|(name, entry)| DirEntry {
             name: name.file_name().expect("a name").to_owned(),
             len: match entry {
                 Entry::File(id) => state.files[*id].live.len() as u64,
@@ -519,7 +519,7 @@ impl OpenFile {
     }
 }
 
-impl Blob for OpenFile {
+impl StoreFile for OpenFile {
     fn len(&self) -> io::Result<u64> {
         let mut state = self.disk.state();
         state.call().map_err(struck)?;
@@ -553,7 +553,7 @@ impl Blob for OpenFile {
         self.disk.state().call().map_err(struck)
     }
 
-    fn insert_front(&self, len: u64) -> io::Result<bool> {
+    fn insert_range(&self, len: u64) -> io::Result<bool> {
         let mut state = self.disk.state();
         state.call().map_err(struck)?;
         let file = &mut state.files[self.id];
@@ -565,7 +565,7 @@ impl Blob for OpenFile {
         Ok(true)
     }
 
-    fn begin_sync(&self) -> io::Result<()> {
+    fn start_writeback(&self) -> io::Result<()> {
         self.synced(|_| ())
     }
 

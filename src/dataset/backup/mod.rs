@@ -19,20 +19,20 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::array::view::{Form, Layout};
+use crate::array::view::{HeaderKind, Layout};
 use crate::chunk::validate::read_header;
 use crate::dataset::recovery::{open_if_there, publish_from_disk};
 use crate::disk;
-use crate::disk::paths::NEWBORN;
+use crate::disk::paths::NEW_DATA;
 use crate::disk::paths::OLD_LOG;
 use crate::disk::paths::REMOVED;
 use crate::disk::paths::RESCUED;
 use crate::disk::paths::{CONTROL, DATA, JOURNAL, LOCK, LOG};
-use crate::disk::staged::{Holds, Staged};
-use crate::disk::{Blob, Folder, Open, copy_attributes, read_pieces};
+use crate::disk::temp::{Holds, TempFile};
+use crate::disk::{Open, StoreDir, StoreFile, copy_attributes, read_pieces};
 use crate::error::{Context, Error, Result};
 use crate::journal::{FIRST, Record};
-use crate::npy::Published;
+use crate::npy::GrowableHeader;
 use told::{Checks, Told, same_bytes};
 
 /// How often a header is read again that counts fewer rows than were there before: between two steps
@@ -61,8 +61,8 @@ pub struct Copied {
 /// original, `EIO` for an original whose journal is damaged, `ESTALE` where it was replaced meanwhile,
 /// and the operating system's. The copy is then as it was, or may have some of the new rows.
 pub fn back_up(
-    from: &Arc<dyn Folder>,
-    to: &Arc<dyn Folder>,
+    from: &Arc<dyn StoreDir>,
+    to: &Arc<dyn StoreDir>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Copied> {
     let original = Original::open(from)?;
@@ -88,12 +88,12 @@ pub fn back_up(
 
 /// The files of the dataset that is copied, opened once.
 struct Original {
-    journal: Option<Arc<dyn Blob>>,
-    data: Option<(Layout, Arc<dyn Blob>)>,
+    journal: Option<Arc<dyn StoreFile>>,
+    data: Option<(Layout, Arc<dyn StoreFile>)>,
 }
 
 impl Original {
-    fn open(from: &Arc<dyn Folder>) -> Result<Self> {
+    fn open(from: &Arc<dyn StoreDir>) -> Result<Self> {
         let journal = open_if_there(from, JOURNAL, Open::Read)?;
         let mut data = open_if_there(from, DATA, Open::Read)?;
         if data.is_none() && open_if_there(from, REMOVED, Open::Read)?.is_some() {
@@ -103,7 +103,7 @@ impl Original {
         }
         if data.is_none() && journal.is_some() && !is_written(from)? {
             // Its daemon died at the first commit.
-            data = open_if_there(from, NEWBORN, Open::Read)?;
+            data = open_if_there(from, NEW_DATA, Open::Read)?;
         }
         let data = match data {
             None => None,
@@ -138,7 +138,12 @@ impl Original {
     }
 
     /// What the journal tells of those rows.
-    fn told(&self, from: &Arc<dyn Folder>, journal: &Arc<dyn Blob>, base: u64) -> Result<Told> {
+    fn told(
+        &self,
+        from: &Arc<dyn StoreDir>,
+        journal: &Arc<dyn StoreFile>,
+        base: u64,
+    ) -> Result<Told> {
         let mut looks = 0;
         loop {
             // In this order: rows are counted after they are told of.
@@ -154,9 +159,9 @@ impl Original {
     }
 
     /// What was copied must still be what has the names, all of it from one dataset.
-    fn is_still(&self, from: &Arc<dyn Folder>) -> Result<()> {
+    fn is_still(&self, from: &Arc<dyn StoreDir>) -> Result<()> {
         let now = Self::open(from)?;
-        let place = |blob: Option<&Arc<dyn Blob>>| -> io::Result<_> {
+        let place = |blob: Option<&Arc<dyn StoreFile>>| -> io::Result<_> {
             blob.map(|blob| Ok(blob.whereabouts()?.place)).transpose()
         };
         let failed = || "cannot look at the original".to_owned();
@@ -179,29 +184,29 @@ impl Original {
 }
 
 /// Whether a daemon writes to the dataset.
-fn is_written(folder: &Arc<dyn Folder>) -> Result<bool> {
+fn is_written(folder: &Arc<dyn StoreDir>) -> Result<bool> {
     match folder.is_locked(Path::new(LOCK)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         found => found.context(|| "cannot look at the original's lock".into()),
     }
 }
 
-fn layout_of(blob: &Arc<dyn Blob>) -> Result<(Layout, u64)> {
+fn layout_of(blob: &Arc<dyn StoreFile>) -> Result<(Layout, u64)> {
     let len = blob
         .len()
         .context(|| "cannot see the size of data.npy".into())?;
     let (header, bytes) =
         read_header(&**blob, len).map_err(|error| error.context("data.npy has no whole header; if a daemon died, the next to write to the dataset puts it in order"))?;
     let rows = header.rows();
-    let form = match Published::adopt(&bytes)? {
-        Some(published) => Form::Published(published),
-        None => Form::Plain { header, bytes },
+    let form = match GrowableHeader::adopt(&bytes)? {
+        Some(published) => HeaderKind::Growable(published),
+        None => HeaderKind::Fixed { header, bytes },
     };
     Ok((Layout::new(form, blob.clone()), rows))
 }
 
 /// What is to be said of a copy whose original has no rows.
-fn rows_of_nothing(to: &Arc<dyn Folder>) -> Result<Vec<String>> {
+fn rows_of_nothing(to: &Arc<dyn StoreDir>) -> Result<Vec<String>> {
     Ok(match open_if_there(to, DATA, Open::Read)? {
         Some(_) => vec!["the original has no rows any more: the copy keeps what it has".into()],
         None => Vec::new(),
@@ -212,7 +217,7 @@ fn rows_of_nothing(to: &Arc<dyn Folder>) -> Result<Vec<String>> {
 /// way.
 fn without_journal(
     original: &Original,
-    to: &Arc<dyn Folder>,
+    to: &Arc<dyn StoreDir>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Copied> {
     let Some((layout, blob)) = &original.data else {
@@ -240,7 +245,7 @@ fn without_journal(
         });
     }
     let modified = disk::modified(&**blob).context(failed)?;
-    let new = Staged::create(to, Holds::Other, None).context(failed)?;
+    let new = TempFile::create(to, Holds::Other, None).context(failed)?;
     let mut done = 0;
     read_pieces(&**blob, 0, end, |piece| {
         new.blob().write_at(piece, done)?;
@@ -252,7 +257,7 @@ fn without_journal(
     copy_attributes(&**blob, new.blob()).context(failed)?;
     set_modified(new.blob(), modified).context(failed)?;
     new.blob().sync().context(failed)?;
-    new.keep_as(Path::new(DATA)).context(failed)?;
+    new.persist(Path::new(DATA)).context(failed)?;
     to.sync(Path::new(".")).context(failed)?;
     Ok(Copied {
         rows,
@@ -262,7 +267,7 @@ fn without_journal(
     })
 }
 
-fn set_modified(blob: &dyn Blob, modified: i64) -> io::Result<()> {
+fn set_modified(blob: &dyn StoreFile, modified: i64) -> io::Result<()> {
     match blob.file() {
         Some(file) => file.set_modified(crate::disk::clock::to_system(modified)),
         None => Ok(()),
@@ -272,17 +277,17 @@ fn set_modified(blob: &dyn Blob, modified: i64) -> io::Result<()> {
 /// Where the rows of the copy go.
 enum Target {
     /// After those that it has.
-    Grows(Arc<dyn Blob>),
+    Grows(Arc<dyn StoreFile>),
     /// A new file, with all rows, which takes its place before the journal tells of them; where it has
     /// none, as recovery expects it, after.
-    New(Staged),
+    New(TempFile),
 }
 
 impl Target {
     /// The file of the copy that takes the rows after the first `had`. A copy that `has_rows` of its
     /// journal's is not written anew.
-    fn find(to: &Arc<dyn Folder>, layout: &Layout, had: u64, has_rows: bool) -> Result<Self> {
-        let Form::Published(header) = &layout.form else {
+    fn find(to: &Arc<dyn StoreDir>, layout: &Layout, had: u64, has_rows: bool) -> Result<Self> {
+        let HeaderKind::Growable(header) = &layout.form else {
             return Err(err!(
                 EIO,
                 "data.npy was replaced: its header is not the one that npyfs made"
@@ -298,12 +303,12 @@ impl Target {
                 return Ok(Target::Grows(old));
             }
         }
-        let new = Staged::create(to, Holds::Other, None)
+        let new = TempFile::create(to, Holds::Other, None)
             .context(|| "cannot create data.npy of the copy".into())?;
         Ok(Target::New(new))
     }
 
-    fn blob(&self) -> &dyn Blob {
+    fn blob(&self) -> &dyn StoreFile {
         match self {
             Target::Grows(blob) => &**blob,
             Target::New(file) => file.blob(),
@@ -312,10 +317,10 @@ impl Target {
 }
 
 fn with_journal(
-    from: &Arc<dyn Folder>,
+    from: &Arc<dyn StoreDir>,
     original: &Original,
-    journal: &Arc<dyn Blob>,
-    to: &Arc<dyn Folder>,
+    journal: &Arc<dyn StoreFile>,
+    to: &Arc<dyn StoreDir>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Copied> {
     let copy_of_journal = open_if_there(to, JOURNAL, Open::Read)?;
@@ -381,8 +386,8 @@ fn with_journal(
 }
 
 fn is_earlier_state(
-    old: &Arc<dyn Blob>,
-    journal: &Arc<dyn Blob>,
+    old: &Arc<dyn StoreFile>,
+    journal: &Arc<dyn StoreFile>,
     base: u64,
     told: &Told,
 ) -> Result<()> {
@@ -431,15 +436,15 @@ fn copy_rows(
 /// Makes the copy say what it holds: each step leaves a dataset that recovery completes.
 fn publish(
     original: &Original,
-    journal: &Arc<dyn Blob>,
-    to: &Arc<dyn Folder>,
+    journal: &Arc<dyn StoreFile>,
+    to: &Arc<dyn StoreDir>,
     base: u64,
     told: &Told,
     grown: Option<Target>,
 ) -> Result<()> {
     let failed = || "cannot write data.npy of the copy".to_owned();
     let mut newborn = false;
-    let data: Option<Arc<dyn Blob>> = match grown {
+    let data: Option<Arc<dyn StoreFile>> = match grown {
         None => None,
         Some(Target::Grows(blob)) => {
             blob.sync().context(failed)?;
@@ -456,20 +461,20 @@ fn publish(
             file.blob().write_at(&head, 0).context(failed)?;
             file.blob().sync().context(failed)?;
             let blob = file.shared_blob();
-            let name = if known { DATA } else { NEWBORN };
-            file.keep_as(Path::new(name)).context(failed)?;
+            let name = if known { DATA } else { NEW_DATA };
+            file.persist(Path::new(name)).context(failed)?;
             Some(blob)
         }
     };
     write_journal(journal, to, base, told)?;
     if newborn {
-        to.rename(Path::new(NEWBORN), Path::new(DATA))
+        to.rename(Path::new(NEW_DATA), Path::new(DATA))
             .context(failed)?;
     }
     if let (Some((layout, blob)), Some(new)) = (&original.data, data)
-        && let Form::Published(header) = &layout.form
+        && let HeaderKind::Growable(header) = &layout.form
     {
-        let layout = Layout::new(Form::Published(header.clone()), new.clone());
+        let layout = Layout::new(HeaderKind::Growable(header.clone()), new.clone());
         publish_from_disk(&layout, told.rows)?;
         copy_attributes(&**blob, &*new).context(failed)?;
         let modified = disk::modified(&**blob).context(failed)?;
@@ -482,8 +487,8 @@ fn publish(
 }
 
 fn write_journal(
-    journal: &Arc<dyn Blob>,
-    to: &Arc<dyn Folder>,
+    journal: &Arc<dyn StoreFile>,
+    to: &Arc<dyn StoreDir>,
     base: u64,
     told: &Told,
 ) -> Result<()> {
@@ -511,7 +516,7 @@ fn write_journal(
 }
 
 /// The dataset's log, and what is kept for good beside it.
-fn copy_kept(from: &Arc<dyn Folder>, to: &Arc<dyn Folder>) -> Result<()> {
+fn copy_kept(from: &Arc<dyn StoreDir>, to: &Arc<dyn StoreDir>) -> Result<()> {
     for log in [LOG, OLD_LOG] {
         copy_file(from, to, Path::new(log))?;
     }
@@ -530,28 +535,28 @@ fn copy_kept(from: &Arc<dyn Folder>, to: &Arc<dyn Folder>) -> Result<()> {
 }
 
 /// Copies a file unless the copy has one of its length and time of last change.
-fn copy_file(from: &Arc<dyn Folder>, to: &Arc<dyn Folder>, path: &Path) -> Result<()> {
+fn copy_file(from: &Arc<dyn StoreDir>, to: &Arc<dyn StoreDir>, path: &Path) -> Result<()> {
     let failed = || format!("cannot copy {}", path.display());
-    let open = |folder: &Arc<dyn Folder>| match folder.open(path, Open::Read) {
+    let open = |folder: &Arc<dyn StoreDir>| match folder.open(path, Open::Read) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         opened => opened.map(Some),
     };
     let Some(file) = open(from).context(failed)? else {
         return Ok(());
     };
-    let seen = |blob: &dyn Blob| -> io::Result<_> { Ok((blob.len()?, disk::modified(blob)?)) };
+    let seen = |blob: &dyn StoreFile| -> io::Result<_> { Ok((blob.len()?, disk::modified(blob)?)) };
     let (len, modified) = seen(&*file).context(failed)?;
     if let Some(old) = open(to).context(failed)?
         && seen(&*old).context(failed)? == (len, modified)
     {
         return Ok(());
     }
-    let new = Staged::create(to, Holds::Other, None).context(failed)?;
+    let new = TempFile::create(to, Holds::Other, None).context(failed)?;
     disk::copy(&*file, 0, new.blob(), 0, len).context(failed)?;
     copy_attributes(&*file, new.blob()).context(failed)?;
     set_modified(new.blob(), modified).context(failed)?;
     new.blob().sync().context(failed)?;
-    new.keep_as(path).context(failed)
+    new.persist(path).context(failed)
 }
 
 impl From<told::Damaged> for Error {

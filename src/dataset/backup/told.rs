@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::disk::Blob;
+use crate::disk::StoreFile;
 use crate::error::{Context, Result};
 use crate::journal::{FIRST, Reader, Record, RunRecord, Start};
 
@@ -47,14 +47,14 @@ pub(super) struct Damaged {
 
 impl Told {
     /// Reads the whole journal.
-    pub(super) fn read(blob: &Arc<dyn Blob>) -> Result<Self> {
+    pub(super) fn read(blob: &Arc<dyn StoreFile>) -> Result<Self> {
         Self::take(blob, Some(u64::MAX), u64::MAX, u64::MAX)
     }
 
     /// Reads up to the first record of rows that are not among the first `counted`; where there is no
     /// array, up to the first record of any.
     pub(super) fn read_counted(
-        blob: &Arc<dyn Blob>,
+        blob: &Arc<dyn StoreFile>,
         counted: Option<u64>,
         base: u64,
     ) -> Result<Self> {
@@ -62,11 +62,11 @@ impl Told {
     }
 
     /// Reads the records that begin before `until`.
-    pub(super) fn read_until(blob: &Arc<dyn Blob>, until: u64, base: u64) -> Result<Self> {
+    pub(super) fn read_until(blob: &Arc<dyn StoreFile>, until: u64, base: u64) -> Result<Self> {
         Self::take(blob, Some(u64::MAX), until, base)
     }
 
-    fn take(blob: &Arc<dyn Blob>, most: Option<u64>, until: u64, base: u64) -> Result<Self> {
+    fn take(blob: &Arc<dyn StoreFile>, most: Option<u64>, until: u64, base: u64) -> Result<Self> {
         let (start, mut reader) = Reader::open(blob.clone())?;
         let mut told = Told::default();
         if start == Start::Nothing {
@@ -149,7 +149,7 @@ impl Told {
     }
 
     /// How many rows the whole journal says to have reached the disk. They were counted before.
-    pub(super) fn durable(blob: &Arc<dyn Blob>) -> Result<u64> {
+    pub(super) fn durable(blob: &Arc<dyn StoreFile>) -> Result<u64> {
         Ok(Self::read(blob)?.durable)
     }
 
@@ -167,7 +167,7 @@ impl Told {
     ///
     /// # Errors
     /// `EIO` where good records come after a bad one.
-    pub(super) fn must_be_whole(&self, blob: &Arc<dyn Blob>) -> Result<()> {
+    pub(super) fn must_be_whole(&self, blob: &Arc<dyn StoreFile>) -> Result<()> {
         if self.stopped || self.end < FIRST {
             return Ok(());
         }
@@ -186,8 +186,8 @@ impl Told {
 
 /// The first offset from `from` up to `to` where two files differ.
 pub(super) fn same_bytes(
-    one: &dyn Blob,
-    other: &dyn Blob,
+    one: &dyn StoreFile,
+    other: &dyn StoreFile,
     from: u64,
     to: u64,
 ) -> Result<Option<u64>> {
@@ -297,7 +297,7 @@ impl<'a> Checks<'a> {
 
 impl Bad {
     /// A line for each; those from `end` of the journal on are not in the copy.
-    pub(super) fn lines(&self, journal: &Arc<dyn Blob>, end: u64) -> Result<Vec<String>> {
+    pub(super) fn lines(&self, journal: &Arc<dyn StoreFile>, end: u64) -> Result<Vec<String>> {
         let mut lines = Vec::new();
         for piece in &self.pieces {
             let Range { start, end: after } = piece.first..piece.first + piece.rows;

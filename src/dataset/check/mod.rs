@@ -16,7 +16,7 @@ use crate::dataset::check::verify::{Known, Until, Verified, verify};
 use crate::dataset::recovery::Copies;
 use crate::dataset::{Dataset, Options, recovery};
 use crate::disk::paths::{DATA, JOURNAL, LOCK};
-use crate::disk::{Directory, Folder, Open, boot_id};
+use crate::disk::{Directory, Open, StoreDir, boot_id};
 use crate::error::{Context, Result};
 use crate::stop::Stop;
 
@@ -82,7 +82,7 @@ pub fn accept_damage(directory: &Path) -> Result<Vec<String>> {
     Ok(accepted)
 }
 
-fn open_folder(directory: &Path) -> Result<Arc<dyn Folder>> {
+fn open_folder(directory: &Path) -> Result<Arc<dyn StoreDir>> {
     let folder =
         Directory::open(directory).context(|| format!("cannot open {}", directory.display()))?;
     Ok(Arc::new(folder))
@@ -99,7 +99,7 @@ struct Moment {
 }
 
 impl Moment {
-    fn of(folder: &Arc<dyn Folder>) -> Result<Self> {
+    fn of(folder: &Arc<dyn StoreDir>) -> Result<Self> {
         let identity = |path: &str| match folder.identity(Path::new(path)) {
             Ok(identity) => Ok(Some(identity)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -133,7 +133,7 @@ impl Moment {
 /// error only if nothing at all has changed: files that are read one after the other disagree while
 /// another process opens, closes or removes the dataset. `look` is told whether a daemon is at work.
 fn looked_at_in_peace<T>(
-    folder: &Arc<dyn Folder>,
+    folder: &Arc<dyn StoreDir>,
     mut look: impl FnMut(bool) -> Result<T>,
     sound: impl Fn(&T) -> bool,
 ) -> Result<T> {
@@ -177,7 +177,7 @@ pub fn check(directory: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Rep
 }
 
 fn check_in(
-    folder: &Arc<dyn Folder>,
+    folder: &Arc<dyn StoreDir>,
     boot: [u8; 16],
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Report> {
@@ -191,7 +191,7 @@ fn check_in(
 
 /// Each row is read once: what a survey has compared, nothing compares again.
 fn look_through(
-    folder: &Arc<dyn Folder>,
+    folder: &Arc<dyn StoreDir>,
     boot: [u8; 16],
     live: bool,
     progress: &mut dyn FnMut(u64, u64),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::array::View;
 use crate::dataset::recovery::Damage;
-use crate::disk::Blob;
+use crate::disk::StoreFile;
 use crate::disk::checksum;
 use crate::error::{Context, Result};
 use crate::journal::findings::Findings;
@@ -66,7 +66,7 @@ pub(crate) struct Verified {
 
 /// Verifies the rows of an array that nothing is known of; `progress` is told the bytes that were read.
 pub(crate) fn verify(
-    journal: &Arc<dyn Blob>,
+    journal: &Arc<dyn StoreFile>,
     until: Until,
     array: &View,
     known: Known,

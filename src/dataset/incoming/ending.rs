@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use super::super::commit::{Candidate, Rows};
+use super::super::commit::{ChunkCommit, Rows};
 use super::super::rescued::loadable;
 use crate::chunk::status::HandleId;
 use crate::chunk::validate::{check_len, no_header, read_header};
@@ -196,7 +196,7 @@ impl Incoming {
             return Err(self.withdrawn());
         }
         let face = self.face();
-        let candidate = Candidate {
+        let candidate = ChunkCommit {
             name: &self.name,
             head: header.bytes(state),
             header: header.header(state)?,
@@ -243,7 +243,7 @@ impl Incoming {
             (Body::File(file), _) => {
                 let (header, bytes) = read_header(file.blob(), state.len)?;
                 check_len(&header, state.len)?;
-                Ok(FinalHeader::Staged(header, bytes))
+                Ok(FinalHeader::TempFile(header, bytes))
             }
             (_, Some(header)) => {
                 check_len(header, state.len)?;
@@ -441,7 +441,7 @@ enum FinalHeader {
     /// The one that the state holds.
     Fast,
     /// The one that its staged file begins with.
-    Staged(Header, Vec<u8>),
+    TempFile(Header, Vec<u8>),
 }
 
 impl FinalHeader {
@@ -449,7 +449,7 @@ impl FinalHeader {
     fn rows(&self, state: &State) -> u64 {
         match self {
             FinalHeader::Fast => state.header.as_ref().map_or(0, Header::rows),
-            FinalHeader::Staged(header, _) => header.rows(),
+            FinalHeader::TempFile(header, _) => header.rows(),
         }
     }
 
@@ -460,7 +460,7 @@ impl FinalHeader {
 
     /// Whether some bytes of it were never written.
     fn has_holes(&self, state: &State) -> bool {
-        matches!(self, FinalHeader::Staged(..)) && !state.written.is_whole(state.len)
+        matches!(self, FinalHeader::TempFile(..)) && !state.written.is_whole(state.len)
     }
 
     /// Whether every byte of it was written, and its count is not one that may be filled in later.
@@ -468,14 +468,14 @@ impl FinalHeader {
         self.rows(state) > 0
             && match self {
                 FinalHeader::Fast => true,
-                FinalHeader::Staged(..) => state.written.is_whole(state.len),
+                FinalHeader::TempFile(..) => state.written.is_whole(state.len),
             }
     }
 
     fn bytes<'a>(&'a self, state: &'a State) -> &'a [u8] {
         match self {
             FinalHeader::Fast => &state.head,
-            FinalHeader::Staged(_, bytes) => bytes,
+            FinalHeader::TempFile(_, bytes) => bytes,
         }
     }
 
@@ -485,7 +485,7 @@ impl FinalHeader {
                 .header
                 .as_ref()
                 .ok_or_else(|| err!(EIO, "the chunk's header was lost")),
-            FinalHeader::Staged(header, _) => Ok(header),
+            FinalHeader::TempFile(header, _) => Ok(header),
         }
     }
 }

@@ -32,7 +32,7 @@ use crate::convert::bands::Bands;
 use crate::dataset::Dataset;
 use crate::dataset::mine::epoch::ChunkId;
 use crate::disk::set_attributes;
-use crate::disk::staged::{Holds, Permit, Staged};
+use crate::disk::temp::{Holds, Permit, TempFile};
 use crate::error::{Context, Error, Result};
 use crate::npy::{Header, HeaderError, Prefix};
 pub use ending::{Descriptors, NoOthers};
@@ -112,7 +112,7 @@ enum Body {
     },
     Stream(Arc<Stream>),
     /// Any order of writing.
-    File(Staged),
+    File(TempFile),
 }
 
 impl Incoming {
@@ -355,7 +355,7 @@ impl Incoming {
             }
             Ok(Prefix::Complete(header)) => header,
         };
-        self.dataset.admit(&header)?;
+        self.dataset.check_compatible(&header)?;
         let end = state.head.len() as u64;
         let len = header.len();
         state.header = Some(header);

@@ -14,7 +14,7 @@ use super::super::status::{CSV_HEAD, csv_line};
 use super::{Loss, Told};
 use crate::array::Array;
 use crate::dataset::Dataset;
-use crate::disk::{Blob, copy};
+use crate::disk::{StoreFile, copy};
 use crate::error::{Error, Result};
 use crate::journal::catalog::Catalog;
 use crate::journal::{AppendError, Record};
@@ -54,7 +54,10 @@ impl Dataset {
             }
         }
         let first_row = writer.first_row;
-        let unborn = writer.unborn.as_ref().map(|unborn| unborn.layout.clone());
+        let new_array = writer
+            .new_array
+            .as_ref()
+            .map(|new_array| new_array.layout.clone());
         // The lock too: who takes the dataset next, here or elsewhere, finds it free.
         drop(writer);
         let before = {
@@ -75,7 +78,11 @@ impl Dataset {
         };
         let error = told_as(loss.to_string());
         let array = before.array.as_ref();
-        for layout in array.map(|array| &array.layout).into_iter().chain(&unborn) {
+        for layout in array
+            .map(|array| &array.layout)
+            .into_iter()
+            .chain(&new_array)
+        {
             layout.lose(&error);
         }
         self.epoch.end(&error);
@@ -170,7 +177,7 @@ impl Dataset {
         shape.extend_from_slice(layout.row_shape());
         let header = Header::encode(layout.dtype(), &shape)?;
         self.rescued
-            .keep_rows("acknowledged-rows.npy".as_ref(), |blob: &dyn Blob| {
+            .keep_rows("acknowledged-rows.npy".as_ref(), |blob: &dyn StoreFile| {
                 blob.write_at(&header, 0)?;
                 copy(&*layout.data, start, blob, header.len() as u64, end - start)
             })
@@ -200,7 +207,7 @@ impl Dataset {
         };
         let kept = self
             .rescued
-            .keep_rows("lost-names.csv".as_ref(), |blob: &dyn Blob| {
+            .keep_rows("lost-names.csv".as_ref(), |blob: &dyn StoreFile| {
                 let (mut at, mut lines) = (0, String::from(CSV_HEAD));
                 for (name, receipt) in lost.iter().filter_map(|index| before.get(*index)) {
                     lines.push_str(&csv_line(&name, receipt));

@@ -152,7 +152,7 @@ impl Dataset {
     }
 
     /// By the descriptors. A store that does not even answer this fails what is asked of it next, and
-    /// after a failure the disk is compared with memory before anything is written (`mend`).
+    /// after a failure the disk is compared with memory before anything is written (`resume`).
     fn glance(&self, writer: &Writer) -> Option<Loss> {
         if writer.failed.is_some() {
             return None;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use crate::disk::Folder;
+use crate::disk::StoreDir;
 use crate::disk::paths::{CONTROL, DATA, JOURNAL, LOCK};
 use crate::error::{Error, Result};
 
@@ -20,7 +20,7 @@ pub(crate) struct Names {
 }
 
 /// `None` where nothing has the name.
-pub(super) fn identity(folder: &dyn Folder, path: &str) -> Result<Option<Identity>> {
+pub(super) fn identity(folder: &dyn StoreDir, path: &str) -> Result<Option<Identity>> {
     match folder.identity(Path::new(path)) {
         Ok(identity) => Ok(Some(identity)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -29,7 +29,7 @@ pub(super) fn identity(folder: &dyn Folder, path: &str) -> Result<Option<Identit
 }
 
 impl Names {
-    pub(crate) fn look(folder: &dyn Folder) -> Result<Self> {
+    pub(crate) fn look(folder: &dyn StoreDir) -> Result<Self> {
         Ok(Self {
             data: identity(folder, DATA)?,
             journal: identity(folder, JOURNAL)?,
@@ -39,7 +39,7 @@ impl Names {
     }
 
     /// `data.npy` is a new file of this daemon's, or was removed by it.
-    pub(crate) fn data_changed(&mut self, folder: &dyn Folder) -> Result<()> {
+    pub(crate) fn data_changed(&mut self, folder: &dyn StoreDir) -> Result<()> {
         self.data = identity(folder, DATA)?;
         Ok(())
     }

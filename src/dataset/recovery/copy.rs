@@ -7,11 +7,11 @@
 use std::sync::Arc;
 
 use super::file_mtime;
+use super::replay::Replay;
 use super::rows::{Rows, Step, Verdict};
-use super::story::Story;
 use crate::array::Array;
 use crate::array::view::Layout;
-use crate::disk::{Blob, Whereabouts, modified};
+use crate::disk::{StoreFile, Whereabouts, modified};
 use crate::error::{Context, Result};
 use crate::journal::Attributes;
 use crate::stop::Stop;
@@ -31,7 +31,7 @@ struct File {
 }
 
 impl File {
-    fn of(blob: &dyn Blob) -> Result<Self> {
+    fn of(blob: &dyn StoreFile) -> Result<Self> {
         let failed = || "cannot look at the files of the copy".to_owned();
         Ok(Self {
             is: blob.whereabouts().context(failed)?,
@@ -42,7 +42,7 @@ impl File {
 }
 
 impl Files {
-    pub(super) fn of(data: &dyn Blob, journal: &dyn Blob) -> Result<Self> {
+    pub(super) fn of(data: &dyn StoreFile, journal: &dyn StoreFile) -> Result<Self> {
         Ok(Self {
             data: File::of(data)?,
             journal: File::of(journal)?,
@@ -65,7 +65,7 @@ pub(crate) struct Copied {
     pub(super) layout: Arc<Layout>,
     /// What the header counts.
     pub(super) counted: u64,
-    pub(super) story: Story,
+    pub(super) replay: Replay,
     pub(crate) files: Files,
 }
 
@@ -84,7 +84,7 @@ impl Copied {
             file_len: self.files.data.len,
             stop,
         };
-        let verdict = rows.judge_copy(&self.story.unsure, self.counted, watch)?;
+        let verdict = rows.judge_copy(&self.replay.unverified, self.counted, watch)?;
         Ok(Verified {
             files: self.files,
             verdict,
@@ -102,7 +102,7 @@ impl Copied {
 
     /// What was set of the array itself, by the whole journal.
     pub(crate) fn array_attributes(&self) -> Option<Attributes> {
-        self.story.catalog.of_array()
+        self.replay.catalog.of_array()
     }
 }
 

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::fmt;
 use std::ops::Range;
 
-use super::story::Story;
-use crate::journal::catalog::{Catalog, Receipt};
+use super::replay::Replay;
+use crate::journal::catalog::{Catalog, CatalogEntry};
 
 /// Commits whose rows are not what was committed, though later ones are whole. Nothing is changed of
 /// such a dataset, and nothing is written to it, until its owner accepts them as they are.
@@ -19,12 +19,12 @@ pub(crate) struct Damage {
 const NAMED: usize = 3;
 
 impl Damage {
-    pub(super) fn of(story: &Story, bad: &[usize]) -> Option<Self> {
+    pub(super) fn of(replay: &Replay, bad: &[usize]) -> Option<Self> {
         let bad: Vec<_> = bad
             .iter()
-            .map(|&index| &story.unsure[index])
+            .map(|&index| &replay.unverified[index])
             .map(|commit| {
-                let name = story.name(commit).into_owned();
+                let name = replay.name(commit).into_owned();
                 (commit.first_row, commit.rows, name)
             })
             .collect();
@@ -32,7 +32,7 @@ impl Damage {
     }
 
     /// Whether these are rows of a damaged commit.
-    pub(crate) fn is_of(&self, receipt: &Receipt) -> bool {
+    pub(crate) fn is_of(&self, receipt: &CatalogEntry) -> bool {
         let rows = (receipt.first_row, receipt.rows);
         self.bad
             .binary_search_by_key(&receipt.first_row, |bad| bad.0)

@@ -5,12 +5,12 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::story::{Reading, Story, read_story};
-use super::{Note, Plan, Survey, open_if_there, read_layout};
+use super::replay::{Reading, Replay, read_replay};
+use super::{Finding, Plan, Survey, open_if_there, read_layout};
 use crate::array::view::Layout;
 use crate::disk::checksum;
 use crate::disk::paths::{DATA, JOURNAL};
-use crate::disk::{Blob, Folder, Open};
+use crate::disk::{Open, StoreDir, StoreFile};
 use crate::error::{Context, Result};
 use crate::journal::findings::Findings;
 use crate::journal::{ChunkRecord, Reader, Record, RunRecord};
@@ -37,12 +37,12 @@ pub(crate) fn pending(survey: &Survey, live: bool) -> Pending {
     }
     for note in survey.notes.iter().cloned() {
         match note {
-            Note::Lost(line) => pending.damage.push(line),
+            Finding::Loss(line) => pending.damage.push(line),
             // A daemon at work is between two steps.
-            Note::Told(_) | Note::Mended(_) if live => {}
+            Finding::Info(_) | Finding::Repair(_) if live => {}
             // One that has closed the dataset is not.
-            Note::Mended(line) if survey.closed => pending.damage.push(line),
-            Note::Told(line) | Note::Mended(line) => pending.mendable.push(line),
+            Finding::Repair(line) if survey.closed => pending.damage.push(line),
+            Finding::Info(line) | Finding::Repair(line) => pending.mendable.push(line),
         }
     }
     pending
@@ -50,7 +50,7 @@ pub(crate) fn pending(survey: &Survey, live: bool) -> Pending {
 
 /// One line for each chunk of the journal whose rows are not in `data.npy` as they were committed, or
 /// whose record is lost, in a dataset that cannot be opened.
-pub(crate) fn lost_chunks(folder: &Arc<dyn Folder>) -> Result<Vec<String>> {
+pub(crate) fn lost_chunks(folder: &Arc<dyn StoreDir>) -> Result<Vec<String>> {
     let Some(journal) = open_if_there(folder, JOURNAL, Open::Read)? else {
         return Ok(Vec::new());
     };
@@ -60,14 +60,14 @@ pub(crate) fn lost_chunks(folder: &Arc<dyn Folder>) -> Result<Vec<String>> {
         copied: false,
         stop: &stop,
     };
-    let story = read_story(&journal, reading)?;
-    let mut inspection = Inspection::new(folder, &story)?;
+    let replay = read_replay(&journal, reading)?;
+    let mut inspection = Inspection::new(folder, &replay)?;
     let (_, mut reader) = Reader::open(journal)?;
     // Each record of a run tells of all its rows: the last one says it all.
     let mut run: Option<(RunRecord, bool)> = None;
     loop {
         loop {
-            let after = reader.offset() >= story.end;
+            let after = reader.offset() >= replay.end;
             let Some(record) = reader.next()? else {
                 break;
             };
@@ -100,7 +100,7 @@ pub(crate) fn lost_chunks(folder: &Arc<dyn Folder>) -> Result<Vec<String>> {
             if let Some((run, after)) = run {
                 inspection.look_at_run(&run, after)?;
             }
-            let is_name = |name: &OsStr| story.catalog.find(name).is_some();
+            let is_name = |name: &OsStr| replay.catalog.find(name).is_some();
             return Ok(inspection.findings.into_lines(is_name));
         }
     }
@@ -116,7 +116,7 @@ fn ends(run: &RunRecord, record: &Record<'_>) -> bool {
 }
 
 struct Inspection {
-    data: Option<(Arc<dyn Blob>, Layout)>,
+    data: Option<(Arc<dyn StoreFile>, Layout)>,
     file_len: u64,
     /// The row after the last chunk.
     next: u64,
@@ -124,7 +124,7 @@ struct Inspection {
 }
 
 impl Inspection {
-    fn new(folder: &Arc<dyn Folder>, story: &Story) -> Result<Self> {
+    fn new(folder: &Arc<dyn StoreDir>, replay: &Replay) -> Result<Self> {
         let data = open_if_there(folder, DATA, Open::Read)?;
         let file_len = match &data {
             Some(blob) => blob
@@ -134,7 +134,7 @@ impl Inspection {
         };
         // Of an array that is none any more, no row can be found.
         let data = data.and_then(|blob| {
-            let layout = read_layout(&blob, story, &mut Plan::default(), &mut Vec::new());
+            let layout = read_layout(&blob, replay, &mut Plan::default(), &mut Vec::new());
             layout.ok().map(|(layout, _)| (blob, layout))
         });
         Ok(Self {

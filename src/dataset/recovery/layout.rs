@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use super::story::Story;
-use super::{Note, Plan};
+use super::replay::Replay;
+use super::{Finding, Plan};
 use crate::array::adopt::interrupted_insertion;
-use crate::array::view::{Form, Layout};
+use crate::array::view::{HeaderKind, Layout};
 use crate::chunk::validate::read_header;
-use crate::disk::Blob;
+use crate::disk::StoreFile;
 use crate::error::{Context, Result};
 use crate::npy::shape_text;
-use crate::npy::{Header, Prefix, Published};
+use crate::npy::{GrowableHeader, Header, Prefix};
 
 /// How many whole rows the file has room for.
 pub(super) fn rows_in(layout: &Layout, file_len: u64) -> u64 {
@@ -20,16 +20,16 @@ pub(super) fn rows_in(layout: &Layout, file_len: u64) -> u64 {
 
 /// The array's layout, and the count in its header if that can be read.
 pub(super) fn read_layout(
-    data: &Arc<dyn Blob>,
-    story: &Story,
+    data: &Arc<dyn StoreFile>,
+    replay: &Replay,
     plan: &mut Plan,
-    notes: &mut Vec<Note>,
+    notes: &mut Vec<Finding>,
 ) -> Result<(Layout, Option<u64>)> {
     let len = data
         .len()
         .context(|| "cannot see the size of data.npy".into())?;
     let on_disk = read_header(&**data, len);
-    let recorded = match &story.array_header {
+    let recorded = match &replay.array_header {
         Some(bytes) => recorded_header(bytes)?,
         None => None,
     };
@@ -56,34 +56,34 @@ pub(super) fn read_layout(
                 ));
             }
             let count = header.rows();
-            match Published::adopt(&bytes)? {
-                Some(published) => Ok((form(Form::Published(published)), Some(count))),
-                None => Ok((form(Form::Plain { header, bytes }), Some(count))),
+            match GrowableHeader::adopt(&bytes)? {
+                Some(published) => Ok((form(HeaderKind::Growable(published)), Some(count))),
+                None => Ok((form(HeaderKind::Fixed { header, bytes }), Some(count))),
             }
         }
         (Err(error), Some(recorded)) if error.errno() == crate::error::Errno::EINVAL => {
-            notes.push(Note::Mended(format!(
+            notes.push(Finding::Repair(format!(
                 "the header of data.npy was unreadable ({error}): written anew from the journal"
             )));
             plan.rewrite_header = true;
-            Ok((form(Form::Published(recorded)), None))
+            Ok((form(HeaderKind::Growable(recorded)), None))
         }
         (Err(error), _) => match interrupted_insertion(data, len)? {
             Some((header, published)) => {
-                notes.push(Note::Mended(
+                notes.push(Finding::Repair(
                     "the header of data.npy was being moved: finished".into(),
                 ));
                 plan.finish_insertion = true;
-                Ok((form(Form::Published(published)), Some(header.rows())))
+                Ok((form(HeaderKind::Growable(published)), Some(header.rows())))
             }
             None => Err(error.context("data.npy is not an array that can be appended to")),
         },
     }
 }
 
-fn recorded_header(bytes: &[u8]) -> Result<Option<Published>> {
+fn recorded_header(bytes: &[u8]) -> Result<Option<GrowableHeader>> {
     match Header::parse(bytes)? {
-        Prefix::Complete(_) => Ok(Published::adopt(bytes)?),
+        Prefix::Complete(_) => Ok(GrowableHeader::adopt(bytes)?),
         Prefix::Incomplete { .. } => Err(err!(EIO, "the journal's header record is damaged")),
     }
 }

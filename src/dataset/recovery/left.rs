@@ -12,11 +12,11 @@ use super::super::lookup::Entry;
 use super::super::rejected::Rejected;
 use super::super::rescued::Rescued;
 use super::super::rewrite::Stored;
-use super::{Note, Survey};
+use super::{Finding, Survey};
 use crate::disk::paths::INCOMING;
-use crate::disk::staged;
-use crate::disk::staged::Holds;
-use crate::disk::{Folder, Listed};
+use crate::disk::temp;
+use crate::disk::temp::Holds;
+use crate::disk::{DirEntry, StoreDir};
 use crate::error::{Context, Result};
 
 /// Where recovery keeps what it takes out of the way.
@@ -29,16 +29,16 @@ pub(crate) struct Keepers<'a> {
 /// Empties `.npyfs/incoming/`, but for what this process has in use. To be done before anything else
 /// is changed.
 pub(super) fn clear_incoming(
-    folder: &Arc<dyn Folder>,
+    folder: &Arc<dyn StoreDir>,
     survey: &Survey,
     keepers: Keepers<'_>,
-) -> Result<Vec<Note>> {
+) -> Result<Vec<Finding>> {
     let mut found = match folder.list(Path::new(INCOMING)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.context(|| "cannot list .npyfs/incoming".into())?,
     };
     // The oldest is the first that a limit takes.
-    found.sort_by_key(|file| staged::age(&file.name));
+    found.sort_by_key(|file| temp::age(&file.name));
     let mut left = Left {
         folder,
         survey,
@@ -48,7 +48,7 @@ pub(super) fn clear_incoming(
     };
     for file in found {
         let path = Path::new(INCOMING).join(&file.name);
-        if !staged::is_in_use(folder, &path) {
+        if !temp::is_in_use(folder, &path) {
             left.take_in(&file, &path)?;
         }
     }
@@ -62,17 +62,17 @@ pub(super) fn clear_incoming(
 }
 
 struct Left<'a> {
-    folder: &'a Arc<dyn Folder>,
+    folder: &'a Arc<dyn StoreDir>,
     survey: &'a Survey,
     keepers: Keepers<'a>,
-    notes: Vec<Note>,
+    notes: Vec<Finding>,
     /// Files of no known chunk, and their bytes.
     nameless: (usize, u64),
 }
 
 impl Left<'_> {
-    fn take_in(&mut self, file: &Listed, path: &Path) -> Result<()> {
-        let Listed { name, len, .. } = file;
+    fn take_in(&mut self, file: &DirEntry, path: &Path) -> Result<()> {
+        let DirEntry { name, len, .. } = file;
         let (chunk, confirmed) = match Holds::of(name) {
             _ if *len == 0 => return self.remove(path),
             Holds::Other => {
@@ -166,6 +166,6 @@ impl Left<'_> {
     }
 
     fn note(&mut self, line: String) {
-        self.notes.push(Note::Told(line));
+        self.notes.push(Finding::Info(line));
     }
 }

@@ -2,7 +2,7 @@
 //! disagree.
 //!
 //! [`survey`] only reads: it finds the longest good prefix of the commit order and says what must
-//! change on the disk for all to agree with it. A reader uses its result as it is. [`repair()`]
+//! change on the disk for all to check_compatible with it. A reader uses its result as it is. [`repair()`]
 //! carries it out for a daemon that holds the lock.
 //!
 //! How much of a dataset that was not closed is believed depends on [`Since`]: what a daemon that died
@@ -16,8 +16,8 @@ mod layout;
 mod left;
 mod place;
 mod repair;
+mod replay;
 mod rows;
-mod story;
 #[cfg(test)]
 mod tests;
 
@@ -27,10 +27,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::array::Array;
-use crate::disk::paths::NEWBORN;
+use crate::disk::paths::NEW_DATA;
 use crate::disk::paths::REMOVED;
 use crate::disk::paths::{DATA, JOURNAL};
-use crate::disk::{Blob, Folder, Open};
+use crate::disk::{Open, StoreDir, StoreFile};
 use crate::error::{Context, Error, Result};
 use crate::journal::catalog::Catalog;
 use crate::stop::Stop;
@@ -42,9 +42,9 @@ use layout::{read_layout, rows_in};
 pub(crate) use left::Keepers;
 use place::{Since, since};
 pub(crate) use repair::{finish_removal, open_journal, publish_from_disk, remove_if_there, repair};
+use replay::{Reading, Replay, Unverified, read_replay};
 pub(crate) use rows::Step;
 use rows::{Rows, Verdict};
-use story::{Reading, Story, Unsure, read_story};
 
 /// How a dataset is looked at.
 #[derive(Clone, Copy)]
@@ -129,24 +129,24 @@ pub(crate) struct Survey {
     /// For the log: how it was found, and what is kept.
     pub(crate) kept: Option<String>,
     /// For the log: what was out of order, and what is dropped.
-    pub(crate) notes: Vec<Note>,
+    pub(crate) notes: Vec<Finding>,
 }
 
 /// Something that recovery has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Note {
+pub(crate) enum Finding {
     /// Rows are lost.
-    Lost(String),
+    Loss(String),
     /// Something was found out of order, and nothing is lost. A crash explains it.
-    Mended(String),
+    Repair(String),
     /// Another program's work, or what is only to be told.
-    Told(String),
+    Info(String),
 }
 
-impl std::fmt::Display for Note {
+impl std::fmt::Display for Finding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Note::Lost(line) | Note::Mended(line) | Note::Told(line) => f.write_str(line),
+            Finding::Loss(line) | Finding::Repair(line) | Finding::Info(line) => f.write_str(line),
         }
     }
 }
@@ -154,7 +154,7 @@ impl std::fmt::Display for Note {
 #[derive(Debug, Default)]
 struct Plan {
     /// `data.npy` is still at its birthplace.
-    give_birth: bool,
+    install_new: bool,
     /// The header is to be written anew, whole.
     rewrite_header: bool,
     /// Its block was inserted, and the header may be in it in part.
@@ -171,23 +171,23 @@ struct Plan {
     set_array_aside: bool,
 }
 
-fn dropped_note(story: &Story, commit: &Unsure, since: Since) -> Note {
+fn dropped_note(replay: &Replay, commit: &Unverified, since: Since) -> Finding {
     let why = match since {
         Since::Copied => "are not in this copy",
         Since::Died | Since::Restarted => "had not reached the disk",
     };
-    Note::Lost(format!(
+    Finding::Loss(format!(
         "{} dropped by recovery: its {} rows {why}",
-        story.name(commit),
+        replay.name(commit),
         commit.rows
     ))
 }
 
 pub(crate) fn open_if_there(
-    folder: &Arc<dyn Folder>,
+    folder: &Arc<dyn StoreDir>,
     path: &str,
     how: Open,
-) -> Result<Option<Arc<dyn Blob>>> {
+) -> Result<Option<Arc<dyn StoreFile>>> {
     match folder.open(Path::new(path), how) {
         Ok(blob) => Ok(Some(blob)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -196,18 +196,21 @@ pub(crate) fn open_if_there(
 }
 
 /// Reads a dataset's state, if nothing has to be recovered: then no rows are read.
-pub(crate) fn survey_if_settled(folder: &Arc<dyn Folder>, look: &Look<'_>) -> Result<Found> {
+pub(crate) fn survey_if_settled(folder: &Arc<dyn StoreDir>, look: &Look<'_>) -> Result<Found> {
     look_at(folder, look, false)
 }
 
 /// Reads a dataset's state, and the rows that nothing else speaks for. Of a copy these are only read
 /// where `look` says so.
-pub(crate) fn survey_unless_unverified(folder: &Arc<dyn Folder>, look: &Look<'_>) -> Result<Found> {
+pub(crate) fn survey_unless_unverified(
+    folder: &Arc<dyn StoreDir>,
+    look: &Look<'_>,
+) -> Result<Found> {
     look_at(folder, look, true)
 }
 
 /// Reads a dataset's state, and the rows that nothing else speaks for.
-pub(crate) fn survey(folder: &Arc<dyn Folder>, look: &Look<'_>) -> Result<Survey> {
+pub(crate) fn survey(folder: &Arc<dyn StoreDir>, look: &Look<'_>) -> Result<Survey> {
     match look_at(folder, look, true)? {
         Found::Surveyed(survey) => Ok(*survey),
         Found::Unsettled | Found::Unverified(_) => Err(err!(EIO, "the dataset was not looked at")),
@@ -215,48 +218,50 @@ pub(crate) fn survey(folder: &Arc<dyn Folder>, look: &Look<'_>) -> Result<Survey
 }
 
 /// `deep`: what is to be recovered is looked into.
-fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Found> {
+fn look_at(folder: &Arc<dyn StoreDir>, look: &Look<'_>, deep: bool) -> Result<Found> {
     let (live, boot) = (look.live, &look.boot);
     let journal = open_if_there(folder, JOURNAL, Open::Read)?;
-    let mut story = match &journal {
-        Some(blob) => match read_story(blob, look.reading())? {
+    let mut replay = match &journal {
+        Some(blob) => match read_replay(blob, look.reading())? {
             // The end of the file may have been read while another daemon was writing it.
-            story if story.proof.is_some() && live => read_story(blob, look.reading())?,
-            story => story,
+            replay if replay.durable_after_damage.is_some() && live => {
+                read_replay(blob, look.reading())?
+            }
+            replay => replay,
         },
-        None => Story::default(),
+        None => Replay::default(),
     };
     let mut plan = Plan::default();
     let mut data = open_if_there(folder, DATA, look.how)?;
     if data.is_none() && open_if_there(folder, REMOVED, Open::Read)?.is_some() {
         // Its removal was decided, and with it that of all that the journal tells.
-        story = Story {
+        replay = Replay {
             damaged: true,
-            ..Story::default()
+            ..Replay::default()
         };
-        let mut survey = without_data(story, true)?;
+        let mut survey = without_data(replay, true)?;
         survey.clean = false;
         return Ok(survey.into());
     }
-    if let Some(rows) = story.proof {
+    if let Some(rows) = replay.durable_after_damage {
         return Err(err!(
             EIO,
             "the journal is damaged at byte {}: what comes after says that {rows} rows were on the disk. Nothing is changed: put a good copy of .npyfs/chunks.log in its place, or remove .npyfs to keep the rows and lose the names of their chunks",
-            story.end
+            replay.end
         ));
     }
-    let has_journal = story.end > 0;
-    let unsettled = has_journal && !story.closed && !live;
-    if data.is_none() && story.catalog.has_commits() {
-        data = open_if_there(folder, NEWBORN, look.how)?;
-        plan.give_birth = data.is_some();
+    let has_journal = replay.end > 0;
+    let unsettled = has_journal && !replay.closed && !live;
+    if data.is_none() && replay.catalog.has_commits() {
+        data = open_if_there(folder, NEW_DATA, look.how)?;
+        plan.install_new = data.is_some();
     }
     // Also where the kernel tells no boot from another.
-    let doubtful_from = (has_journal && story.boot() == Some(boot)).then_some(story.closed_at);
+    let doubtful_from = (has_journal && replay.boot() == Some(boot)).then_some(replay.closed_at);
     let mut since = match &journal {
         Some(_) if has_journal && !live && look.distrust => Since::Copied,
         Some(journal) if has_journal && !live => {
-            since(story.opened.as_ref(), boot, journal, data.as_ref())?
+            since(replay.opened.as_ref(), boot, journal, data.as_ref())?
         }
         _ => Since::Died,
     };
@@ -265,14 +270,14 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Foun
     }
     if let Some(journal) = &journal
         && since != Since::Died
-        && story.never_durable()
-        && never_arrived(data.as_ref(), &story)?
+        && replay.never_durable()
+        && never_arrived(data.as_ref(), &replay)?
     {
         if !deep {
             return Ok(Found::Unsettled);
         }
         let remains = data.is_some();
-        let survey = survey_of_nothing(journal, story, since, remains, look)?;
+        let survey = survey_of_nothing(journal, replay, since, remains, look)?;
         return Ok(survey.into());
     }
     let Some(data) = data else {
@@ -282,12 +287,12 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Foun
         let survey = Survey {
             doubtful_from,
             copied: since == Since::Copied,
-            ..without_data(story, has_journal)?
+            ..without_data(replay, has_journal)?
         };
         return Ok(survey.into());
     };
     let mut notes = Vec::new();
-    let (layout, count) = read_layout(&data, &story, &mut plan, &mut notes)?;
+    let (layout, count) = read_layout(&data, &replay, &mut plan, &mut notes)?;
     let layout = Arc::new(layout);
     let file_len = data
         .len()
@@ -296,16 +301,16 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Foun
     if let Some(count) = count
         && has_journal
         && !live
-        && count < story.durable
-        && (!story.closed || reaches(story.durable))
+        && count < replay.durable
+        && (!replay.closed || reaches(replay.durable))
     {
         // What the journal says to have reached the disk was counted before it said so. So these files
         // are of different moments, though they lie where they were: a copy was written into them. Of a
         // closed dataset whose rows are not even there another program has made a shorter array.
         since = Since::Copied;
-        notes.push(Note::Lost(format!(
+        notes.push(Finding::Loss(format!(
             "the header of data.npy counts {count} rows, and {} had reached the disk: the files are of different moments, or were written to; each row is verified",
-            story.durable
+            replay.durable
         )));
     }
     // Before any of it is read: what is written meanwhile makes others of them.
@@ -313,19 +318,19 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Foun
         Some(journal) if since == Since::Copied => Some(Files::of(&*data, &**journal)?),
         _ => None,
     };
-    if since == Since::Copied && story.closed {
+    if since == Since::Copied && replay.closed {
         // The journal was copied after the array, and the dataset was closed in between.
-        let known = story.catalog.rows();
-        story.closed = count.is_some_and(|count| count >= known) && reaches(known);
+        let known = replay.catalog.rows();
+        replay.closed = count.is_some_and(|count| count >= known) && reaches(known);
     }
     let rows_of = Rows {
         layout: &layout,
         file_len,
         stop: look.stop,
     };
-    let verdict = if story.closed || live || !has_journal {
+    let verdict = if replay.closed || live || !has_journal {
         Verdict {
-            cut: rows_of.first_bad(&story.unsure, 0)?,
+            cut: rows_of.first_bad(&replay.unverified, 0)?,
             damaged: Vec::new(),
         }
     } else if let Some((journal, files)) = journal.as_ref().zip(files) {
@@ -336,7 +341,7 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Foun
         let copied = Copied {
             layout: layout.clone(),
             counted: count.unwrap_or(0),
-            story: read_story(journal, reading)?,
+            replay: read_replay(journal, reading)?,
             files,
         };
         let verdict = match look.copies {
@@ -348,52 +353,52 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Foun
             None => return Ok(Found::Unverified(Box::new(copied))),
             Some(_) if !deep => return Ok(Found::Unsettled),
             Some(verdict) => {
-                story = copied.story;
-                story.closed = false;
+                replay = copied.replay;
+                replay.closed = false;
                 verdict
             }
         }
     } else {
         // Also where the daemon died: pages that the disk did not take may be gone from memory since.
         Verdict {
-            cut: rows_of.first_bad(&story.unsure, story.unsure.len())?,
+            cut: rows_of.first_bad(&replay.unverified, replay.unverified.len())?,
             damaged: Vec::new(),
         }
     };
-    let believed = story.closed || live || !has_journal;
-    let compared_from = match story.unsure.first() {
+    let believed = replay.closed || live || !has_journal;
+    let compared_from = match replay.unverified.first() {
         Some(first) if !believed => first.first_row,
         _ => u64::MAX,
     };
-    let mut damage = Damage::of(&story, &verdict.damaged);
+    let mut damage = Damage::of(&replay, &verdict.damaged);
     if let Some(index) = verdict.cut {
-        let dropped = &story.unsure[index..];
+        let dropped = &replay.unverified[index..];
         notes.extend(
             dropped
                 .iter()
-                .map(|commit| dropped_note(&story, commit, since)),
+                .map(|commit| dropped_note(&replay, commit, since)),
         );
-        let at = story.unsure[index].at;
+        let at = replay.unverified[index].at;
         if let Some(blob) = &journal {
             let reading = Reading {
                 until: at,
                 copied: since == Since::Copied,
                 ..look.reading()
             };
-            story = read_story(blob, reading)?;
+            replay = read_replay(blob, reading)?;
         }
         plan.cut = true;
-    } else if story.damaged {
-        notes.push(Note::Mended(format!(
+    } else if replay.damaged {
+        notes.push(Finding::Repair(format!(
             "the journal was cut off after its last good record, at byte {}",
-            story.end
+            replay.end
         )));
         plan.cut = true;
     }
 
-    let known = story.catalog.rows();
+    let known = replay.catalog.rows();
     let mut rows = known;
-    let adopts = !has_journal || story.closed || live;
+    let adopts = !has_journal || replay.closed || live;
     match count {
         Some(count) if count > known && adopts && verdict.cut.is_none() => {
             if !reaches(count) {
@@ -407,7 +412,7 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Foun
             if has_journal {
                 // Rows are counted after they are recorded; a daemon at work may have done both since
                 // the journal was read.
-                notes.push(Note::Told(format!(
+                notes.push(Finding::Info(format!(
                     "adopted {} rows that another program appended after row {known}",
                     count - known
                 )));
@@ -417,20 +422,20 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Foun
             let there = rows_in(&layout, file_len).clamp(known, count);
             if there > known {
                 plan.reject_rows = there - known;
-                notes.push(Note::Lost(format!(
+                notes.push(Finding::Loss(format!(
                     "{} rows after row {known} have no record and may be garbage: set aside in .npyfs/rescued",
                     there - known
                 )));
             }
             if there < count {
-                notes.push(Note::Mended(format!(
+                notes.push(Finding::Repair(format!(
                     "the header counted {count} rows, the file holds {there}: counted again"
                 )));
                 plan.cut = true;
             }
         }
         Some(count) if count < known => {
-            notes.push(Note::Mended(format!(
+            notes.push(Finding::Repair(format!(
                 "the header counted {count} rows, the journal {known}: counted again"
             )));
         }
@@ -446,41 +451,41 @@ fn look_at(folder: &Arc<dyn Folder>, look: &Look<'_>, deep: bool) -> Result<Foun
     plan.count_on_disk = count;
     let compared = compared_from.min(known)..known;
     if let Some(damage) = damage.take_if(|_| look.accept) {
-        notes.push(Note::Told(format!("accepted as it is: {damage}")));
+        notes.push(Finding::Info(format!("accepted as it is: {damage}")));
     }
     if let Some(damage) = &damage {
         // Nothing of what would be done is done.
         plan = Plan::default();
-        notes = damage.lines(&story.catalog).map(Note::Lost).collect();
+        notes = damage.lines(&replay.catalog).map(Finding::Loss).collect();
         if verdict.cut.is_some() {
-            notes.push(Note::Lost(format!(
+            notes.push(Finding::Loss(format!(
                 "what was committed after row {known} is not in this copy"
             )));
         }
     }
-    let clean = notes.is_empty() && (story.closed || !has_journal) && !plan.give_birth;
+    let clean = notes.is_empty() && (replay.closed || !has_journal) && !plan.install_new;
     if !clean && !deep && !live {
         return Ok(Found::Unsettled);
     }
-    let modified = story
+    let modified = replay
         .catalog
         .last_commit()
         .map_or_else(|| file_mtime(&data), Ok)?;
     let copied = since == Since::Copied;
     let survey = Survey {
-        closed: story.closed,
+        closed: replay.closed,
         copied,
-        kept: (has_journal && !story.closed).then(|| story.kept(since, &look.boot)),
-        durable: if copied && !story.closed {
+        kept: (has_journal && !replay.closed).then(|| replay.kept(since, &look.boot)),
+        durable: if copied && !replay.closed {
             0
         } else {
-            story.durable.min(rows)
+            replay.durable.min(rows)
         },
         doubtful_from,
-        array_recorded: story.array_header.is_some(),
-        journal_len: story.end,
-        raised: story.raised,
-        catalog: story.catalog,
+        array_recorded: replay.array_header.is_some(),
+        journal_len: replay.end,
+        raised: replay.raised,
+        catalog: replay.catalog,
         array: Some(Array {
             layout,
             rows,
@@ -501,6 +506,6 @@ impl From<Survey> for Found {
     }
 }
 
-fn file_mtime(data: &Arc<dyn Blob>) -> Result<i64> {
+fn file_mtime(data: &Arc<dyn StoreFile>) -> Result<i64> {
     crate::disk::modified(&**data).context(|| "cannot see the time of data.npy".into())
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::disk::{Blob, MountId, Place};
+use crate::disk::{MountId, Place, StoreFile};
 use crate::error::{Context, Result};
 use crate::journal::Opened;
 
@@ -25,8 +25,8 @@ pub(crate) enum Since {
 pub(super) fn since(
     opened: Option<&Opened>,
     boot: &[u8; 16],
-    journal: &Arc<dyn Blob>,
-    data: Option<&Arc<dyn Blob>>,
+    journal: &Arc<dyn StoreFile>,
+    data: Option<&Arc<dyn StoreFile>>,
 ) -> Result<Since> {
     let Some((opened, whence)) = opened.and_then(|it| Some((it, it.whence?))) else {
         return Ok(Since::Restarted);
@@ -60,15 +60,15 @@ fn is_same(then: Place, now: Place, same_life: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::DiskFile;
+    use crate::disk::OsFile;
     use crate::journal::Whence;
     use std::fs::{self, File};
     use std::path::Path;
 
     const BOOT: [u8; 16] = [1; 16];
 
-    fn file(path: &Path) -> Arc<dyn Blob> {
-        Arc::new(DiskFile::new(File::open(path).unwrap()))
+    fn file(path: &Path) -> Arc<dyn StoreFile> {
+        Arc::new(OsFile::new(File::open(path).unwrap()))
     }
 
     #[test]

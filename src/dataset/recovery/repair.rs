@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use super::super::rescued::Rescued;
 use super::left::{Keepers, clear_incoming};
-use super::{Note, Survey, open_if_there};
+use super::{Finding, Survey, open_if_there};
 use crate::array::Array;
 use crate::array::adopt;
-use crate::array::view::{Form, Layout};
-use crate::disk::paths::NEWBORN;
+use crate::array::view::{HeaderKind, Layout};
+use crate::disk::paths::NEW_DATA;
 use crate::disk::paths::REMOVED;
 use crate::disk::paths::{DATA, JOURNAL};
-use crate::disk::{Folder, Open, copy_data, read_exact_at};
+use crate::disk::{Open, StoreDir, copy_data, read_exact_at};
 use crate::error::{Context, Error, Result};
 use crate::journal;
 use crate::npy::Header;
@@ -28,9 +28,9 @@ pub(crate) struct Owed {
     pub(crate) foreign_rows: u64,
 }
 
-/// Makes the disk agree with the survey. The lock is held.
+/// Makes the disk check_compatible with the survey. The lock is held.
 pub(crate) fn repair(
-    folder: &Arc<dyn Folder>,
+    folder: &Arc<dyn StoreDir>,
     survey: &mut Survey,
     keepers: Keepers<'_>,
     stop: &Stop,
@@ -39,12 +39,12 @@ pub(crate) fn repair(
     survey.notes.extend(orphans);
     let rescued = keepers.rescued;
     let plan = std::mem::take(&mut survey.plan);
-    if plan.give_birth {
+    if plan.install_new {
         folder
-            .rename(Path::new(NEWBORN), Path::new(DATA))
+            .rename(Path::new(NEW_DATA), Path::new(DATA))
             .context(|| "cannot create data.npy".into())?;
     } else {
-        remove_if_there(folder, NEWBORN)?;
+        remove_if_there(folder, NEW_DATA)?;
     }
     if plan.set_array_aside {
         rescued.take_array()?;
@@ -56,7 +56,7 @@ pub(crate) fn repair(
         set_rows_aside(array, plan.reject_rows, rescued, stop)?;
     }
     let foreign_rows = plan.foreign_rows;
-    if let Form::Plain { header, .. } = &array.layout.form {
+    if let HeaderKind::Fixed { header, .. } = &array.layout.form {
         let layout = adopt::give_room(folder, header, &array.layout.data, array.rows)?;
         array.layout = Arc::new(layout);
     } else if plan.finish_insertion {
@@ -83,13 +83,13 @@ pub(crate) fn repair(
 
 /// Sets the count in a header that a dead daemon may have left between two steps.
 pub(crate) fn publish_from_disk(layout: &Layout, rows: u64) -> Result<()> {
-    let Form::Published(header) = &layout.form else {
+    let HeaderKind::Growable(header) = &layout.form else {
         return Err(err!(EIO, "the header of data.npy has no count field"));
     };
     let mut bytes = vec![0; header.len() as usize];
     read_exact_at(&*layout.data, &mut bytes, 0)
         .context(|| "cannot read the header of data.npy".into())?;
-    for (offset, word) in header.steps_from(&bytes, rows)? {
+    for (offset, word) in header.count_writes_from(&bytes, rows)? {
         layout
             .data
             .write_at(&word, offset)
@@ -100,7 +100,7 @@ pub(crate) fn publish_from_disk(layout: &Layout, rows: u64) -> Result<()> {
 
 /// Cuts off what lies after the rows. Where their count has come down, it must be on the disk
 /// before the journal is cut.
-fn cut(array: &Array, lowered: bool) -> Result<Option<Note>> {
+fn cut(array: &Array, lowered: bool) -> Result<Option<Finding>> {
     let data = &array.layout.data;
     let Some(end) = array.layout.offset(array.rows) else {
         return Err(err!(EIO, "the array would have more bytes than a file can"));
@@ -116,7 +116,7 @@ fn cut(array: &Array, lowered: bool) -> Result<Option<Note>> {
     }
     data.set_len(end)
         .context(|| "cannot cut what lies after the rows of data.npy".into())?;
-    Ok(Some(Note::Told(format!(
+    Ok(Some(Finding::Info(format!(
         "cut {} bytes off data.npy after its last row",
         len - end
     ))))
@@ -147,7 +147,7 @@ fn set_rows_aside(array: &Array, rows: u64, rescued: &Rescued, stop: &Stop) -> R
     Ok(())
 }
 
-pub(crate) fn remove_if_there(folder: &Arc<dyn Folder>, path: &str) -> Result<()> {
+pub(crate) fn remove_if_there(folder: &Arc<dyn StoreDir>, path: &str) -> Result<()> {
     match folder.remove(Path::new(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::io(error, format!("cannot remove {path}")))
@@ -157,7 +157,7 @@ pub(crate) fn remove_if_there(folder: &Arc<dyn Folder>, path: &str) -> Result<()
 }
 
 /// Takes the last trace of an array away whose removal was interrupted.
-pub(crate) fn finish_removal(folder: &Arc<dyn Folder>, journal: &journal::Journal) -> Result<()> {
+pub(crate) fn finish_removal(folder: &Arc<dyn StoreDir>, journal: &journal::Journal) -> Result<()> {
     if open_if_there(folder, REMOVED, Open::Read)?.is_some() {
         journal
             .blob()
@@ -169,7 +169,10 @@ pub(crate) fn finish_removal(folder: &Arc<dyn Folder>, journal: &journal::Journa
 }
 
 /// Opens the journal for writing after its good part; `make` where there was none.
-pub(crate) fn open_journal(folder: &Arc<dyn Folder>, survey: &Survey) -> Result<journal::Journal> {
+pub(crate) fn open_journal(
+    folder: &Arc<dyn StoreDir>,
+    survey: &Survey,
+) -> Result<journal::Journal> {
     let failed = || "cannot open the journal".to_owned();
     let blob = folder
         .open(Path::new(JOURNAL), Open::Create)

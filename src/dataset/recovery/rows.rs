@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::story::Unsure;
+use super::replay::Unverified;
 use crate::array::view::Layout;
 use crate::disk::checksum;
 use crate::error::{Context, Result};
@@ -38,7 +38,11 @@ pub(super) struct Verdict {
 impl Rows<'_> {
     /// The first commit whose rows are not all in the file, or, among the first `doubtful`, whose
     /// checksum is wrong.
-    pub(super) fn first_bad(&self, commits: &[Unsure], doubtful: usize) -> Result<Option<usize>> {
+    pub(super) fn first_bad(
+        &self,
+        commits: &[Unverified],
+        doubtful: usize,
+    ) -> Result<Option<usize>> {
         for (index, commit) in commits.iter().enumerate() {
             let good = match self.bytes(commit) {
                 None => false,
@@ -62,7 +66,7 @@ impl Rows<'_> {
     /// `watch` is told of each step. What it is told to be verified is kept, whatever comes later.
     pub(super) fn judge_copy(
         &self,
-        commits: &[Unsure],
+        commits: &[Unverified],
         counted: u64,
         watch: &dyn Fn(Step),
     ) -> Result<Verdict> {
@@ -113,7 +117,7 @@ impl Rows<'_> {
     }
 
     /// Where its rows are; `None` where the file ends before.
-    fn bytes(&self, commit: &Unsure) -> Option<Range<u64>> {
+    fn bytes(&self, commit: &Unverified) -> Option<Range<u64>> {
         let start = self.layout.offset(commit.first_row)?;
         let end = self.layout.offset(commit.end())?;
         (end <= self.file_len || commit.rows == 0).then_some(start..end)
@@ -121,7 +125,7 @@ impl Rows<'_> {
 
     fn is_good(
         &self,
-        commit: &Unsure,
+        commit: &Unverified,
         bytes: Range<u64>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<bool> {
@@ -142,7 +146,7 @@ impl Rows<'_> {
         Ok(crc == expected)
     }
 
-    fn total(&self, commits: &[Unsure]) -> u64 {
+    fn total(&self, commits: &[Unverified]) -> u64 {
         let bytes = commits
             .iter()
             .filter_map(|commit| self.bytes(commit))

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use super::*;
 use crate::dataset::{Dataset, Options};
 use crate::disk::{Change, clock};
-use crate::disk::{Directory, DiskFile, MountId, Place};
+use crate::disk::{Directory, MountId, OsFile, Place};
 use crate::journal::Attributes;
 use crate::journal::{Reader, Record, RunRecord};
-use crate::npy::{Header, Published};
+use crate::npy::{GrowableHeader, Header};
 
 const BOOT: [u8; 16] = [1; 16];
 const ANOTHER: [u8; 16] = [2; 16];
@@ -82,7 +82,7 @@ impl Left {
     fn counted(&self, rows: u64) -> &Self {
         let path = self.at().join(DATA);
         let mut bytes = fs::read(&path).unwrap();
-        let header = Published::adopt(&bytes[..HEADER]).unwrap().unwrap();
+        let header = GrowableHeader::adopt(&bytes[..HEADER]).unwrap().unwrap();
         bytes[..HEADER].copy_from_slice(&header.bytes(rows));
         fs::write(path, bytes).unwrap();
         self
@@ -121,16 +121,16 @@ impl Left {
         Dataset::open(self.at(), options(boot)).unwrap()
     }
 
-    fn story(&self) -> Story {
-        let journal: Arc<dyn Blob> =
-            Arc::new(DiskFile::new(fs::File::open(self.journal()).unwrap()));
+    fn replay(&self) -> Replay {
+        let journal: Arc<dyn StoreFile> =
+            Arc::new(OsFile::new(fs::File::open(self.journal()).unwrap()));
         let stop = Stop::default();
         let reading = Reading {
             until: u64::MAX,
             copied: false,
             stop: &stop,
         };
-        read_story(&journal, reading).unwrap()
+        read_replay(&journal, reading).unwrap()
     }
 
     fn log(&self) -> String {
@@ -235,7 +235,7 @@ fn an_array_that_a_stream_began_is_missed_when_it_is_gone() {
     let chunk = records.len() - (8 + 54 + CHUNK.len());
     fs::write(left.journal(), &records[..chunk]).unwrap();
     left.run(0, 2).record(&Record::Durable { rows: 2 });
-    fs::rename(left.at().join(DATA), left.at().join(NEWBORN)).unwrap();
+    fs::rename(left.at().join(DATA), left.at().join(NEW_DATA)).unwrap();
     has_rows(&left.open(ANOTHER), 2);
     fs::remove_file(left.at().join(DATA)).unwrap();
     let error = Dataset::open(left.at(), options(ANOTHER)).unwrap_err();
@@ -263,8 +263,8 @@ fn a_dataset_that_was_handed_over_is_as_clean_as_a_closed_one() {
         has_rows(&dataset, 5);
         drop(dataset);
         assert!(left.files() == before, "changed");
-        let story = left.story();
-        assert!(story.closed && story.unsure.is_empty() && story.durable == 5);
+        let replay = left.replay();
+        assert!(replay.closed && replay.unverified.is_empty() && replay.durable == 5);
     }
 }
 
@@ -333,7 +333,7 @@ fn what_was_set_last_of_the_array_itself_holds_of_a_copy_before_any_row_is_verif
     for file in [DATA, JOURNAL] {
         fs::copy(left.at().join(file), copy.path().join(file)).unwrap();
     }
-    let folder: Arc<dyn Folder> = Arc::new(Directory::open(copy.path()).unwrap());
+    let folder: Arc<dyn StoreDir> = Arc::new(Directory::open(copy.path()).unwrap());
     let look = Look {
         how: Open::Read,
         boot: BOOT,
@@ -384,9 +384,9 @@ fn an_opened_record_tells_where_the_dataset_is_and_in_which_mount() {
     let scratch = tempfile::tempdir().unwrap();
     let left = Left { scratch };
     let dataset = left.open(BOOT);
-    dataset.own().unwrap();
+    dataset.acquire().unwrap();
     let journal = place_of(&left.journal());
-    let opened = left.story().opened.unwrap();
+    let opened = left.replay().opened.unwrap();
     let whence = opened.whence.unwrap();
     assert_eq!((opened.boot, whence.host), (BOOT, [0; 16]));
     assert_eq!((whence.data, whence.journal), (Place::default(), journal));
@@ -395,13 +395,13 @@ fn an_opened_record_tells_where_the_dataset_is_and_in_which_mount() {
     // With the first chunk the array is somewhere.
     dataset.append(CHUNK, &chunk(0, 2)).unwrap();
     let data = place_of(&left.at().join(DATA));
-    let whence = left.story().opened.unwrap().whence.unwrap();
+    let whence = left.replay().opened.unwrap().whence.unwrap();
     assert_eq!((whence.data, whence.journal), (data, journal));
     drop(dataset);
 
     let dataset = left.open(ANOTHER);
     dataset.append("b.npy", &chunk(2, 2)).unwrap();
-    let opened = left.story().opened.unwrap();
+    let opened = left.replay().opened.unwrap();
     let whence = opened.whence.unwrap();
     assert_eq!((opened.boot, whence.mount), (ANOTHER, mount));
     assert_eq!((whence.data, whence.journal), (data, journal));
@@ -409,7 +409,7 @@ fn an_opened_record_tells_where_the_dataset_is_and_in_which_mount() {
 
     // Removing the array begins a new journal in the same file.
     dataset.remove_array().unwrap();
-    let whence = left.story().opened.unwrap().whence.unwrap();
+    let whence = left.replay().opened.unwrap().whence.unwrap();
     assert_eq!((whence.data, whence.journal), (Place::default(), journal));
 }
 
@@ -427,7 +427,7 @@ fn names_and_attributes_change_at_a_time_that_is_told() {
     dataset.set_attributes(name, &change).unwrap();
     dataset.forget(name).unwrap();
     let after = clock::now();
-    let blob = Arc::new(DiskFile::new(fs::File::open(left.journal()).unwrap()));
+    let blob = Arc::new(OsFile::new(fs::File::open(left.journal()).unwrap()));
     let (_, mut reader) = Reader::open(blob).unwrap();
     let mut times = Vec::new();
     while let Some(record) = reader.next().unwrap() {

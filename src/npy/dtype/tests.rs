@@ -255,10 +255,10 @@ fn values_are_the_same_whatever_their_byte_order_and_only_then() {
 fn swaps_are_the_runs_whose_byte_order_differs() {
     let swaps = |from: &str, to: &str| dtype(from).unwrap().swaps(&dtype(to).unwrap());
     assert_eq!(swaps("'<f8'", "'<f8'"), []);
-    assert_eq!(swaps("'<f8'", "'>f8'"), [Swap::run(0, 8, 1)]);
-    assert_eq!(swaps("'<f12'", "'>f12'"), [Swap::run(0, 12, 1)]);
-    assert_eq!(swaps("'>c32'", "'<c32'"), [Swap::run(0, 16, 2)]);
-    assert_eq!(swaps("'>U3'", "'<U3'"), [Swap::run(0, 4, 3)]);
+    assert_eq!(swaps("'<f8'", "'>f8'"), [ByteSwap::run(0, 8, 1)]);
+    assert_eq!(swaps("'<f12'", "'>f12'"), [ByteSwap::run(0, 12, 1)]);
+    assert_eq!(swaps("'>c32'", "'<c32'"), [ByteSwap::run(0, 16, 2)]);
+    assert_eq!(swaps("'>U3'", "'<U3'"), [ByteSwap::run(0, 4, 3)]);
     assert_eq!(swaps("'>U0'", "'<U0'"), []);
     assert_eq!(swaps("'<S8'", "'>S8'"), []);
     assert_eq!(
@@ -266,18 +266,18 @@ fn swaps_are_the_runs_whose_byte_order_differs() {
             "[('a', '>i2'), ('', '|V1'), ('b', '<f4'), ('c', '>f4', (2, 3))]",
             "[('a', '<i2'), ('', '|V1'), ('b', '<f4'), ('c', '<f4', (2, 3))]"
         ),
-        [Swap::run(0, 2, 1), Swap::run(7, 4, 6)]
+        [ByteSwap::run(0, 2, 1), ByteSwap::run(7, 4, 6)]
     );
     assert_eq!(
         swaps(
             "[('r', [('a', '|u1'), ('b', '>i4')], (1000000,))]",
             "[('r', [('a', '|u1'), ('b', '<i4')], (1000000,))]"
         ),
-        [Swap {
+        [ByteSwap {
             offset: 0,
             width: 5,
             count: 1000000,
-            inner: vec![Swap::run(1, 4, 1)]
+            inner: vec![ByteSwap::run(1, 4, 1)]
         }]
     );
 }

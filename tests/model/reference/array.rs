@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 
-use crate::content::{Form, HEAD, Reading, read};
+use crate::content::{HEAD, HeaderKind, Reading, read};
 
 /// A committed chunk.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ impl Chunk {
 #[derive(Debug, Default)]
 pub struct Array {
     /// Set by the first commit.
-    pub form: Option<Form>,
+    pub form: Option<HeaderKind>,
     pub body: Vec<u8>,
     pub rows: u64,
     pub chunks: Vec<Chunk>,
@@ -45,7 +45,7 @@ impl Array {
     }
 
     /// Whether a chunk of this form may come.
-    pub fn admits(&self, form: Form) -> bool {
+    pub fn admits(&self, form: HeaderKind) -> bool {
         self.form.is_none_or(|dataset| form.fits(dataset))
     }
 

@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 
 use super::Answer;
-use crate::content::{Form, HEAD, Reading, read};
+use crate::content::{HEAD, HeaderKind, Reading, read};
 
 /// The bytes of a chunk so far.
 #[derive(Clone, Debug)]
@@ -71,7 +71,12 @@ impl Received {
 
     /// A write to a new chunk: what is wrong is told as soon as it shows, as long as the bytes come
     /// front to back. What a refused write brought is not taken.
-    pub fn take_in(&mut self, data: &[u8], offset: usize, admits: impl Fn(Form) -> bool) -> Answer {
+    pub fn take_in(
+        &mut self,
+        data: &[u8],
+        offset: usize,
+        admits: impl Fn(HeaderKind) -> bool,
+    ) -> Answer {
         let before = self.clone();
         let blank = data.iter().all(|byte| matches!(byte, 0 | b' ' | b'\n'));
         if offset != self.len() || offset == 0 && blank {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use npyfs::dataset::{Attributes, CONTROL, Kind, judge_file};
-use npyfs::disk::DiskFile;
+use npyfs::disk::OsFile;
 use npyfs::disk::clock;
 use npyfs::error::{Context, Errno};
 use npyfs::{Dataset, err};
@@ -132,7 +132,7 @@ fn check_answers(chunk: &Path) -> npyfs::Result<()> {
 /// A file that could be a chunk.
 struct Chunk<'a> {
     name: &'a OsStr,
-    blob: DiskFile,
+    blob: OsFile,
     attributes: Attributes,
 }
 
@@ -153,7 +153,7 @@ fn look(path: &Path) -> npyfs::Result<Chunk<'_>> {
     }
     let chunk = Chunk {
         name,
-        blob: DiskFile::new(file),
+        blob: OsFile::new(file),
         attributes: Attributes {
             mode: stat.mode() & 0o7777,
             uid: stat.uid(),

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use indicatif::HumanBytes;
-use npyfs::disk::{Blob, Directory, DiskFile, Folder, Open};
+use npyfs::disk::{Directory, Open, OsFile, StoreDir, StoreFile};
 use npyfs::npy::{Header, Prefix};
 use npyfs::{Dataset, DatasetOptions, dataset, err};
 
@@ -203,7 +203,7 @@ fn copy(folder: &Directory, file: &Kept, to: &Path) -> Result<PathBuf, Failure> 
     let target = target.or_exit(Exit::Failed, || format!("cannot make {}", path.display()))?;
     let done = source.len().and_then(|len| {
         let modified = npyfs::disk::modified(&*source)?;
-        let target = DiskFile::new(target.try_clone()?);
+        let target = OsFile::new(target.try_clone()?);
         npyfs::disk::copy(&*source, 0, &target, 0, len)?;
         if let Some(file) = target.file() {
             file.set_modified(npyfs::disk::clock::to_system(modified))?;
@@ -219,8 +219,8 @@ fn copy(folder: &Directory, file: &Kept, to: &Path) -> Result<PathBuf, Failure> 
 }
 
 /// Whether an earlier run has copied it: then `--to` with `--remove` may come after a look.
-fn is_copy(source: &dyn Blob, path: &Path) -> io::Result<bool> {
-    let copy = DiskFile::new(fs::File::open(path)?);
+fn is_copy(source: &dyn StoreFile, path: &Path) -> io::Result<bool> {
+    let copy = OsFile::new(fs::File::open(path)?);
     let len = source.len()?;
     if copy.len()? != len {
         return Ok(false);

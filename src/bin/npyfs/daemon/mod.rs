@@ -120,7 +120,7 @@ fn mount_and_run<F: Filesystem>(
     // may be another mount by then.
     let started = Session::from_fd(filesystem, device, config.acl, config)
         .or_exit(Exit::Mount, || {
-            "the kernel and the daemon cannot agree".into()
+            "the kernel and the daemon cannot check_compatible".into()
         })
         .and_then(|session| {
             attach(session.notifier(), File::from(second), attached.device());

@@ -1,4 +1,4 @@
-//! Nodes: what the kernel knows by an inode number.
+//! Inodes: what the kernel knows by an inode number.
 //!
 //! A node lives as long as the kernel remembers it: each lookup that is answered counts one, and a
 //! forget takes them back. A chunk's node is its place (parent and name), not its content: it keeps
@@ -30,7 +30,7 @@ use crate::store::Seen;
 pub const ROOT: u64 = 1;
 
 /// How many more files than it is to remember there are before the kernel is asked to forget as many.
-const SURPLUS: usize = 4 << 10;
+const PRUNABLE: usize = 4 << 10;
 
 /// What is in `.npyfs`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -87,7 +87,7 @@ enum Key<'a> {
 
 /// A directory of a million chunks has as many of these, so it is kept small.
 #[derive(Clone, Debug)]
-pub(crate) struct Node {
+pub(crate) struct Inode {
     pub(crate) ino: u64,
     /// The dataset's directory that it belongs to; the root is its own.
     pub(crate) parent: u64,
@@ -97,7 +97,7 @@ pub(crate) struct Node {
     pub(crate) gone: bool,
 }
 
-impl Node {
+impl Inode {
     fn key(&self) -> Key<'_> {
         match &self.kind {
             Kind::Dir | Kind::Entry => Key::Name(self.parent, &self.name),
@@ -114,7 +114,7 @@ fn version<'a>(dir: u64, name: &'a OsStr, version: &Version) -> Key<'a> {
 
 #[derive(Debug)]
 struct Slot {
-    node: Node,
+    node: Inode,
     lookups: u64,
     /// How often it is open, as a version of an array.
     opens: u32,
@@ -146,7 +146,7 @@ impl Told {
 }
 
 impl Slot {
-    fn new(node: Node) -> Self {
+    fn new(node: Inode) -> Self {
         Self {
             node,
             lookups: 1,
@@ -312,7 +312,7 @@ impl Table {
 
 /// All nodes that the kernel remembers.
 #[derive(Debug)]
-pub(crate) struct Nodes {
+pub(crate) struct Inodes {
     table: Mutex<Table>,
     /// How many files that are not in use it is to remember.
     remembered: usize,
@@ -329,9 +329,9 @@ pub(crate) fn shown_number(dir: u64, name: &OsStr) -> u64 {
     (1 << 62) | (hasher.finish() >> 2)
 }
 
-impl Nodes {
+impl Inodes {
     pub(crate) fn new(remembered: usize, recent: usize) -> Self {
-        let root = Node {
+        let root = Inode {
             ino: ROOT,
             parent: ROOT,
             name: OsStr::new("").into(),
@@ -360,7 +360,7 @@ impl Nodes {
     }
 
     /// A node by its number.
-    pub(crate) fn get(&self, ino: u64) -> Result<Node> {
+    pub(crate) fn get(&self, ino: u64) -> Result<Inode> {
         crate::lock(&self.table)
             .slots
             .get(&ino)
@@ -368,7 +368,7 @@ impl Nodes {
             .ok_or_else(|| err!(ESTALE, "inode {ino} is not known"))
     }
 
-    fn look_up(table: &mut Table, key: &Key<'_>, make: impl FnOnce(u64) -> Node) -> u64 {
+    fn look_up(table: &mut Table, key: &Key<'_>, make: impl FnOnce(u64) -> Inode) -> u64 {
         if let Some(ino) = table.number(key)
             && let Some(slot) = table.slots.get_mut(&ino)
         {
@@ -392,7 +392,7 @@ impl Nodes {
         let mut table = crate::lock(&self.table);
         let key = Key::Name(parent, name);
         table.part(&key, is_dir, seen.as_ref());
-        let ino = Self::look_up(&mut table, &key, |ino| Node {
+        let ino = Self::look_up(&mut table, &key, |ino| Inode {
             ino,
             parent,
             name: name.into(),
@@ -432,12 +432,12 @@ impl Nodes {
 
     /// The oldest of the files that the kernel remembers, where they are too many: it is to be asked
     /// to forget those of them that are not in use.
-    pub(crate) fn surplus(&self) -> Option<Vec<u64>> {
+    pub(crate) fn prunable(&self) -> Option<Vec<u64>> {
         let mut table = crate::lock(&self.table);
-        if table.files.len() < self.remembered + SURPLUS {
+        if table.files.len() < self.remembered + PRUNABLE {
             return None;
         }
-        let oldest: Vec<u64> = table.files.drain(..SURPLUS).collect();
+        let oldest: Vec<u64> = table.files.drain(..PRUNABLE).collect();
         let slots = &table.slots;
         Some(
             oldest
@@ -457,7 +457,7 @@ impl Nodes {
         let mut table = crate::lock(&self.table);
         let key = Key::Control(dir, control);
         table.part(&key, false, Some(&seen));
-        let ino = Self::look_up(&mut table, &key, |ino| Node {
+        let ino = Self::look_up(&mut table, &key, |ino| Inode {
             ino,
             parent: dir,
             name: OsStr::new("").into(),
@@ -482,12 +482,14 @@ impl Nodes {
         if table.uncached && name == DATA {
             table.advance(dir, &view);
         }
-        let ino = Self::look_up(&mut table, &version(dir, name, &view.clone()), |ino| Node {
-            ino,
-            parent: dir,
-            name: name.into(),
-            kind: Kind::Array(view),
-            gone: false,
+        let ino = Self::look_up(&mut table, &version(dir, name, &view.clone()), |ino| {
+            Inode {
+                ino,
+                parent: dir,
+                name: name.into(),
+                kind: Kind::Array(view),
+                gone: false,
+            }
         });
         if name == DATA {
             table.newest.insert(dir, ino);

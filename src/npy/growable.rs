@@ -33,14 +33,14 @@ const ZEROS: [u8; WORD] = [b'0'; WORD];
 
 /// The header of `data.npy`: everything but the count, which each call brings along.
 #[derive(Clone, Debug)]
-pub struct Published {
+pub struct GrowableHeader {
     bytes: Vec<u8>,
     /// Where in `bytes` the count stands.
     field: Range<usize>,
     header: Header,
 }
 
-impl Published {
+impl GrowableHeader {
     /// A header for rows of `row_shape`: 128 bytes long where that suffices, else the next
     /// multiple of 64. Its own count is 0.
     ///
@@ -211,8 +211,8 @@ impl Published {
     /// larger of them, in a valid header.
     ///
     /// The file must hold `old` as [`Self::bytes`] writes it. After a crash it may not (zeros where
-    /// there should be blanks): see [`Self::steps_from`].
-    pub fn steps(&self, old: u64, new: u64) -> Steps {
+    /// there should be blanks): see [`Self::count_writes_from`].
+    pub fn count_writes(&self, old: u64, new: u64) -> CountWrites {
         self.between(self.words(old), self.words(new))
     }
 
@@ -221,7 +221,7 @@ impl Published {
     ///
     /// # Errors
     /// As [`Self::rows`].
-    pub fn steps_from(&self, bytes: &[u8], new: u64) -> Result<Steps, HeaderError> {
+    pub fn count_writes_from(&self, bytes: &[u8], new: u64) -> Result<CountWrites, HeaderError> {
         self.rows(bytes)?;
         let mut words = [ZEROS; WORDS];
         for (i, word) in words.iter_mut().enumerate() {
@@ -234,8 +234,8 @@ impl Published {
     /// Words from the lowest to the highest. A word is only given digits below a higher word that
     /// is final, and while the higher ones change it is zero: all zeros is a valid integer after
     /// blanks as after digits, and makes the count no larger.
-    fn between(&self, old: [[u8; WORD]; WORDS], new: [[u8; WORD]; WORDS]) -> Steps {
-        let mut steps = Steps {
+    fn between(&self, old: [[u8; WORD]; WORDS], new: [[u8; WORD]; WORDS]) -> CountWrites {
+        let mut steps = CountWrites {
             list: [(0, ZEROS); 2 * WORDS - 1],
             next: 0,
             len: 0,
@@ -278,22 +278,22 @@ impl Published {
     }
 }
 
-/// The writes of [`Published::steps`], at most 5 and mostly 1.
+/// The writes of [`GrowableHeader::steps`], at most 5 and mostly 1.
 #[derive(Clone, Debug)]
-pub struct Steps {
+pub struct CountWrites {
     list: [(u64, [u8; WORD]); 2 * WORDS - 1],
     next: usize,
     len: usize,
 }
 
-impl Steps {
+impl CountWrites {
     fn push(&mut self, at: u64, word: [u8; WORD]) {
         self.list[self.len] = (at, word);
         self.len += 1;
     }
 }
 
-impl Iterator for Steps {
+impl Iterator for CountWrites {
     type Item = (u64, [u8; WORD]);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -308,7 +308,7 @@ impl Iterator for Steps {
     }
 }
 
-impl ExactSizeIterator for Steps {}
+impl ExactSizeIterator for CountWrites {}
 
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,12 @@
 //! Byte-order conversion as a list of runs to reverse.
 //!
-//! A [`Swap`] list describes an item of any size in space that does not depend on sub-array
+//! A [`ByteSwap`] list describes an item of any size in space that does not depend on sub-array
 //! dimensions, and it can be applied to any window of a stream of items, so that converting takes
 //! no more memory than the window. Runs do not overlap and are sorted by offset.
 
 /// Bytes to reverse, relative to the start of an item.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Swap {
+pub struct ByteSwap {
     /// Where the first of the elements begins, in bytes.
     pub offset: u64,
     /// Bytes of an element: 2, 4, 8, 16 (or 12, an 80-bit float of 32-bit machines).
@@ -15,10 +15,10 @@ pub struct Swap {
     pub count: u64,
     /// Empty where the bytes of each element are to be reversed. Otherwise an element is a
     /// structure (of a sub-array of structures), and these are the runs inside each of them.
-    pub inner: Vec<Swap>,
+    pub inner: Vec<ByteSwap>,
 }
 
-impl Swap {
+impl ByteSwap {
     /// A run of `count` plain elements of `width` bytes.
     pub(super) fn run(offset: u64, width: u64, count: u64) -> Self {
         Self {
@@ -36,7 +36,7 @@ impl Swap {
 }
 
 /// The runs of `count` items in a row, each of `size` bytes and with the runs `swaps`.
-pub fn repeat(swaps: Vec<Swap>, size: u64, count: u64) -> Vec<Swap> {
+pub fn repeat(swaps: Vec<ByteSwap>, size: u64, count: u64) -> Vec<ByteSwap> {
     if count == 0 || size == 0 || swaps.is_empty() {
         return Vec::new();
     }
@@ -46,9 +46,9 @@ pub fn repeat(swaps: Vec<Swap>, size: u64, count: u64) -> Vec<Swap> {
         && only.end() == size
     {
         let count = only.count.saturating_mul(count);
-        return vec![Swap::run(0, only.width, count)];
+        return vec![ByteSwap::run(0, only.width, count)];
     }
-    vec![Swap {
+    vec![ByteSwap {
         offset: 0,
         width: size,
         count,
@@ -57,7 +57,7 @@ pub fn repeat(swaps: Vec<Swap>, size: u64, count: u64) -> Vec<Swap> {
 }
 
 /// Adds the runs of a field at `offset`, joined to the last run where they continue it.
-pub(super) fn push(swaps: &mut Vec<Swap>, offset: u64, field: Vec<Swap>) {
+pub(super) fn push(swaps: &mut Vec<ByteSwap>, offset: u64, field: Vec<ByteSwap>) {
     for mut swap in field {
         swap.offset += offset;
         match swaps.last_mut() {
@@ -75,7 +75,7 @@ pub(super) fn push(swaps: &mut Vec<Swap>, offset: u64, field: Vec<Swap>) {
 }
 
 /// The last place at or before `at` that lies inside no element: where a window may end.
-pub fn boundary(swaps: &[Swap], at: u64) -> u64 {
+pub fn boundary(swaps: &[ByteSwap], at: u64) -> u64 {
     let i = swaps.partition_point(|swap| swap.end() <= at);
     match swaps.get(i) {
         Some(swap) if swap.offset < at => {
@@ -93,7 +93,7 @@ pub fn boundary(swaps: &[Swap], at: u64) -> u64 {
 /// Reverses the elements in `window`, which begins `start` bytes into what `swaps` describes.
 ///
 /// Both ends should be a [`boundary`]; an element that an end cuts is left as it is.
-pub fn swap(swaps: &[Swap], start: u64, window: &mut [u8]) {
+pub fn swap(swaps: &[ByteSwap], start: u64, window: &mut [u8]) {
     let end = start.saturating_add(window.len() as u64);
     let first = swaps.partition_point(|swap| swap.end() <= start);
     for swap in &swaps[first..] {
@@ -143,9 +143,9 @@ mod tests {
     use super::*;
 
     /// `[('a', '>i2'), ('b', '|V1'), ('c', [('x', '>i4'), ('y', '|u1')], (3,))]`: 18 bytes.
-    fn sample() -> Vec<Swap> {
-        let mut swaps = vec![Swap::run(0, 2, 1)];
-        push(&mut swaps, 3, repeat(vec![Swap::run(0, 4, 1)], 5, 3));
+    fn sample() -> Vec<ByteSwap> {
+        let mut swaps = vec![ByteSwap::run(0, 2, 1)];
+        push(&mut swaps, 3, repeat(vec![ByteSwap::run(0, 4, 1)], 5, 3));
         swaps
     }
 
@@ -181,12 +181,12 @@ mod tests {
     #[test]
     fn plain_elements_in_a_row_are_one_run() {
         assert_eq!(
-            repeat(vec![Swap::run(0, 8, 2)], 16, 5),
-            [Swap::run(0, 8, 10)]
+            repeat(vec![ByteSwap::run(0, 8, 2)], 16, 5),
+            [ByteSwap::run(0, 8, 10)]
         );
-        let mut swaps = vec![Swap::run(0, 4, 1)];
-        push(&mut swaps, 4, vec![Swap::run(0, 4, 2)]);
-        assert_eq!(swaps, [Swap::run(0, 4, 3)]);
+        let mut swaps = vec![ByteSwap::run(0, 4, 1)];
+        push(&mut swaps, 4, vec![ByteSwap::run(0, 4, 2)]);
+        assert_eq!(swaps, [ByteSwap::run(0, 4, 3)]);
         assert_eq!(repeat(swaps, 12, 0), []);
     }
 }

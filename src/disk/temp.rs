@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, Weak};
 use crate::disk::Face;
 use crate::disk::kept_name::{append_name, move_into, with_any_name};
 use crate::disk::paths::CONTROL;
-use crate::disk::{Blob, Folder, Open, set_attributes};
+use crate::disk::{Open, StoreDir, StoreFile, set_attributes};
 
 /// Bounds of [`Budget::share`].
 const LEAST_SHARE: usize = 1 << 20;
@@ -93,26 +93,26 @@ pub(crate) fn age(file: &OsStr) -> (u32, u64) {
 }
 
 #[derive(Debug)]
-pub(crate) struct Staged {
-    folder: Arc<dyn Folder>,
+pub(crate) struct TempFile {
+    folder: Arc<dyn StoreDir>,
     path: PathBuf,
     /// Its number among this process's.
     number: u64,
-    blob: Arc<dyn Blob>,
+    blob: Arc<dyn StoreFile>,
     kept: bool,
 }
 
 /// Those that are in use, by their numbers.
-static IN_USE: Mutex<Option<HashMap<u64, Weak<dyn Blob>>>> = Mutex::new(None);
+static IN_USE: Mutex<Option<HashMap<u64, Weak<dyn StoreFile>>>> = Mutex::new(None);
 
-fn in_use<T>(with: impl FnOnce(&mut HashMap<u64, Weak<dyn Blob>>) -> T) -> T {
+fn in_use<T>(with: impl FnOnce(&mut HashMap<u64, Weak<dyn StoreFile>>) -> T) -> T {
     with(crate::lock(&IN_USE).get_or_insert_default())
 }
 
 /// Whether a file in [`INCOMING`] is one that this process has in use: then it is no dead daemon's,
 /// also where the dataset is recovered by the daemon that had given it up. A dead one may have had the
 /// number of this process, as the first process of a container has.
-pub(crate) fn is_in_use(folder: &Arc<dyn Folder>, path: &Path) -> bool {
+pub(crate) fn is_in_use(folder: &Arc<dyn StoreDir>, path: &Path) -> bool {
     let Some((process, number, _)) = path.file_name().and_then(numbers) else {
         return false;
     };
@@ -131,14 +131,14 @@ pub(crate) fn is_in_use(folder: &Arc<dyn Folder>, path: &Path) -> bool {
     }
 }
 
-impl Staged {
+impl TempFile {
     /// An empty file under a name that no other has, with the owner and mode of `face`; with none
     /// it is the daemon's, and private.
     pub(crate) fn create(
-        folder: &Arc<dyn Folder>,
+        folder: &Arc<dyn StoreDir>,
         holds: Holds<'_>,
         face: Option<&Face>,
-    ) -> io::Result<Staged> {
+    ) -> io::Result<TempFile> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let (path, blob) = with_any_name(|plain| {
@@ -154,7 +154,7 @@ impl Staged {
         })?;
         in_use(|all| all.insert(n, Arc::downgrade(&blob)));
         // Removed with its value if it cannot be given away.
-        let staged = Staged {
+        let staged = TempFile {
             folder: folder.clone(),
             path,
             number: n,
@@ -191,11 +191,11 @@ impl Staged {
         Ok(())
     }
 
-    pub(crate) fn blob(&self) -> &dyn Blob {
+    pub(crate) fn blob(&self) -> &dyn StoreFile {
         &*self.blob
     }
 
-    pub(crate) fn shared_blob(&self) -> Arc<dyn Blob> {
+    pub(crate) fn shared_blob(&self) -> Arc<dyn StoreFile> {
         self.blob.clone()
     }
 
@@ -204,7 +204,7 @@ impl Staged {
         self.move_to(directory, name)
     }
 
-    /// As [`Staged::keep_in`].
+    /// As [`TempFile::keep_in`].
     pub(crate) fn move_to(&mut self, directory: &str, name: &OsStr) -> io::Result<PathBuf> {
         let path = move_into(&*self.folder, directory, name, &self.path)?;
         self.kept = true;
@@ -217,14 +217,14 @@ impl Staged {
     }
 
     /// Moves the file elsewhere in the dataset's directory, where it stays.
-    pub(crate) fn keep_as(mut self, path: &Path) -> io::Result<()> {
+    pub(crate) fn persist(mut self, path: &Path) -> io::Result<()> {
         self.folder.rename(&self.path, path)?;
         self.kept = true;
         Ok(())
     }
 }
 
-impl Drop for Staged {
+impl Drop for TempFile {
     fn drop(&mut self) {
         in_use(|all| all.remove(&self.number));
         if !self.kept

@@ -1,18 +1,18 @@
-//! The journal's story: what was committed, and how much of it is beyond doubt.
+//! The journal's replay: what was committed, and how much of it is beyond doubt.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::place::Since;
-use crate::disk::Blob;
+use crate::disk::StoreFile;
 use crate::error::{Context, Result};
 use crate::journal::catalog::{Catalog, KeptName};
 use crate::journal::{Opened, Reader, Record, RunRecord, Start};
 use crate::stop::Stop;
 
-/// The journal's story, read to its first bad record.
+/// The journal's replay, read to its first bad record.
 #[derive(Debug, Default)]
-pub(super) struct Story {
+pub(super) struct Replay {
     pub(super) catalog: Catalog,
     pub(super) array_header: Option<Vec<u8>>,
     pub(super) durable: u64,
@@ -24,16 +24,16 @@ pub(super) struct Story {
     /// Where the last record begins that says so.
     pub(super) closed_at: u64,
     /// Commits that may not have reached the disk, in their order.
-    pub(super) unsure: Vec<Unsure>,
+    pub(super) unverified: Vec<Unverified>,
     pub(super) end: u64,
     pub(super) damaged: bool,
     /// There is a good record after the first bad one that says how many rows, more than are known,
     /// had reached the disk: then the bad one had, too, and no crash explains it.
-    pub(super) proof: Option<u64>,
+    pub(super) durable_after_damage: Option<u64>,
 }
 
 #[derive(Debug)]
-pub(super) struct Unsure {
+pub(super) struct Unverified {
     /// Where its record begins in the journal.
     pub(super) at: u64,
     pub(super) kind: Kind,
@@ -54,7 +54,7 @@ pub(super) enum Kind {
     Foreign,
 }
 
-impl Unsure {
+impl Unverified {
     /// The row after its last.
     pub(super) fn end(&self) -> u64 {
         self.first_row.saturating_add(self.rows)
@@ -66,14 +66,14 @@ impl Unsure {
 pub(super) struct Reading<'a> {
     /// Up to this byte.
     pub(super) until: u64,
-    /// Nothing is known to have reached this disk: all commits are unsure.
+    /// Nothing is known to have reached this disk: all commits are unverified.
     pub(super) copied: bool,
     pub(super) stop: &'a Stop,
 }
 
-impl Story {
+impl Replay {
     /// The name that a chunk was committed under, or what else its rows are.
-    pub(super) fn name(&self, commit: &Unsure) -> Cow<'_, str> {
+    pub(super) fn name(&self, commit: &Unverified) -> Cow<'_, str> {
         match commit.kind {
             Kind::Chunk(name) => self.catalog.kept_name(name).to_string_lossy(),
             Kind::Stream => format!("a stream's commit at row {}", commit.first_row).into(),
@@ -97,7 +97,7 @@ impl Story {
             Since::Copied => "is a copy that was made while a daemon had it, or after that died",
         };
         let (chunks, rows) = (self.catalog.len(), self.catalog.rows());
-        let verified = match &self.unsure[..] {
+        let verified = match &self.unverified[..] {
             _ if since == Since::Copied => "each of which was verified".to_owned(),
             [] => "all of them synced before".to_owned(),
             [one] => format!(
@@ -106,7 +106,7 @@ impl Story {
             ),
             [first, .., last] => {
                 let what = if self
-                    .unsure
+                    .unverified
                     .iter()
                     .all(|it| matches!(it.kind, Kind::Chunk(_)))
                 {
@@ -118,7 +118,7 @@ impl Story {
                     "of which {} to {}, {} {what}, were verified, the others synced before",
                     self.name(first),
                     self.name(last),
-                    self.unsure.len()
+                    self.unverified.len()
                 )
             }
         };
@@ -128,7 +128,7 @@ impl Story {
     /// Nothing that the journal knows was ever said to be on the disk, and nothing was there before
     /// the first chunk.
     pub(super) fn never_durable(&self) -> bool {
-        let ours = match self.unsure.first() {
+        let ours = match self.unverified.first() {
             Some(first) => first.first_row == 0,
             None => self.catalog.rows() == 0,
         };
@@ -136,21 +136,23 @@ impl Story {
     }
 }
 
-pub(super) fn read_story(blob: &Arc<dyn Blob>, reading: Reading<'_>) -> Result<Story> {
+pub(super) fn read_replay(blob: &Arc<dyn StoreFile>, reading: Reading<'_>) -> Result<Replay> {
     let failed = || "cannot read the journal".to_owned();
     let until = reading.until;
     let (start, reader) = Reader::open(blob.clone())?;
     let mut reader = reader.until(reading.stop);
-    let mut story = Story::default();
+    let mut replay = Replay::default();
     if start == Start::Nothing {
-        story.damaged = blob.len().context(failed)? > 0;
-        story.proof = proof_of_damage(&mut reader, 0)?;
-        return Ok(story);
+        replay.damaged = blob.len().context(failed)? > 0;
+        replay.durable_after_damage = proof_of_damage(&mut reader, 0)?;
+        return Ok(replay);
     }
-    story.catalog.expect(blob.len().context(failed)?.min(until));
+    replay
+        .catalog
+        .expect(blob.len().context(failed)?.min(until));
     loop {
         let at = reader.offset();
-        story.end = at;
+        replay.end = at;
         if at >= until {
             break;
         }
@@ -158,67 +160,69 @@ pub(super) fn read_story(blob: &Arc<dyn Blob>, reading: Reading<'_>) -> Result<S
             break;
         };
         let run_before = match &record {
-            Record::Run(run) => story.catalog.extended_by(run).copied(),
+            Record::Run(run) => replay.catalog.extended_by(run).copied(),
             _ => None,
         };
-        if story.catalog.apply(&record).is_err() {
+        if replay.catalog.apply(&record).is_err() {
             break;
         }
-        story.raised |= record.is_new();
+        replay.raised |= record.is_new();
         match record {
-            Record::Array { header } => story.array_header = Some(header.to_vec()),
-            Record::Chunk(chunk) => story.unsure.push(Unsure {
+            Record::Array { header } => replay.array_header = Some(header.to_vec()),
+            Record::Chunk(chunk) => replay.unverified.push(Unverified {
                 at,
-                kind: Kind::Chunk(story.catalog.last_name()),
+                kind: Kind::Chunk(replay.catalog.last_name()),
                 first_row: chunk.first_row,
                 rows: chunk.rows,
                 crc: Some(chunk.crc),
                 crc_before: 0,
             }),
-            Record::Run(run) => story.unsure.push(commit_of(at, run_before, &run)),
-            Record::Foreign { first_row, rows } if reading.copied => story.unsure.push(Unsure {
-                at,
-                kind: Kind::Foreign,
-                first_row,
-                rows,
-                crc: None,
-                crc_before: 0,
-            }),
+            Record::Run(run) => replay.unverified.push(commit_of(at, run_before, &run)),
+            Record::Foreign { first_row, rows } if reading.copied => {
+                replay.unverified.push(Unverified {
+                    at,
+                    kind: Kind::Foreign,
+                    first_row,
+                    rows,
+                    crc: None,
+                    crc_before: 0,
+                })
+            }
             Record::Durable { rows } => {
-                story.durable = rows;
+                replay.durable = rows;
                 if !reading.copied {
-                    story.unsure.retain(|commit| commit.first_row >= rows);
+                    replay.unverified.retain(|commit| commit.first_row >= rows);
                 }
             }
             Record::Opened(opened) => {
-                story.opened = Some(opened);
-                story.closed = false;
+                replay.opened = Some(opened);
+                replay.closed = false;
             }
             Record::Closed { rows } | Record::HandOver { rows, .. } => {
-                story.durable = rows;
-                story.closed = true;
-                story.closed_at = at;
+                replay.durable = rows;
+                replay.closed = true;
+                replay.closed_at = at;
                 if !reading.copied {
-                    story.unsure.clear();
+                    replay.unverified.clear();
                 }
             }
             _ => {}
         }
     }
-    story.damaged = story.end < blob.len().context(failed)?.min(until);
-    if story.damaged {
-        story.proof = proof_of_damage(&mut reader, story.catalog.rows())?;
+    replay.damaged = replay.end < blob.len().context(failed)?.min(until);
+    if replay.damaged {
+        replay.durable_after_damage = proof_of_damage(&mut reader, replay.catalog.rows())?;
     }
-    Ok(story)
+    Ok(replay)
 }
 
 /// What the record at `at` adds to its run.
-fn commit_of(at: u64, before: Option<RunRecord>, run: &RunRecord) -> Unsure {
+fn commit_of(at: u64, before: Option<RunRecord>, run: &RunRecord) -> Unverified {
     let (first_row, crc_before) = match before {
         Some(before) => (before.end(), before.crc),
         None => (run.first_row, 0),
     };
-    Unsure {
+    Unverified {
         at,
         kind: Kind::Stream,
         first_row,

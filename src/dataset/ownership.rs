@@ -11,7 +11,7 @@ use crate::dataset::{Dataset, recovery, sync};
 use crate::disk;
 use crate::disk::clock;
 use crate::disk::paths::{CONTROL, LOCK};
-use crate::disk::{Blob, Open, Place};
+use crate::disk::{Open, Place, StoreFile};
 use crate::error::{Context, Error, Result};
 use crate::journal::{AppendError, Journal, Opened, Record, Whence};
 use crate::stop::Stop;
@@ -44,20 +44,23 @@ impl Dataset {
     /// # Errors
     /// `EBUSY` where another daemon has the lock, `EROFS` where nothing may be written, and those
     /// of recovery.
-    pub fn own(&self) -> Result<()> {
-        let Some(copy) = self.own_if_verified(None)? else {
+    pub fn acquire(&self) -> Result<()> {
+        let Some(copy) = self.acquire_if_verified(None)? else {
             return Ok(());
         };
         self.verify(copy)?;
-        match self.own_if_verified(None)? {
+        match self.acquire_if_verified(None)? {
             None => Ok(()),
             Some(_) => Err(err!(EBUSY, "the copy was changed while it was verified")),
         }
     }
 
-    /// As [`Dataset::own`], but for a copy whose rows are not verified, which is answered. `verifier` stops
+    /// As [`Dataset::acquire`], but for a copy whose rows are not verified, which is answered. `verifier` stops
     /// who has verified it, whom nothing keeps from owning it then.
-    pub(super) fn own_if_verified(&self, verifier: Option<&Stop>) -> Result<Option<Box<Copied>>> {
+    pub(super) fn acquire_if_verified(
+        &self,
+        verifier: Option<&Stop>,
+    ) -> Result<Option<Box<Copied>>> {
         if self.owned.load(Ordering::Acquire) {
             return Ok(None);
         }
@@ -101,7 +104,7 @@ impl Dataset {
         )
     }
 
-    /// As [`Dataset::own`], of a copy that is damaged: its rows are taken as they are. Answers what was
+    /// As [`Dataset::acquire`], of a copy that is damaged: its rows are taken as they are. Answers what was
     /// damaged, in a sentence each.
     ///
     /// # Errors
@@ -266,7 +269,7 @@ impl Dataset {
             journal,
             array_recorded: survey.array.is_some(),
             tail: Tail::default(),
-            unborn: None,
+            new_array: None,
             durable: survey.durable,
             dirty: true,
             failed: None,
@@ -291,7 +294,7 @@ impl Dataset {
     pub(super) fn opened_now(
         &self,
         journal: &Journal,
-        data: Option<&dyn Blob>,
+        data: Option<&dyn StoreFile>,
     ) -> Result<Record<'static>> {
         let failed = || "cannot see where the dataset lies".to_owned();
         let here = journal.blob().whereabouts().context(failed)?;

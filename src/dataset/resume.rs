@@ -2,7 +2,7 @@
 //!
 //! Where the end of a commit, its undoing or a sync fails, the disk may have more or less than
 //! memory says, and writes are refused. Memory is right: it has what was acknowledged, and nothing
-//! that was refused. So the disk is made to agree with it, and all that the failure may have kept
+//! that was refused. So the disk is made to check_compatible with it, and all that the failure may have kept
 //! from it is written again; only when the disk has taken all of it do writes go on. Rows that the
 //! kernel has lost meanwhile are noticed by their checksums, and then writes go on being refused.
 
@@ -14,17 +14,17 @@ use super::recovery::Copies;
 use super::{Dataset, recovery, sync};
 use crate::dataset::commit::Writer;
 use crate::disk::Open;
-use crate::disk::paths::NEWBORN;
+use crate::disk::paths::NEW_DATA;
 use crate::disk::paths::REMOVED;
 use crate::error::{Context, Result};
 
 /// When to try next: a store that goes on failing is not to be kept busy by it.
 #[derive(Debug, Default)]
-pub(crate) struct Patience {
+pub(crate) struct Backoff {
     until: Option<Instant>,
 }
 
-impl Patience {
+impl Backoff {
     fn is_over(&self) -> bool {
         self.until.is_none_or(|until| Instant::now() >= until)
     }
@@ -51,12 +51,12 @@ impl Dataset {
             && let Ok(mut guard) = self.mine()
             && let Some(writer) = guard.as_mut()
         {
-            self.mend(writer);
+            self.resume(writer);
         }
     }
 
-    pub(super) fn mend(&self, writer: &mut Writer) {
-        if writer.failed.is_none() || !crate::lock(&self.patience).is_over() {
+    pub(super) fn resume(&self, writer: &mut Writer) {
+        if writer.failed.is_none() || !crate::lock(&self.backoff).is_over() {
             return;
         }
         // A commit meanwhile waits for the disk, on a thread that may.
@@ -72,7 +72,7 @@ impl Dataset {
                 self.note("the store works again: writes go on, and nothing was lost");
             }
             Err(error) => {
-                crate::lock(&self.patience).renew(start.elapsed());
+                crate::lock(&self.backoff).renew(start.elapsed());
                 log::debug!("{}: still failing: {error}", self.label());
             }
         }
@@ -84,7 +84,7 @@ impl Dataset {
             if recovery::open_if_there(&self.folder, REMOVED, Open::Read)?.is_some() {
                 return self.begin_anew(writer);
             }
-            recovery::remove_if_there(&self.folder, NEWBORN)?;
+            recovery::remove_if_there(&self.folder, NEW_DATA)?;
             self.cut_journal(writer)?;
             self.compare(writer, 0)?;
             return self.write_all_again(writer);

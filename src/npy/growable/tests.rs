@@ -7,8 +7,8 @@ fn dtype(descr: &str) -> Dtype {
     Dtype::from_literal(&Literal::parse(descr).unwrap().0).unwrap()
 }
 
-fn f8(row_shape: &[u64]) -> Published {
-    Published::new(&dtype("'<f8'"), row_shape).unwrap()
+fn f8(row_shape: &[u64]) -> GrowableHeader {
+    GrowableHeader::new(&dtype("'<f8'"), row_shape).unwrap()
 }
 
 fn parse(bytes: &[u8]) -> Header {
@@ -47,13 +47,13 @@ fn a_long_dtype_takes_the_next_multiple_of_64_and_the_version_it_needs() {
         (long, 2),
         (dtype("[('日本', '<f8')]"), 3),
     ] {
-        let published = Published::new(&dtype, &[3]).unwrap();
+        let published = GrowableHeader::new(&dtype, &[3]).unwrap();
         let bytes = published.bytes(5);
         assert_eq!(bytes[6], version);
         assert!(bytes.len().is_multiple_of(64) && bytes.len() >= 128);
         assert_eq!(parse(&bytes).shape(), [5, 3]);
         assert_eq!(parse(&bytes).dtype(), &dtype);
-        let adopted = Published::adopt(&bytes).unwrap().unwrap();
+        let adopted = GrowableHeader::adopt(&bytes).unwrap().unwrap();
         assert_eq!(adopted.field, published.field);
         assert_eq!(adopted.header().rows(), 5);
     }
@@ -61,7 +61,7 @@ fn a_long_dtype_takes_the_next_multiple_of_64_and_the_version_it_needs() {
 
 #[test]
 fn a_header_of_a_given_length_has_exactly_that_or_is_none() {
-    let with_len = |len| Published::with_len(&dtype("'<f8'"), &[2], len).unwrap();
+    let with_len = |len| GrowableHeader::with_len(&dtype("'<f8'"), &[2], len).unwrap();
     for len in [0, 9, 10, 64, 95] {
         assert!(with_len(len).is_none(), "{len}");
     }
@@ -98,7 +98,7 @@ fn foreign(before: &str, field: &str, past: usize, after: &str) -> Vec<u8> {
 fn a_foreign_header_is_adopted_only_with_an_aligned_field_that_numpy_reads() {
     let before = "{'shape': (";
     let after = ", 3), 'descr': [('é', '<f4')], 'fortran_order': False}";
-    let adopt = |bytes: &[u8]| Published::adopt(bytes).unwrap();
+    let adopt = |bytes: &[u8]| GrowableHeader::adopt(bytes).unwrap();
     for field in [
         format!("{:>20}", 7),
         format!("{:>31}", 123456789),
@@ -127,9 +127,9 @@ fn a_foreign_header_is_adopted_only_with_an_aligned_field_that_numpy_reads() {
     assert!(adopt(&foreign(before, &seven, 0, &after.replace(", 3", ""))).is_none());
     assert!(adopt(&foreign(before, &seven, 0, &format!("{after}\0"))).is_none());
     assert!(adopt(&Header::encode(&dtype("'<f8'"), &[7, 3]).unwrap()).is_none());
-    let cut = Published::adopt(b"\x93NUMPY").unwrap_err();
+    let cut = GrowableHeader::adopt(b"\x93NUMPY").unwrap_err();
     assert_eq!(cut, HeaderError::Cut(10));
-    assert!(Published::adopt(b"").is_err());
+    assert!(GrowableHeader::adopt(b"").is_err());
 }
 
 #[test]
@@ -163,9 +163,9 @@ fn rows_refuses_another_header_and_what_is_no_count() {
 }
 
 /// Takes the steps one by one, and from each state, as if a crash had left it, all the others.
-fn check(published: &Published, old: u64, new: u64) {
+fn check(published: &GrowableHeader, old: u64, new: u64) {
     let mut bytes = published.bytes(old);
-    let mut steps = published.steps(old, new);
+    let mut steps = published.count_writes(old, new);
     let highest = old.max(new);
     loop {
         let header = parse(&bytes);
@@ -176,12 +176,12 @@ fn check(published: &Published, old: u64, new: u64) {
             "{old} to {new}: {}",
             header.rows()
         );
-        let adopted = Published::adopt(&bytes).unwrap();
+        let adopted = GrowableHeader::adopt(&bytes).unwrap();
         assert!(adopted.is_some(), "{}", bytes.escape_ascii());
         for target in [new, 5, 100_000_005] {
             let mut bytes = bytes.clone();
             let limit = header.rows().max(target);
-            for (at, word) in published.steps_from(&bytes, target).unwrap() {
+            for (at, word) in published.count_writes_from(&bytes, target).unwrap() {
                 write(&mut bytes, at, word);
                 assert!(parse(&bytes).rows() <= limit);
             }
@@ -207,7 +207,7 @@ fn every_step_between_boundary_counts_leaves_a_valid_header() {
         let power = 10_u64.pow(power);
         counts.extend([power - 1, power, power + 5, power + 7, 3 * (power / 2)]);
     }
-    let published = Published::new(&dtype("'|S0'"), &[]).unwrap();
+    let published = GrowableHeader::new(&dtype("'|S0'"), &[]).unwrap();
     for &old in &counts {
         for &new in &counts {
             check(&published, old, new);
@@ -218,7 +218,7 @@ fn every_step_between_boundary_counts_leaves_a_valid_header() {
 #[test]
 fn most_steps_are_one_write() {
     let published = f8(&[16]);
-    let steps = |old, new| published.steps(old, new).len();
+    let steps = |old, new| published.count_writes(old, new).len();
     assert_eq!(steps(7, 7), 0);
     assert_eq!(steps(9, 10), 1);
     assert_eq!(steps(123_456_789, 123_456_790), 1);
@@ -237,7 +237,7 @@ proptest! {
         counts in prop::collection::vec((0..u64::MAX >> 12, 0..45_u32), 2),
     ) {
         let dtype = Dtype::from_literal(&literal).unwrap();
-        let published = Published::new(&dtype, &row_shape).unwrap();
+        let published = GrowableHeader::new(&dtype, &row_shape).unwrap();
         // Not more rows than the file has bytes for.
         let most = i64::MAX as u64 / published.row_bytes().max(1) / 2;
         let count = |i: usize| (counts[i].0 >> counts[i].1).min(most).max(1);
@@ -253,9 +253,9 @@ proptest! {
         let published = f8(&[4]);
         let mut bytes = published.bytes(77);
         bytes[at] = with;
-        let _ = Published::adopt(&bytes[..cut]);
-        let _ = Published::adopt(&bytes);
+        let _ = GrowableHeader::adopt(&bytes[..cut]);
+        let _ = GrowableHeader::adopt(&bytes);
         let _ = published.rows(&bytes);
-        let _ = published.steps_from(&bytes, 99);
+        let _ = published.count_writes_from(&bytes, 99);
     }
 }

@@ -5,7 +5,7 @@ const RECENT: usize = 2;
 
 #[test]
 fn a_node_lives_as_long_as_the_kernel_remembers_it() {
-    let nodes = Nodes::new(REMEMBERED, RECENT);
+    let nodes = Inodes::new(REMEMBERED, RECENT);
     let name = OsStr::new("x.npy");
     let ino = nodes.named(ROOT, name, false, None);
     assert_eq!(nodes.named(ROOT, name, false, None), ino);
@@ -26,7 +26,7 @@ fn another_file_of_the_same_name_is_another_node() {
         Seen::of(&nix::sys::stat::stat(&path).unwrap())
     };
     let (one, other) = (seen("one"), seen("other"));
-    let nodes = Nodes::new(REMEMBERED, RECENT);
+    let nodes = Inodes::new(REMEMBERED, RECENT);
     let name = OsStr::new("x");
     let named = |seen| nodes.named(ROOT, name, false, seen);
     let first = named(Some(one));
@@ -53,7 +53,7 @@ fn what_is_told_of_a_node_never_makes_it_another_file() {
     let before = look(&file);
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(&file, mode).unwrap();
-    let nodes = Nodes::new(REMEMBERED, RECENT);
+    let nodes = Inodes::new(REMEMBERED, RECENT);
     let ino = nodes.named(ROOT, OsStr::new("x"), false, Some(before));
     nodes.see(ino, look(&file));
     assert_eq!(nodes.seen(ino), Some(look(&file)));
@@ -79,7 +79,7 @@ fn versions(n: u64) -> (tempfile::TempDir, Vec<View>) {
 #[test]
 fn a_version_becomes_the_next_only_while_no_reader_has_it_open() {
     let (_dir, views) = versions(4);
-    let nodes = Nodes::new(REMEMBERED, RECENT);
+    let nodes = Inodes::new(REMEMBERED, RECENT);
     let look_up = |n: usize| nodes.version(9, OsStr::new(DATA), views[n].clone(), 5);
     let rows = |ino| match nodes.get(ino).unwrap().kind {
         Kind::Array(view) => view.rows(),
@@ -106,7 +106,7 @@ fn a_version_becomes_the_next_only_while_no_reader_has_it_open() {
 
 #[test]
 fn a_version_keeps_its_array_open_only_for_a_while_after_it_was_looked_up() {
-    let nodes = Nodes::new(REMEMBERED, RECENT);
+    let nodes = Inodes::new(REMEMBERED, RECENT);
     let arrays: Vec<_> = (0..=RECENT).map(|_| versions(1)).collect();
     let look_up = |(_, views): (_, Vec<View>)| {
         let array = Arc::downgrade(views[0].backing().0);
@@ -136,7 +136,7 @@ fn a_version_keeps_its_array_open_only_for_a_while_after_it_was_looked_up() {
 #[test]
 fn the_kernel_is_sure_of_a_version_only_where_one_thread_asks_alone() {
     let (_dir, views) = versions(1);
-    let nodes = Nodes::new(REMEMBERED, RECENT);
+    let nodes = Inodes::new(REMEMBERED, RECENT);
     nodes.set_uncached(true);
     let look_up = |thread| nodes.version(9, OsStr::new(DATA), views[0].clone(), thread);
     let doubtful = |ino, thread| nodes.open_version(ino, thread).unwrap().1;
@@ -153,22 +153,22 @@ fn the_kernel_is_sure_of_a_version_only_where_one_thread_asks_alone() {
 
 #[test]
 fn the_oldest_files_are_surplus_once_there_are_too_many() {
-    let nodes = Nodes::new(REMEMBERED, RECENT);
+    let nodes = Inodes::new(REMEMBERED, RECENT);
     let file = |n: usize| nodes.named(ROOT, OsStr::new(&format!("{n}.npy")), false, None);
-    let first: Vec<u64> = (0..REMEMBERED + SURPLUS - 1).map(file).collect();
+    let first: Vec<u64> = (0..REMEMBERED + PRUNABLE - 1).map(file).collect();
     nodes.named(ROOT, OsStr::new("directory"), true, None);
-    assert_eq!(nodes.surplus(), None);
+    assert_eq!(nodes.prunable(), None);
     nodes.forget(first[1], 1);
     file(first.len());
-    let oldest = nodes.surplus().unwrap();
+    let oldest = nodes.prunable().unwrap();
     assert_eq!(oldest[..2], [first[0], first[2]]);
-    assert_eq!(oldest.len(), SURPLUS - 1);
-    assert_eq!(nodes.surplus(), None);
+    assert_eq!(oldest.len(), PRUNABLE - 1);
+    assert_eq!(nodes.prunable(), None);
 }
 
 #[test]
 fn a_renamed_directory_takes_what_is_in_it_along() {
-    let nodes = Nodes::new(REMEMBERED, RECENT);
+    let nodes = Inodes::new(REMEMBERED, RECENT);
     let outer = nodes.named(ROOT, OsStr::new("a"), true, None);
     let inner = nodes.named(outer, OsStr::new("b"), true, None);
     nodes.renamed(ROOT, OsStr::new("a"), ROOT, OsStr::new("c"));
@@ -177,7 +177,7 @@ fn a_renamed_directory_takes_what_is_in_it_along() {
 
 #[test]
 fn a_name_that_was_replaced_is_gone_and_its_successor_is_another_node() {
-    let nodes = Nodes::new(REMEMBERED, RECENT);
+    let nodes = Inodes::new(REMEMBERED, RECENT);
     let old = nodes.named(ROOT, OsStr::new("x.npy"), false, None);
     let new = nodes.named(ROOT, OsStr::new(".x.tmp"), false, None);
     nodes.renamed(ROOT, OsStr::new(".x.tmp"), ROOT, OsStr::new("x.npy"));

@@ -1,4 +1,20 @@
 //! npyfs: a filesystem in which any program grows one NumPy array by writing files.
+//!
+//! Every import goes down this list:
+//!
+//! | room | holds |
+//! | --- | --- |
+//! | `bin/npyfs` | the command line, the daemon |
+//! | [`fuse`] | the kernel's requests, translated |
+//! | [`fs`] | the mount as file operations |
+//! | [`store`] | the datasets that are open; directories and ordinary files |
+//! | [`dataset`] | the engine: coordinates the parts below, which know no dataset |
+//! | `chunk` | a chunk's name, and what makes it one |
+//! | `array` | `data.npy`: layout, views, the room after its rows |
+//! | `journal` | which rows are called what |
+//! | `convert` | byte order and element order |
+//! | [`disk`] | the only door to the store's files |
+//! | [`npy`] | the format, pure |
 
 #[macro_use]
 pub mod error;

@@ -1,38 +1,30 @@
 //! The engine: one array that grows by whole chunks, with no filesystem in it.
 //!
 //! A [`Dataset`] is a directory of the store. It is followed as long as no producer here writes to it,
-//! and owned, by a lock, from the first write on. The parts:
+//! and owned, by a lock, from the first write on. It coordinates parts that know nothing of it: `disk`,
+//! `journal`, `array`, `convert`, `chunk`. In here:
 //!
 //! | module | keeps true |
 //! | --- | --- |
-//! | `disk` | nothing else touches the store |
-//! | `names` | what a name stands for |
-//! | `judge` | what is a whole chunk |
 //! | `chunk_writer` | what one handle of a chunk answers for |
-//! | `flight`, `incoming`, `staged`, `tail`, `turns` | a chunk in flight, wherever its bytes lie |
-//! | `coverage` | bytes that no producer wrote are not taken for data |
+//! | `flight`, `incoming`, `turns` | a chunk in flight, wherever its bytes lie |
 //! | `rewrite` | a name is appended once (P3) |
 //! | `commit` | a chunk is in the array as a whole or not at all (P1, P2) |
-//! | `convert`, `bands` | values never change (P9) |
-//! | `remove` | what is removed is gone as a whole or not at all |
-//! | `journal`, `catalog`, `amend` | which rows are called what |
+//! | `lookup`, `amend`, `remove` | finding, renaming, changing and removing what is committed |
 //! | `ownership`, `holds`, `follow` | one daemon writes, all others see it (the lock) |
-//! | `verifying` | of a copy only what was verified is shown, and nobody waits for the rest |
-//! | `contention`, `holder` | who is kept out hears by whom |
-//! | `recovery`, `adopt` | what is on the disk becomes a dataset again (P7) |
+//! | `contention` | a producer that is kept out hears by which process |
+//! | `recovery` | what is on the disk becomes a dataset again (P7) |
+//! | `verifying` | of a copy only what was verified is shown, and no reader waits for the rest |
 //! | `sync` | fsync means durable (P6) |
 //! | `mine` | what is written to is what has the names in the store |
 //! | `resume` | a store that failed is written to again once it works |
 //! | `backup` | a second copy has what was committed, and nothing else |
-//! | `check`, `verify`, `findings`, `checksum` | what the disk has is what was committed |
-//! | `stop` | who has to end need not wait for what takes long |
-//! | `view`, `lookup` | what was once seen never changes (P4) |
+//! | `check` | what the disk has is what was committed |
 //! | `events`, `rejected`, `status` | refusals have reasons, and their bytes are kept (P10) |
 //! | `rescued` | no limit removes what was confirmed |
-//! | `kept_name` | what is kept has its chunk's name |
 //!
 //! Lock order: a chunk's state, `writer`, a stream's state, its layout's `end_of_file`, `holds`, `in_flight`, `follow`, `catalog`,
-//! `array`, then the log's, the syncs', the patience, the contention and a verification's, which are leaves.
+//! `array`, then the log's, the syncs', the backoff's, the contention's and a verification's, which are leaves.
 
 mod amend;
 mod backup;

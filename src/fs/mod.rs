@@ -19,7 +19,8 @@
 //! | `parting` | what is open of a mount that is gone |
 //! | `workers` | threads for what takes long |
 //!
-//! No lock of this layer is held while the engine is called.
+//! The lock of a listing, and of a `chunks.csv` that is being read, are held while the engine is called, which may
+//! open its dataset: only a reader of the same handle waits for them. No other lock of this layer is.
 
 mod change;
 mod control;

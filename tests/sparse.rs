@@ -241,3 +241,129 @@ fn an_opening_is_given_up_when_the_process_is_to_end() {
     assert_eq!(error.errno(), Errno::ECANCELED, "{error}");
     assert_eq!(files(), before);
 }
+
+/// Backs a store up, soon and in little space. Answers the exit code and what was said.
+#[track_caller]
+fn backed_up(store: &Path, copy: &Path) -> (Option<i32>, String) {
+    let start = Instant::now();
+    let mut backup = Command::new("timeout");
+    let backup = backup.arg("60").arg(npyfs()).arg("backup");
+    let output = backup.args([store, copy]).output().unwrap();
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    assert!(space(copy) < 64 << 20, "it took space");
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    (output.status.code(), said)
+}
+
+#[track_caller]
+fn is_good(store: &Path) {
+    let mut check = Command::new("timeout");
+    let check = check.arg("60").arg(npyfs()).arg("check").arg(store);
+    let output = check.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn a_backup_copies_no_holes_of_ordinary_and_rescued_files() {
+    require!(timeout);
+    let (store, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::create_dir(store.path().join("run")).unwrap();
+    let dataset = Dataset::open(store.path().join("run"), DatasetOptions::default()).unwrap();
+    let dtype = "|u1".parse().unwrap();
+    let mut chunk = npyfs::npy::Header::encode(&dtype, &[2]).unwrap();
+    chunk.extend([1, 2]);
+    dataset.append("first.npy", &chunk).unwrap();
+    drop(dataset);
+    fs::create_dir_all(store.path().join("run/.npyfs/rescued")).unwrap();
+    let files = ["x.txt", "run/.npyfs/rescued/0001-rows"];
+    for file in files {
+        extend(&store.path().join(file), 3 * TERABYTE);
+        let file = OpenOptions::new().write(true).open(store.path().join(file));
+        file.unwrap().write_all_at(b"end", 3 * TERABYTE).unwrap();
+    }
+    extend(&store.path().join("hole"), TERABYTE);
+    let copy = to.path().join("copy");
+    assert_eq!(backed_up(store.path(), &copy).0, Some(0));
+    for file in files {
+        let file = File::open(copy.join(file)).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 3 * TERABYTE + 3);
+        let mut end = [9; 4];
+        file.read_exact_at(&mut end, 3 * TERABYTE - 1).unwrap();
+        assert_eq!(&end, b"\0end");
+    }
+    let hole = copy.join("hole").metadata().unwrap();
+    assert_eq!((hole.len(), hole.blocks()), (TERABYTE, 0));
+}
+
+#[test]
+fn a_backup_sums_up_rows_that_are_a_hole_without_reading_them() {
+    require!(timeout);
+    for (crc, code) in [(crc_of_zeros(40), 0), (crc_of_zeros(40) ^ 1, 1)] {
+        let (store, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        with_rows(store.path(), crc);
+        let copy = to.path().join("copy");
+        let (ended, said) = backed_up(store.path(), &copy);
+        assert_eq!(ended, Some(code), "{said}");
+        let is_named = said.contains("hole.npy: rows 2 to");
+        assert_eq!(is_named, code != 0, "{said}");
+        is_good(&copy);
+    }
+}
+
+#[test]
+fn where_rows_are_a_hole_nothing_stays_of_an_interrupted_backup() {
+    require!(timeout);
+    let (store, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let planted = with_rows(store.path(), crc_of_zeros(40));
+    let whole = fs::read(planted.join(JOURNAL)).unwrap();
+    let before = whole.len() - 8 - 62;
+    fs::write(planted.join(JOURNAL), &whole[..before]).unwrap();
+    let copy = to.path().join("copy");
+    assert_eq!(backed_up(store.path(), &copy).0, Some(0));
+    let rows = OpenOptions::new()
+        .write(true)
+        .open(copy.join("planted/data.npy"))
+        .unwrap();
+    rows.write_all_at(&[7; 100_000], 130).unwrap();
+    rows.write_all_at(&[7; 100_000], TERABYTE - 7).unwrap();
+    fs::write(planted.join(JOURNAL), &whole).unwrap();
+    let (code, said) = backed_up(store.path(), &copy);
+    assert_eq!(code, Some(0), "{said}");
+    is_good(&copy);
+}
+
+#[test]
+fn a_backup_copies_no_holes_of_an_array_that_another_program_made() {
+    require!(timeout);
+    let (store, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let rows = 8 * TERABYTE;
+    fs::create_dir(store.path().join("run")).unwrap();
+    let data = store.path().join("run/data.npy");
+    let dtype = "|u1".parse().unwrap();
+    let header = npyfs::npy::Header::encode(&dtype, &[rows]).unwrap();
+    fs::write(&data, &header).unwrap();
+    let len = header.len() as u64 + rows;
+    extend(&data, len);
+    let file = OpenOptions::new().write(true).open(&data).unwrap();
+    file.write_all_at(b"end", len - 3).unwrap();
+    let copy = to.path().join("copy");
+    let is_copied = |expected: &[u8; 4]| {
+        let (code, said) = backed_up(store.path(), &copy);
+        assert_eq!(code, Some(0), "{said}");
+        let len = data.metadata().unwrap().len();
+        let file = File::open(copy.join("run/data.npy")).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), len);
+        let mut end = [9; 4];
+        file.read_exact_at(&mut end, len - 4).unwrap();
+        assert_eq!(&end, expected);
+    };
+    is_copied(b"\0end");
+    // Adopted, it has a journal, and no checksum of those rows.
+    let dataset = Dataset::open(store.path().join("run"), DatasetOptions::default()).unwrap();
+    let mut chunk = npyfs::npy::Header::encode(&dtype, &[1]).unwrap();
+    chunk.push(b'!');
+    dataset.append("first.npy", &chunk).unwrap();
+    dataset.close().unwrap();
+    is_copied(b"end!");
+    is_good(&copy);
+}

@@ -90,6 +90,16 @@ fn of_one(blob: &dyn StoreFile, offset: u64, len: u64, stop: &Stop) -> io::Resul
     Ok(crc)
 }
 
+/// The CRC-32C of what `crc` is of, followed by `len` bytes that are 0.
+pub(crate) fn append_zeros(crc: u32, len: u64) -> u32 {
+    // So few are summed up sooner than combined.
+    const FEW: &[u8] = &[0; 64 << 10];
+    match FEW.get(..usize::try_from(len).unwrap_or(usize::MAX)) {
+        Some(zeros) => crc32c::crc32c_append(crc, zeros),
+        None => crc32c::crc32c_combine(crc, crc_of_zeros(len), len as usize),
+    }
+}
+
 /// The CRC-32C of `len` bytes that are 0.
 fn crc_of_zeros(len: u64) -> u32 {
     // Of 1, 2, 4, ... zeros: each is the one before it, twice.
@@ -120,6 +130,8 @@ mod tests {
         for len in [0, 1, 2, 3, 7, 4096, 100_000, 1 << 20] {
             let zeros = vec![0; len];
             assert_eq!(crc_of_zeros(len as u64), crc32c::crc32c(&zeros), "{len}");
+            let appended = crc32c::crc32c_append(7, &zeros);
+            assert_eq!(append_zeros(7, len as u64), appended, "{len}");
         }
     }
 

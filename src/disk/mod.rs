@@ -10,6 +10,7 @@ pub mod clock;
 mod directory;
 pub(crate) mod door;
 pub(crate) mod holder;
+mod holes;
 pub(crate) mod kept_name;
 pub mod paths;
 pub(crate) mod temp;
@@ -26,6 +27,7 @@ pub use crate::disk::holder::Holder;
 use crate::stop::Stop;
 pub use attributes::{Change, Face};
 pub use directory::Directory;
+pub(crate) use holes::{Extent, Part, clear, copy_sparse, extents, read_parts};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::stat::fstat;
@@ -184,6 +186,14 @@ pub trait StoreFile: Send + Sync + fmt::Debug {
     /// The operating system's.
     fn next_data(&self, offset: u64) -> io::Result<u64> {
         Ok(offset)
+    }
+    /// Where the next hole may begin, from `offset` on, which is data: all before it is to be read.
+    /// `u64::MAX` where none is known.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn next_hole(&self, _offset: u64) -> io::Result<u64> {
+        Ok(u64::MAX)
     }
     /// Writes all of `data` at `offset`.
     ///
@@ -382,6 +392,11 @@ impl OsFile {
     pub fn new(file: File) -> Self {
         Self(file)
     }
+
+    /// The file.
+    pub(crate) fn into_file(self) -> File {
+        self.0
+    }
 }
 
 /// The most that one call writes, in bytes, as cp does. From a longer one the kernel makes larger
@@ -422,6 +437,17 @@ impl StoreFile for OsFile {
             Ok(data) => Ok(u64::try_from(data).unwrap_or(offset)),
             Err(Errno::ENXIO) => Ok(u64::MAX),
             Err(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(offset),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn next_hole(&self, offset: u64) -> io::Result<u64> {
+        let Ok(at) = i64::try_from(offset) else {
+            return Ok(u64::MAX);
+        };
+        match lseek(&self.0, at, Whence::SeekHole) {
+            Ok(hole) => Ok(u64::try_from(hole).unwrap_or(u64::MAX)),
+            Err(Errno::ENXIO | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(u64::MAX),
             Err(errno) => Err(errno.into()),
         }
     }

@@ -5,8 +5,7 @@
 //! but what an earlier backup of the same store has put there.
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,7 +17,7 @@ use crate::dataset;
 use crate::dataset::Copied;
 use crate::disk::Change;
 use crate::disk::paths::CONTROL;
-use crate::disk::{Directory, Open, StoreDir, read_exact_at};
+use crate::disk::{Directory, Extent, Open, OsFile, StoreDir, StoreFile, extents, read_exact_at};
 use crate::error::{Context, Error, Result};
 
 /// Says in the root of a copy which store it is one of.
@@ -216,7 +215,7 @@ impl Work<'_> {
                 return Ok(false);
             }
         }
-        let (mut source, stat) = match from.open_file(name, false) {
+        let (source, stat) = match from.open_file(name, false) {
             Ok(opened) => opened,
             // Removed since it was listed.
             Err(_) if from.find(name)?.is_none() => return Ok(false),
@@ -235,9 +234,11 @@ impl Work<'_> {
             uid: stat.st_uid,
             gid: stat.st_gid,
         };
-        let (mut copy, _) = control.create(coming, libc::O_EXCL, &maker)?;
+        let (copy, _) = control.create(coming, libc::O_EXCL, &maker)?;
         let failed = || format!("cannot copy {}", path.display());
-        copy_bytes(&mut source, &mut copy, stat.st_size as u64).context(failed)?;
+        let (source, new) = (OsFile::new(source), OsFile::new(copy));
+        copy_bytes(&source, &new, stat.st_size as u64).context(failed)?;
+        let copy = new.into_file();
         // That of before: what is written meanwhile makes it another.
         copy.set_modified(mtime_system(&stat)).context(failed)?;
         copy.sync_all().context(failed)?;
@@ -248,19 +249,50 @@ impl Work<'_> {
     }
 }
 
-/// Copies up to `len` bytes; holes and shared extents stay what they are where the filesystem can.
-fn copy_bytes(from: &mut File, to: &mut File, len: u64) -> io::Result<()> {
-    let mut left = len;
-    while left > 0 {
-        let most = left.min(1 << 30) as usize;
-        match copy_file_range(&*from, None, &*to, None, most) {
-            Ok(0) => return Ok(()),
-            Ok(done) => left -= done as u64,
-            // Not between these filesystems.
-            Err(_) => break,
+/// Copies up to `len` bytes into an empty file: holes stay holes, and shared extents what they are
+/// where the filesystem can.
+fn copy_bytes(from: &OsFile, to: &OsFile, len: u64) -> io::Result<()> {
+    // Where the file is cut off meanwhile, what is left of it is copied; the next backup sees that it
+    // is another.
+    extents(from, 0, len, |extent| match extent {
+        Extent::Data(at, len) => copy_extent(from, to, at, len),
+        Extent::Hole(..) => Ok(()),
+    })?;
+    let len = from.len()?.min(len);
+    if to.len()? < len {
+        to.set_len(len)?;
+    }
+    Ok(())
+}
+
+/// Copies up to `len` bytes from `at` on to the same place.
+fn copy_extent(from: &OsFile, to: &OsFile, at: u64, len: u64) -> io::Result<()> {
+    let end = at.saturating_add(len);
+    let mut at = at;
+    if let (Some(from), Some(to)) = (from.file(), to.file()) {
+        while at < end {
+            let most = (end - at).min(1 << 30) as usize;
+            let Ok(place) = i64::try_from(at) else { break };
+            let (mut read, mut written) = (place, place);
+            match copy_file_range(from, Some(&mut read), to, Some(&mut written), most) {
+                Ok(0) => return Ok(()),
+                Ok(done) => at += done as u64,
+                // Not between these filesystems.
+                Err(_) => break,
+            }
         }
     }
-    io::copy(&mut from.take(left), to).map(drop)
+    let mut buffer = vec![0; (end - at).min(1 << 20) as usize];
+    while at < end {
+        let most = (end - at).min(buffer.len() as u64) as usize;
+        let done = from.read_at(&mut buffer[..most], at)?;
+        to.write_at(&buffer[..done], at)?;
+        if done < most {
+            break;
+        }
+        at += done as u64;
+    }
+    Ok(())
 }
 
 fn give_attributes(to: &Place<'_>, stat: &FileStat) -> Result<()> {

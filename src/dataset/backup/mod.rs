@@ -29,7 +29,7 @@ use crate::disk::paths::REMOVED;
 use crate::disk::paths::RESCUED;
 use crate::disk::paths::{CONTROL, DATA, JOURNAL, LOCK, LOG};
 use crate::disk::temp::{Holds, TempFile};
-use crate::disk::{Open, StoreDir, StoreFile, copy_attributes, read_pieces};
+use crate::disk::{Open, Part, StoreDir, StoreFile, copy_attributes};
 use crate::error::{Context, Error, Result};
 use crate::journal::{FIRST, Record};
 use crate::npy::GrowableHeader;
@@ -46,7 +46,7 @@ pub struct Copied {
     pub rows: u64,
     /// How many of them were not there before.
     pub new_rows: u64,
-    /// Bytes of rows that were written.
+    /// Bytes of rows that were written: holes of the original are not.
     pub bytes: u64,
     /// A line for each chunk whose rows are not what was committed.
     pub damage: Vec<String>,
@@ -246,12 +246,8 @@ fn without_journal(
     }
     let modified = disk::modified(&**blob).context(failed)?;
     let new = TempFile::create(to, Holds::Other, None).context(failed)?;
-    let mut done = 0;
-    read_pieces(&**blob, 0, end, |piece| {
-        new.blob().write_at(piece, done)?;
-        done += piece.len() as u64;
+    let bytes = copy_parts(&**blob, new.blob(), 0, end, &mut |_, done| {
         progress(done, end);
-        Ok(())
     })
     .context(failed)?;
     copy_attributes(&**blob, new.blob()).context(failed)?;
@@ -262,7 +258,7 @@ fn without_journal(
     Ok(Copied {
         rows,
         new_rows: rows,
-        bytes: end,
+        bytes,
         ..Copied::default()
     })
 }
@@ -421,16 +417,43 @@ fn copy_rows(
         ));
     };
     let len = end.saturating_sub(start);
-    let mut done = 0;
-    read_pieces(&*layout.data, start, len, |piece| {
-        target.blob().write_at(piece, start + done)?;
-        checks.take(piece);
-        done += piece.len() as u64;
-        progress(done, len);
+    copy_parts(
+        &*layout.data,
+        target.blob(),
+        start,
+        len,
+        &mut |part, done| {
+            checks.take(part);
+            progress(done, len);
+        },
+    )
+    .context(|| "cannot copy the rows of data.npy".into())
+}
+
+/// Copies `len` bytes from `start` on to the same place. `each` is told of each part and how many
+/// bytes have passed. Answers how many were written: a hole stays one, unless an interrupted backup has
+/// left something there.
+fn copy_parts(
+    from: &dyn StoreFile,
+    to: &dyn StoreFile,
+    start: u64,
+    len: u64,
+    each: &mut dyn FnMut(Part<'_>, u64),
+) -> io::Result<u64> {
+    let (mut done, mut written) = (0, 0);
+    disk::read_parts(from, start, len, |part| {
+        match part {
+            Part::Bytes(piece) => {
+                to.write_at(piece, start + done)?;
+                written += part.len();
+            }
+            Part::Zeros(zeros) => disk::clear(to, start + done, zeros)?,
+        }
+        done += part.len();
+        each(part, done);
         Ok(())
-    })
-    .context(|| "cannot copy the rows of data.npy".into())?;
-    Ok(len)
+    })?;
+    Ok(written)
 }
 
 /// Makes the copy say what it holds: each step leaves a dataset that recovery completes.
@@ -552,7 +575,7 @@ fn copy_file(from: &Arc<dyn StoreDir>, to: &Arc<dyn StoreDir>, path: &Path) -> R
         return Ok(());
     }
     let new = TempFile::create(to, Holds::Other, None).context(failed)?;
-    disk::copy(&*file, 0, new.blob(), 0, len).context(failed)?;
+    disk::copy_sparse(&*file, new.blob(), len).context(failed)?;
     copy_attributes(&*file, new.blob()).context(failed)?;
     set_modified(new.blob(), modified).context(failed)?;
     new.blob().sync().context(failed)?;

@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::disk::StoreFile;
+use crate::disk::checksum::append_zeros;
+use crate::disk::{Part, StoreFile};
 use crate::error::{Context, Result};
 use crate::journal::{FIRST, Reader, Record, RunRecord, Start};
 
@@ -265,13 +266,22 @@ impl<'a> Checks<'a> {
         self.index += 1;
     }
 
-    pub(super) fn take(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() && self.index < self.pieces.len() {
-            let len = self.left.min(bytes.len() as u64) as usize;
-            let (now, later) = bytes.split_at(len);
-            self.sum = crc32c::crc32c_append(self.sum, now);
-            self.left -= len as u64;
-            bytes = later;
+    /// The next bytes.
+    pub(super) fn take(&mut self, part: Part<'_>) {
+        let mut done = 0;
+        while done < part.len() && self.index < self.pieces.len() {
+            let len = self.left.min(part.len() - done);
+            if self.pieces[self.index].sums.is_some() {
+                self.sum = match part {
+                    Part::Bytes(bytes) => {
+                        let now = &bytes[done as usize..(done + len) as usize];
+                        crc32c::crc32c_append(self.sum, now)
+                    }
+                    Part::Zeros(_) => append_zeros(self.sum, len),
+                };
+            }
+            self.left -= len;
+            done += len;
             if self.left == 0 {
                 self.end();
                 self.begin();

@@ -12,6 +12,7 @@
 //! | `tree` | directories and ordinary files |
 
 mod backup;
+mod datasets;
 mod registry;
 mod seen;
 mod sparing;

@@ -11,32 +11,22 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock};
 
-use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::stat::fstat;
 
-use super::Store;
-use super::sparing::Sparing;
 use crate::dataset::Dataset;
-use crate::disk::Directory;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 
 /// Device and inode of a dataset's directory.
-type Key = (u64, u64);
+pub(super) type Key = (u64, u64);
 
 /// How many descriptors an idle dataset holds: its directory and the `.npyfs` there, the array, the
 /// journal and the lock.
 const DESCRIPTORS: u64 = 5;
 /// How many descriptors are held back for the datasets that are open.
 const RESERVE: usize = 8;
-/// How long those who want a dataset wait for its rows to be verified, if it is a copy.
-const PATIENCE: Duration = Duration::from_secs(1);
 /// How often descriptors are looked for, while others take those that were found.
 const ATTEMPTS: usize = 16;
 
@@ -46,14 +36,14 @@ pub(super) struct Registry {
     /// Counts the times that a dataset was asked for.
     moment: AtomicU64,
     /// How many datasets may be open that are not in use.
-    limit: usize,
-    reserve: Reserve,
+    pub(super) limit: usize,
+    pub(super) reserve: Reserve,
 }
 
 /// Descriptors that only datasets that are open may use: to open one more dataset would leave none
 /// for the commits and closings of those.
 #[derive(Debug)]
-struct Reserve {
+pub(super) struct Reserve {
     most: usize,
     held: Mutex<Vec<File>>,
 }
@@ -72,7 +62,7 @@ impl Reserve {
     }
 
     /// Opens the descriptors that may be missing.
-    fn fill(&self) -> io::Result<()> {
+    pub(super) fn fill(&self) -> io::Result<()> {
         Self::fill_up(&mut crate::lock(&self.held), self.most)
     }
 
@@ -152,7 +142,11 @@ impl Registry {
     }
 
     /// The dataset with this key, which `open` opens where it is not open.
-    fn get(&self, key: Key, open: impl FnOnce() -> Result<Arc<Dataset>>) -> Result<Arc<Dataset>> {
+    pub(super) fn get(
+        &self,
+        key: Key,
+        open: impl FnOnce() -> Result<Arc<Dataset>>,
+    ) -> Result<Arc<Dataset>> {
         let mut turn: Arc<Turn> = Arc::default();
         let mut ending = loop {
             {
@@ -190,11 +184,11 @@ impl Registry {
         }
     }
 
-    fn touch(&self, dataset: &Dataset) {
+    pub(super) fn touch(&self, dataset: &Dataset) {
         dataset.touch(self.moment.fetch_add(1, Ordering::Relaxed));
     }
 
-    fn datasets(&self) -> Vec<Arc<Dataset>> {
+    pub(super) fn datasets(&self) -> Vec<Arc<Dataset>> {
         let slots = crate::lock(&self.slots);
         let open = slots.values().filter_map(|slot| match slot {
             Slot::Open(dataset) => Some(dataset.clone()),
@@ -203,14 +197,14 @@ impl Registry {
         open.collect()
     }
 
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         let is_open = |slot: &&Slot| matches!(slot, Slot::Open(_));
         crate::lock(&self.slots).values().filter(is_open).count()
     }
 
     /// Closes the datasets that were used longest ago and are not in use, until no more than `most`
     /// are open; those that are being verified last. Answers how many it has closed.
-    fn close_idle(&self, most: usize) -> usize {
+    pub(super) fn close_idle(&self, most: usize) -> usize {
         let mut idle: Vec<(bool, u64, Key)> = {
             let slots = crate::lock(&self.slots);
             let idle = slots.iter().filter_map(|(key, slot)| match slot {
@@ -261,6 +255,19 @@ impl Registry {
         }
     }
 
+    /// Forgets the dataset of a directory that is about to be removed.
+    pub(super) fn forget(&self, key: Key) {
+        let mut slots = crate::lock(&self.slots);
+        if matches!(slots.get(&key), Some(Slot::Open(_))) {
+            slots.remove(&key);
+        }
+    }
+
+    /// Forgets all datasets: the end of a mount.
+    pub(super) fn clear(&self) {
+        crate::lock(&self.slots).clear();
+    }
+
     /// Closes idle datasets for their descriptors. False where there is none.
     pub(super) fn relieve(&self) -> bool {
         self.close_idle(self.count() / 4 * 3) > 0
@@ -299,168 +306,4 @@ fn descriptors() -> u64 {
 fn affordable(wanted: usize) -> usize {
     let most = usize::try_from(descriptors() / 2 / DESCRIPTORS).unwrap_or(usize::MAX);
     wanted.min(most).max(1)
-}
-
-/// Device and inode; `None` where nothing is there.
-fn identity_of(path: &Path) -> io::Result<Option<Key>> {
-    match path.symlink_metadata() {
-        Ok(stat) => Ok(Some((stat.dev(), stat.ino()))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn is_shortage(error: &Error) -> bool {
-    matches!(error.errno(), Errno::EMFILE | Errno::ENFILE)
-}
-
-impl Store {
-    /// The dataset of a directory. Opening it may take long, and is waited for by those who want
-    /// this dataset only.
-    ///
-    /// # Errors
-    /// Those of opening it.
-    pub fn dataset(&self, path: &Path) -> Result<Arc<Dataset>> {
-        let registry = &self.registry;
-        let dataset = registry.sparing(is_shortage, || {
-            let fd = self.directory(path)?;
-            let stat = fstat(&fd).context(|| format!("cannot look at {}", path.display()))?;
-            registry.get((stat.st_dev, stat.st_ino), || {
-                registry
-                    .reserve
-                    .fill()
-                    .context(|| "too few descriptors are left for one more dataset".into())?;
-                let directory = (self.options.door.0)(path, Directory::from_fd(fd));
-                self.open_dataset(path, Sparing::new(directory, registry))
-            })
-        })?;
-        registry.touch(&dataset);
-        if registry.count() > registry.limit {
-            registry.close_idle(registry.limit / 4 * 3);
-        }
-        Ok(dataset)
-    }
-
-    fn open_dataset(&self, path: &Path, folder: Sparing) -> Result<Arc<Dataset>> {
-        let root = fstat(&self.fd).context(|| "cannot look at the store's root".into())?;
-        let options = crate::DatasetOptions {
-            read_only: self.options.read_only,
-            memory: self.memory.clone(),
-            rejected_limit: self.options.rejected_limit,
-            reuse_names: self.options.reuse_names,
-            depth: path.components().count(),
-            root: Some((root.st_dev, root.st_ino)),
-            stop: self.stop.clone(),
-            patience: Some(PATIENCE),
-            losses: self.losses.clone(),
-            boot: None,
-        };
-        Dataset::open_in(Arc::new(folder), path, options)
-            .map_err(|error| error.context(format!("cannot open the dataset {}", path.display())))
-    }
-
-    /// How many datasets may be open that are not in use.
-    pub fn most_idle(&self) -> usize {
-        self.registry.limit
-    }
-
-    /// Notes that a dataset is in use: those that are not are closed first.
-    pub fn touch(&self, dataset: &Dataset) {
-        self.registry.touch(dataset);
-    }
-
-    /// Syncs what was committed since the last time.
-    pub fn sync_dirty(&self) {
-        for dataset in self.one_by_one() {
-            if dataset.is_dirty()
-                && let Err(error) = dataset.sync()
-            {
-                log::error!("{error}");
-            }
-        }
-    }
-
-    /// The datasets that are open now.
-    pub fn open_datasets(&self) -> Vec<Arc<Dataset>> {
-        self.registry.datasets()
-    }
-
-    /// Looks whether the datasets that were written lately, or `all` that are owned, are still what the
-    /// store has.
-    pub fn look_if_mine(&self, all: bool) {
-        self.one_by_one().for_each(|it| it.look_if_mine(all));
-        self.look_at_root();
-    }
-
-    /// Whether the store's path still leads to the directory that was opened. Its datasets are written
-    /// in that one, wherever it was moved to, so all is there that was acknowledged; but the next to mount
-    /// the path does not find it.
-    fn look_at_root(&self) {
-        let (Ok(own), Ok(now)) = (fstat(&self.fd), identity_of(&self.root)) else {
-            return;
-        };
-        let is_there = now == Some((own.st_dev, own.st_ino));
-        if !is_there && !self.moved.swap(true, Ordering::Relaxed) {
-            self.losses.fetch_add(1, Ordering::Relaxed);
-            log::error!(
-                "the store {} was moved or replaced: this mount goes on in the directory that it was mounted from, wherever that is now. Unmount it, and put that directory back or mount it",
-                self.root.display()
-            );
-        }
-    }
-
-    /// The datasets that are open, of which no more than one is in use because of that.
-    fn one_by_one(&self) -> impl Iterator<Item = Arc<Dataset>> + use<> {
-        let datasets = self.registry.datasets();
-        let all: Vec<Weak<Dataset>> = datasets.iter().map(Arc::downgrade).collect();
-        all.into_iter().filter_map(|dataset| dataset.upgrade())
-    }
-
-    /// As [`Store::losses`], after a look at all datasets that are owned.
-    pub fn losses_by_now(&self) -> u64 {
-        self.look_if_mine(true);
-        self.losses()
-    }
-
-    /// How often a dataset was given up because its files were replaced in the store.
-    pub fn losses(&self) -> u64 {
-        self.losses.load(Ordering::Relaxed)
-    }
-
-    /// Closes all datasets: the end of a mount.
-    ///
-    /// # Errors
-    /// The first that could not be closed cleanly; all are tried.
-    pub fn close(&self) -> Result<()> {
-        let mut first = Ok(());
-        for dataset in self.registry.datasets() {
-            if let Err(error) = dataset.close() {
-                log::error!("{error}");
-                if first.is_ok() {
-                    first = Err(error);
-                }
-            }
-        }
-        crate::lock(&self.registry.slots).clear();
-        let losses = self.losses();
-        if first.is_ok() && losses > 0 {
-            return Err(err!(
-                ESTALE,
-                "files were replaced in the store {losses} times while they were written: see the datasets' logs"
-            ));
-        }
-        first
-    }
-
-    /// A dataset's directory is about to be removed.
-    pub(super) fn forget(&self, path: &Path) -> Result<()> {
-        if let Some(stat) = self.stat(path)? {
-            let mut slots = crate::lock(&self.registry.slots);
-            let key = (stat.st_dev, stat.st_ino);
-            if matches!(slots.get(&key), Some(Slot::Open(_))) {
-                slots.remove(&key);
-            }
-        }
-        Ok(())
-    }
 }

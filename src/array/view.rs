@@ -4,6 +4,7 @@
 //! written once, after all that any view covers.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock, Weak};
 
@@ -199,6 +200,37 @@ impl View {
     /// How many rows it has.
     pub fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// Its shape: how many rows, then that of a row.
+    pub fn shape(&self) -> Vec<u64> {
+        let mut shape = vec![self.rows];
+        shape.extend_from_slice(self.layout.row_shape());
+        shape
+    }
+
+    /// The bytes of these of its rows, counted from its own first: in C order, of its dtype.
+    ///
+    /// # Errors
+    /// `EINVAL` for rows that it does not have, `EIO` where they are damaged, and what the backing file
+    /// answers.
+    pub fn read_rows(&self, rows: Range<u64>) -> Result<Vec<u8>> {
+        if rows.start > rows.end || rows.end > self.rows {
+            return Err(err!(
+                EINVAL,
+                "rows {} to {} are asked for, there are {}",
+                rows.start,
+                rows.end,
+                self.rows
+            ));
+        }
+        let row = self.layout.row_bytes();
+        let len = usize::try_from((rows.end - rows.start) * row)
+            .map_err(|_| err!(EINVAL, "that is more than memory can have"))?;
+        let mut bytes = vec![0; len];
+        self.read_body(&mut bytes, rows.start * row)
+            .context(|| "cannot read the backing array".into())?;
+        Ok(bytes)
     }
 
     /// Time of last change, in nanoseconds since 1970.

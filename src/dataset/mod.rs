@@ -148,7 +148,8 @@ impl Default for Options {
 /// dataset.append("second.npy", &chunk)?;
 /// dataset.append("second.npy", &chunk)?; // a retry appends nothing
 /// let array = dataset.snapshot()?.expect("there are rows");
-/// assert_eq!(array.rows(), 4);
+/// assert_eq!(array.shape(), [4, 3]);
+/// assert_eq!(array.read_rows(2..4)?.len(), 2 * 3 * 4);
 /// # Ok(())
 /// # }
 /// ```

@@ -566,3 +566,40 @@ fn a_name_that_is_written_again_renamed_or_given_up_is_that_in_the_copy() {
         fs::read(mount.path("run/c.npy")).unwrap()
     );
 }
+
+#[test]
+fn what_an_interrupted_backup_has_left_is_removed_by_the_next() {
+    require!(fuse);
+    let (mount, dataset, copy) = with_dataset();
+    // A dataset that is there no more when the next backup comes; the mount does not look at it.
+    let gone = mount.store("gone");
+    fs::create_dir(&gone).unwrap();
+    let (name, bytes) = numbered(0);
+    let other = Dataset::open(&gone, DatasetOptions::default()).unwrap();
+    other.append(&name, &bytes).unwrap();
+    drop(other);
+    backed_up(&mount.store(""), &copy);
+    put_chunk(&dataset, Chunk::new(0, 1)).unwrap();
+    fs::remove_dir_all(gone.join(".npyfs")).unwrap();
+    fs::remove_file(gone.join("data.npy")).unwrap();
+    // As one that is killed leaves them; the last is what a daemon left of a chunk.
+    let incoming = |dataset: &str| copy.join(dataset).join(".npyfs/incoming");
+    let of_backups = [
+        copy.join(".npyfs/backup.new"),
+        incoming("run").join("1-0"),
+        incoming("run").join("4194303-17"),
+        incoming("gone").join("4194303-18"),
+    ];
+    let of_daemon = incoming("run").join("4194303-19-a.npy");
+    for path in of_backups.iter().chain([&of_daemon]) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "left").unwrap();
+    }
+    backed_up(&mount.store(""), &copy);
+    for path in &of_backups {
+        assert!(!path.exists(), "{}", path.display());
+    }
+    assert!(of_daemon.exists());
+    assert_eq!(chunks_in(&copy.join("run/data.npy")).len(), 2);
+    assert!(copy.join("gone/data.npy").exists());
+}

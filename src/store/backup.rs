@@ -59,6 +59,13 @@ pub fn back_up(from: &Store, to: &Store, witness: &mut dyn Witness) -> Result<()
         .context(|| "cannot lock the copy".into())?
         .ok_or_else(|| err!(EBUSY, "another backup is at work in {}", to.root.display()))?;
     write_mark(&control, &mark)?;
+    // Of a backup that was interrupted.
+    match control.remove(&Path::new(CONTROL).join(COMING)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).context(|| format!("cannot remove {CONTROL}/{COMING} of the copy"));
+        }
+        _ => {}
+    }
     let mut work = Work { to, witness };
     work.directory(&from.place(Path::new(""))?, &top)
 }

@@ -14,7 +14,7 @@
 mod told;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
@@ -23,12 +23,13 @@ use crate::array::view::{HeaderKind, Layout};
 use crate::chunk::validate::read_header;
 use crate::dataset::recovery::{open_if_there, publish_from_disk};
 use crate::disk;
+use crate::disk::paths::INCOMING;
 use crate::disk::paths::NEW_DATA;
 use crate::disk::paths::OLD_LOG;
 use crate::disk::paths::REMOVED;
 use crate::disk::paths::RESCUED;
 use crate::disk::paths::{CONTROL, DATA, JOURNAL, LOCK, LOG};
-use crate::disk::temp::{Holds, TempFile};
+use crate::disk::temp::{self, Holds, TempFile};
 use crate::disk::{Open, Part, StoreDir, StoreFile, copy_attributes};
 use crate::error::{Context, Error, Result};
 use crate::journal::{FIRST, Record};
@@ -67,6 +68,7 @@ pub fn back_up(
 ) -> Result<Copied> {
     let original = Original::open(from)?;
     if original.journal.is_none() && original.data.is_none() {
+        clear_if_there(to)?;
         return Ok(Copied {
             notes: rows_of_nothing(to)?,
             ..Copied::default()
@@ -78,12 +80,50 @@ pub fn back_up(
         .lock(Path::new(LOCK))
         .context(|| "cannot lock the copy".into())?
         .ok_or_else(|| err!(EBUSY, "the copy is being written by a daemon: unmount it"))?;
+    clear_incoming(to)?;
     let copied = match &original.journal {
         Some(journal) => with_journal(from, &original, journal, to, progress)?,
         None => without_journal(&original, to, progress)?,
     };
     copy_kept(from, to)?;
     Ok(copied)
+}
+
+/// Removes the files that a backup which was interrupted has left in the copy, whose lock is held: they
+/// have no chunk's name. Those that have one are of a daemon, and recovery's.
+fn clear_incoming(to: &Arc<dyn StoreDir>) -> Result<()> {
+    for file in left_by_backups(to)? {
+        if !temp::is_in_use(to, &file) {
+            to.remove(&file)
+                .context(|| format!("cannot remove {} of the copy", file.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// As [`clear_incoming`], of a copy whose original has nothing any more. One that is being written is
+/// left alone.
+fn clear_if_there(to: &Arc<dyn StoreDir>) -> Result<()> {
+    if left_by_backups(to)?.is_empty() {
+        return Ok(());
+    }
+    let lock = to.lock(Path::new(LOCK));
+    match lock.context(|| "cannot lock the copy".into())? {
+        Some(_lock) => clear_incoming(to),
+        None => Ok(()),
+    }
+}
+
+fn left_by_backups(to: &Arc<dyn StoreDir>) -> Result<Vec<PathBuf>> {
+    let directory = Path::new(INCOMING);
+    let found = match to.list(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        found => found.context(|| format!("cannot list {INCOMING} of the copy"))?,
+    };
+    let files = found
+        .into_iter()
+        .filter(|file| !file.is_dir && Holds::of(&file.name) == Holds::Other);
+    Ok(files.map(|file| directory.join(file.name)).collect())
 }
 
 /// The files of the dataset that is copied, opened once.

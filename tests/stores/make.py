@@ -340,7 +340,7 @@ def unclean():
     it.kill()
     journal = it.read(JOURNAL)
     it.write(journal + journal[16:40], JOURNAL)
-    cut = f"behind its last good record, at byte {len(journal)}"
+    cut = f"after its last good record, at byte {len(journal)}"
     it.done(it.state(says=[DIED, cut]), it.state(says=[ANEW, cut]))
 
     it = killed("count-too-low")
@@ -357,7 +357,7 @@ def unclean():
     it.kill()
     at = [record[0] for record in it.records() if record[1] == 3][-1]
     it.write(it.read(JOURNAL)[:at], JOURNAL)
-    it.done(it.state(4, says=["2 rows behind row 10 have no record"], lost=True))
+    it.done(it.state(4, says=["2 rows after row 10 have no record"], lost=True))
 
     it = killed("rows-behind-the-last")
     it.kill()

@@ -269,11 +269,15 @@ fn a_panic_while_a_chunk_is_written_leaves_what_had_come_of_it() {
                 let opened = staged.to_str().unwrap().replace('+', "-");
                 let told = format!("hit-write-{opened}");
                 served.tell(&told);
-                is_eio(served.answer(move || {
-                    let written = file.write_all_at(&[1], 3328);
-                    written.and(close(file))
-                }));
+                let (written, file) = served.answer(move || (file.write_all_at(&[1], 3328), file));
+                // The write may be answered before it is stored.
+                let panicked = format!("write panicked: told to panic: {told}");
+                assert!(eventually(Duration::from_secs(10), || served
+                    .log()
+                    .contains(&panicked)));
+                // Before the end of the chunk, which writes to the file what numpy needs to load it.
                 served.untell(&told);
+                is_eio(written.and(close(file)));
             }
             for (directory, name) in [("rejected", names[0]), ("rescued", names[1])] {
                 let directory = served.store().join("hit/.npyfs").join(directory);

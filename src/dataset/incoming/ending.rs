@@ -255,6 +255,11 @@ impl Incoming {
 
     /// Ends the chunk with `error`. What `write` had accepted of its rows is kept.
     pub(super) fn refuse(&self, state: &mut State, error: Error) -> Error {
+        let error = match error.errno() {
+            // If the dataset was given up, and no answer has told of that yet, that is the reason.
+            Errno::EIO | Errno::ESTALE => self.dataset.pay().err().unwrap_or(error),
+            _ => error,
+        };
         self.shared.refuse();
         state.phase = Phase::Refused(error.clone());
         let body = std::mem::replace(&mut state.body, Body::Head);

@@ -3,7 +3,6 @@
 //! A pipe cannot send them again. The newest are kept, up to a limit in bytes; the file names begin
 //! with the time, so they sort by age.
 
-use crate::disk::paths::REJECTED;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -13,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use super::rescued::make_loadable;
 use crate::disk::Face;
 use crate::disk::kept_name::move_into;
+use crate::disk::paths::REJECTED;
 use crate::disk::temp::{Holds, TempFile};
 use crate::disk::{StoreDir, StoreFile, set_attributes};
 use crate::error::{Context, Result};
@@ -67,7 +67,7 @@ impl Rejected {
         let kept =
             TempFile::create(&self.folder, Holds::Chunk(name), Some(face)).and_then(|file| {
                 fill(file.blob())?;
-                file.keep_in(REJECTED, name)
+                file.keep_in(REJECTED, refused(name))
             });
         let path = kept.context(|| format!("cannot write to {REJECTED}"))?;
         Ok(Some(path.display().to_string()))
@@ -86,7 +86,7 @@ impl Rejected {
         }
         make_loadable(file.blob())?;
         let path = set_attributes(file.blob(), face)
-            .and_then(|()| file.keep_in(REJECTED, name))
+            .and_then(|()| file.keep_in(REJECTED, refused(name)))
             .context(|| format!("cannot write to {REJECTED}"))?;
         Ok(Some(path.display().to_string()))
     }
@@ -99,7 +99,7 @@ impl Rejected {
         let failed = || format!("cannot move {} to {REJECTED}", left.display());
         let blob = self.folder.open_closed(left).context(failed)?;
         make_loadable(&*blob)?;
-        let path = move_into(&*self.folder, REJECTED, name, left).context(failed)?;
+        let path = move_into(&*self.folder, REJECTED, refused(name), left).context(failed)?;
         Ok(Some(path.display().to_string()))
     }
 
@@ -116,8 +116,7 @@ impl Rejected {
             .folder
             .list(directory)
             .context(|| "cannot list .npyfs/rejected".into())?;
-        // An earlier version put rows that recovery had set aside among them.
-        kept.retain(|file| !file.name.as_bytes().ends_with(b"-rows-without-record.npy"));
+        kept.retain(|file| !is_set_aside(&file.name));
         kept.sort_by(|a, b| a.name.cmp(&b.name));
         let mut total: u64 = kept.iter().map(|file| file.len).sum();
         let mut count = kept.len();
@@ -133,5 +132,22 @@ impl Rejected {
             crate::lock(&self.evicted).push(file.name.display().to_string());
         }
         Ok(true)
+    }
+}
+
+/// Under which an earlier version kept rows that recovery had set aside.
+const SET_ASIDE: &str = "rows-without-record.npy";
+
+/// Whether a file has such rows, which no limit removes: after the time and a number its name is that.
+fn is_set_aside(file: &OsStr) -> bool {
+    let name = file.as_bytes().splitn(3, |byte| *byte == b'-').nth(2);
+    name == Some(SET_ASIDE.as_bytes())
+}
+
+/// The name that a refused chunk's bytes are kept under: a producer cannot have them pass for such rows.
+fn refused(name: &OsStr) -> &OsStr {
+    match name == SET_ASIDE {
+        true => OsStr::new("refused-rows-without-record.npy"),
+        false => name,
     }
 }

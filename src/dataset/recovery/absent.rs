@@ -56,24 +56,14 @@ pub(super) fn survey_of_nothing(
     };
     Ok(Survey {
         kept: Some(replay.kept(since, &look.boot)),
-        closed: false,
         copied: since == Since::Copied,
-        compared: 0..0,
-        damage: None,
-        catalog: replay.catalog,
-        array: None,
-        durable: 0,
-        doubtful_from: None,
-        array_recorded: false,
-        journal_len: replay.end,
-        raised: replay.raised,
-        clean: false,
+        notes,
         plan: Plan {
             cut: true,
             set_array_aside: remains,
             ..Plan::default()
         },
-        notes,
+        ..of_no_array(replay)
     })
 }
 
@@ -85,25 +75,34 @@ pub(super) fn without_data(replay: Replay, has_journal: bool) -> Result<Survey> 
             "data.npy is gone, and the journal knows {rows} rows of it: put it back, or remove .npyfs to begin anew"
         ));
     }
-    let clean = replay.closed || !has_journal;
     Ok(Survey {
-        kept: None,
+        clean: replay.closed || !has_journal,
         closed: replay.closed,
-        copied: false,
-        compared: 0..0,
-        damage: None,
-        catalog: replay.catalog,
-        array: None,
-        durable: 0,
-        doubtful_from: None,
-        array_recorded: false,
-        journal_len: replay.end,
-        raised: replay.raised,
-        clean,
         plan: Plan {
             cut: replay.damaged,
             ..Plan::default()
         },
-        notes: Vec::new(),
+        ..of_no_array(replay)
     })
+}
+
+/// What the journal tells, with no array and nothing to be done.
+fn of_no_array(replay: Replay) -> Survey {
+    Survey {
+        catalog: replay.catalog,
+        array: None,
+        durable: 0,
+        array_recorded: false,
+        journal_len: replay.end,
+        raised: replay.raised,
+        doubtful_from: None,
+        closed: false,
+        copied: false,
+        compared: 0..0,
+        damage: None,
+        clean: false,
+        plan: Plan::default(),
+        kept: None,
+        notes: Vec::new(),
+    }
 }

@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Mount, User, array_of, counted, put, rows_of, with_dict};
+use common::{Mount, User, array_of, counted, kept, put, rows_of, with_dict};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use npyfs::{Dataset, DatasetOptions};
@@ -37,18 +37,6 @@ fn killed(mut mount: Mount) -> (Mount, PathBuf) {
 
 fn log(mount: &Mount) -> String {
     fs::read_to_string(mount.store("run/.npyfs/log")).unwrap_or_default()
-}
-
-/// The files of a directory in the dataset's `.npyfs`, in the order of their names.
-fn files(dataset: &Path, directory: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dataset.join(".npyfs").join(directory));
-    let mut found: Vec<_> = entries
-        .into_iter()
-        .flatten()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    found.sort();
-    found
 }
 
 /// The bytes of the chunk's name in that of the file which keeps it.
@@ -111,11 +99,11 @@ fn a_killed_daemon_leaves_what_was_fsynced_and_what_was_only_written() {
     assert!(said.contains(&told("fsynced.npy", 100)), "{said}");
     assert!(said.contains(&told("written.npy", 50)), "{said}");
     assert_eq!(said.lines().count(), 2, "{said}");
-    let [rescued] = &files(&dataset, "rescued")[..] else {
+    let [rescued] = &kept(&dataset, "rescued")[..] else {
         panic!("{}", log(&mount));
     };
     has_rows(rescued, 100);
-    let [rejected] = &files(&dataset, "rejected")[..] else {
+    let [rejected] = &kept(&dataset, "rejected")[..] else {
         panic!("{}", log(&mount));
     };
     has_rows(rejected, 50);
@@ -128,7 +116,7 @@ fn a_killed_daemon_leaves_what_was_fsynced_and_what_was_only_written() {
         assert!(log.contains(&line), "no '{line}' in\n{log}");
     }
     assert!(!log.contains("empty.npy"), "{log}");
-    assert_eq!(files(&mount.store("run"), "incoming"), [] as [PathBuf; 0]);
+    assert_eq!(kept(&mount.store("run"), "incoming"), [] as [PathBuf; 0]);
     let to = mount.scratch("salvaged");
     salvage(&dataset, &["--to", to.to_str().unwrap(), "--remove"]);
     assert_eq!(fs::read_dir(to).unwrap().count(), 2);
@@ -157,8 +145,8 @@ fn a_daemon_that_waits_beside_the_one_that_dies_finds_what_that_had_received() {
     drop((fsynced, written));
     put(&beside.join("more.npy"), &counted(1, 1)).unwrap();
     assert_eq!(rows_of(&beside), [0, 1]);
-    has_rows(&files(&beside, "rescued")[0], 100);
-    has_rows(&files(&beside, "rejected")[0], 50);
+    has_rows(&kept(&beside, "rescued")[0], 100);
+    has_rows(&kept(&beside, "rejected")[0], 50);
 }
 
 #[test]
@@ -173,7 +161,7 @@ fn a_chunk_that_was_moved_out_of_the_tail_is_kept() {
     file.write_all(&bytes[bytes.len() / 2..]).unwrap();
     let (mount, dataset) = killed(mount);
     drop(file);
-    let [only] = &files(&dataset, "rejected")[..] else {
+    let [only] = &kept(&dataset, "rejected")[..] else {
         panic!("{}", log(&mount));
     };
     has_rows(only, 20_000);
@@ -197,11 +185,11 @@ fn rows_in_another_order_do_not_pass_for_a_chunk() {
     for piece in bytes[half..].chunks(1 << 20) {
         file.write_all(piece).unwrap();
     }
-    let in_a_file = files(&mount.store("run"), "incoming");
+    let in_a_file = kept(&mount.store("run"), "incoming");
     assert_eq!(in_a_file.len(), 1, "it was not displaced");
     let (mount, dataset) = killed(mount);
     drop(file);
-    assert!(files(&dataset, "rejected").is_empty());
+    assert!(kept(&dataset, "rejected").is_empty());
     let line = "fortran.npy was being written when the daemon died: what came of it is not kept";
     assert!(log(&mount).contains(line), "{}", log(&mount));
 }
@@ -228,7 +216,7 @@ fn names_of_any_bytes_are_kept_with_the_end_of_long_ones() {
     let (mount, dataset) = killed(mount);
     drop(open);
     let found = |directory| -> Vec<Vec<u8>> {
-        let files = files(&dataset, directory);
+        let files = kept(&dataset, directory);
         files.iter().for_each(|path| has_rows(path, 50));
         files.iter().map(|path| chunk_of(path).to_vec()).collect()
     };
@@ -258,7 +246,7 @@ fn it_belongs_to_its_producer_also_where_its_mode_changed_in_flight() {
     streamed.write_all(&bytes[bytes.len() / 2..]).unwrap();
     let (mount, dataset) = killed(mount);
     drop((staged, streamed));
-    let kept = files(&dataset, "rejected");
+    let kept = kept(&dataset, "rejected");
     assert_eq!(kept.len(), 2, "{}", log(&mount));
     for path in kept {
         let stat = path.metadata().unwrap();
@@ -309,7 +297,7 @@ sys.stdin.read()";
     common::run(user.command("ls").arg(&dataset));
     let store = mount.store("run");
     for directory in ["rescued", "rejected"] {
-        let [only] = &files(&store, directory)[..] else {
+        let [only] = &kept(&store, directory)[..] else {
             panic!("{directory}: {}", log(&mount));
         };
         has_rows(only, 50);
@@ -327,7 +315,7 @@ fn the_limit_takes_the_oldest_and_the_log_tells_of_each() {
         .into();
     let (mount, dataset) = killed(mount);
     drop(open);
-    let kept = files(&dataset, "rejected");
+    let kept = kept(&dataset, "rejected");
     let names: Vec<&[u8]> = kept.iter().map(|path| chunk_of(path)).collect();
     assert_eq!(names, [b"b.npy", b"c.npy"], "{}", log(&mount));
     let log = log(&mount);
@@ -371,7 +359,7 @@ fn the_names_of_earlier_versions_are_understood() {
     let dataset = Dataset::open(store.path(), options()).unwrap();
     dataset.acquire().unwrap();
     for (directory, name) in [("rescued", "old+er.npy"), ("rejected", "new+er.npy")] {
-        let [only] = &files(store.path(), directory)[..] else {
+        let [only] = &kept(store.path(), directory)[..] else {
             panic!("{directory}");
         };
         assert_eq!(chunk_of(only), name.as_bytes());
@@ -382,7 +370,7 @@ fn the_names_of_earlier_versions_are_understood() {
         log.contains("dropped 1 files of .npyfs/incoming with 6528 bytes"),
         "{log}"
     );
-    assert!(files(store.path(), "incoming").is_empty());
+    assert!(kept(store.path(), "incoming").is_empty());
 }
 
 #[test]
@@ -396,8 +384,8 @@ fn what_was_committed_after_all_is_not_kept_a_second_time() {
     ]);
     let dataset = Dataset::open(store.path(), options()).unwrap();
     dataset.acquire().unwrap();
-    assert!(files(store.path(), "rescued").is_empty());
-    let [only] = &files(store.path(), "rejected")[..] else {
+    assert!(kept(store.path(), "rescued").is_empty());
+    let [only] = &kept(store.path(), "rejected")[..] else {
         panic!("not the one that differs");
     };
     assert!(fs::read(only).unwrap() == other);
@@ -419,7 +407,7 @@ fn a_dead_daemon_that_had_this_ones_process_number_has_left_it_none_the_less() {
         .begin("x.npy".as_ref(), face, npyfs::dataset::Start::New)
         .unwrap();
     chunk.write(&part(300, 50)[200..], 200, || ()).unwrap();
-    let [own] = &files(in_use.path(), "incoming")[..] else {
+    let [own] = &kept(in_use.path(), "incoming")[..] else {
         panic!("it is not in a file");
     };
     let numbers = own.file_name().unwrap().to_str().unwrap();
@@ -431,8 +419,8 @@ fn a_dead_daemon_that_had_this_ones_process_number_has_left_it_none_the_less() {
     ]);
     let dataset = Dataset::open(store.path(), options()).unwrap();
     dataset.acquire().unwrap();
-    has_rows(&files(store.path(), "rescued")[0], 50);
-    has_rows(&files(store.path(), "rejected")[0], 50);
+    has_rows(&kept(store.path(), "rescued")[0], 50);
+    has_rows(&kept(store.path(), "rejected")[0], 50);
     assert!(own.exists());
     chunk.release();
 }

@@ -47,18 +47,23 @@ impl Written {
         chunks_in(&self.dataset.join("data.npy"))
     }
 
+    fn backup(&self) -> PathBuf {
+        let backup = self.mount.scratch("backup");
+        run(Command::new(npyfs())
+            .arg("backup")
+            .args([self.mount.store(""), backup.clone()]));
+        backup
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(self.stored.join(".npyfs/log")).unwrap_or_default()
     }
 
     /// The arrays that were kept beside the dataset.
     fn kept(&self) -> Vec<Vec<Chunk>> {
-        let list = |directory: &str| fs::read_dir(self.stored.join(".npyfs").join(directory));
         ["rescued", "rejected"]
             .into_iter()
-            .filter_map(|directory| list(directory).ok())
-            .flatten()
-            .map(|entry| entry.unwrap().path())
+            .flat_map(|directory| common::kept(&self.stored, directory))
             .filter(|path| path.extension().is_some_and(|it| it == "npy"))
             .map(|path| chunks_in(&path))
             .collect()
@@ -118,10 +123,7 @@ fn data_npy_that_was_removed_is_told_by_the_next_close_and_its_rows_are_kept() {
 fn an_older_data_npy_that_is_renamed_into_its_place_is_told_and_the_newer_rows_are_kept() {
     require!(fuse, rsync);
     let written = Written::new();
-    let backup = written.mount.scratch("backup");
-    run(Command::new(npyfs())
-        .arg("backup")
-        .args([written.mount.store(""), backup.clone()]));
+    let backup = written.backup();
     (3..5).for_each(|number| written.put(number).unwrap());
     // As those do who restore with the mount in place.
     run(Command::new("rsync")
@@ -396,10 +398,7 @@ fn a_chunk_in_flight_is_told_or_goes_into_what_is_there_now() {
 fn all_rows_that_an_older_array_does_not_have_are_kept_and_not_only_this_daemons() {
     require!(fuse);
     let mut written = Written::new();
-    let backup = written.mount.scratch("backup");
-    run(Command::new(npyfs())
-        .arg("backup")
-        .args([written.mount.store(""), backup.clone()]));
+    let backup = written.backup();
     (3..5).for_each(|number| written.put(number).unwrap());
     written.mount = written.mount.remount();
     (5..7).for_each(|number| written.put(number).unwrap());
@@ -453,15 +452,9 @@ fn names_that_went_with_the_journal_are_told_and_kept() {
         assert_eq!(errno(synced), Errno::ESTALE, "change {n}");
         let log = written.log();
         assert!(log.contains("3 names, "), "change {n}: {log}");
-        let mut kept = fs::read_dir(written.stored.join(".npyfs/rescued")).unwrap();
-        let list = kept
-            .find_map(|entry| {
-                let path = entry.unwrap().path();
-                path.to_string_lossy()
-                    .ends_with("lost-names.csv")
-                    .then_some(path)
-            })
-            .unwrap();
+        let kept = common::kept(&written.stored, "rescued");
+        let is_list = |path: &&PathBuf| path.to_string_lossy().ends_with("lost-names.csv");
+        let list = kept.iter().find(is_list).unwrap();
         assert_eq!(fs::read_to_string(list).unwrap(), before, "change {n}");
         written.ends_with_a_loss();
     }

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{
-    Mount, User, array_of, close, counted, errno, eventually, kill, parked, put, rows_of, with_dict,
+    Mount, User, array_of, close, counted, errno, eventually, kept, kill, parked, put, rows_of,
+    with_dict,
 };
 use nix::errno::Errno;
 use npyfs::{Dataset, DatasetOptions};
@@ -25,18 +26,6 @@ fn with_dataset(words: &str) -> (Mount, PathBuf) {
 
 fn log(mount: &Mount) -> String {
     fs::read_to_string(mount.store("run/.npyfs/log")).unwrap_or_default()
-}
-
-/// The files of a directory in `.npyfs`, in the order of their names.
-fn kept(dataset: &Path, directory: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dataset.join(".npyfs").join(directory));
-    let mut found: Vec<_> = entries
-        .into_iter()
-        .flatten()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    found.sort();
-    found
 }
 
 fn fsync(file: &File) {
@@ -382,4 +371,13 @@ fn rows_that_an_earlier_version_set_aside_are_not_removed_by_a_refusal() {
         put(&path, &counted(0, 40)[..700]).unwrap_err();
     }
     assert!(fs::read(&rows).unwrap() == counted(0, 20));
+    // A chunk of that name has no such right.
+    for _ in 0..4 {
+        put(
+            &dataset.join("rows-without-record.npy"),
+            &counted(0, 40)[..700],
+        )
+        .unwrap_err();
+    }
+    assert_eq!(kept(&dataset, "rejected").len(), 2);
 }

@@ -488,6 +488,18 @@ fn private_directory(above: &Path, owner: Option<User>) -> PathBuf {
     private
 }
 
+/// The files of a directory in a dataset's `.npyfs`, in the order of their names.
+pub fn kept(dataset: &Path, directory: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dataset.join(".npyfs").join(directory));
+    let mut found: Vec<_> = entries
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    found.sort();
+    found
+}
+
 /// The words of a command that must fail: its exit code and what it wrote to stderr.
 pub fn refusal(output: &Output) -> (i32, String) {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

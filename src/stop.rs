@@ -1,7 +1,7 @@
 //! Giving up what takes long: reading a whole journal or a whole array.
 //!
-//! The files of a dataset may have any length that its owner has given them, holes included. Who has
-//! to end must not wait until they are read.
+//! The files of a dataset may have any length that its owner has given them, holes included. A daemon
+//! that ends must not wait until they are read.
 
 use std::io;
 use std::iter::successors;

@@ -56,7 +56,7 @@ impl Dataset {
     }
 
     /// As [`Dataset::acquire`], but for a copy whose rows are not verified, which is answered. `verifier` stops
-    /// who has verified it, whom nothing keeps from owning it then.
+    /// the thread that has verified it, which nothing keeps from owning it then.
     pub(super) fn acquire_if_verified(
         &self,
         verifier: Option<&Stop>,
@@ -79,7 +79,7 @@ impl Dataset {
             return Ok(None);
         }
         if let Some(stop) = verifier {
-            // Who closes the dataset sets it before it takes the writer.
+            // A close of the dataset sets it before it takes the writer.
             stop.check()?;
         }
         if let Some(damage) = self.damage() {

@@ -1,6 +1,6 @@
 //! A copy that is open while its rows are verified.
 //!
-//! Readers see the chunks that were verified so far; who would write is told to wait. The copy is read
+//! Readers see the chunks that were verified so far; a producer that would write is told to wait. The copy is read
 //! without its lock, on a thread that has the dataset only for moments: it ends when that is closed or
 //! dropped. What it has found is kept, and believed as long as the files are what they were then.
 
@@ -19,14 +19,14 @@ use crate::stop::Stop;
 /// After how long there is something to tell the log, first and then.
 const FIRST_WORD: Duration = Duration::from_secs(2);
 const INTERVAL: Duration = Duration::from_secs(10);
-/// How long a failure is the answer to who would write, before the copy is read once more.
+/// How long a failure is the answer to a write, before the copy is read once more.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// One pass through the rows of a copy.
 #[derive(Debug)]
 pub(crate) struct Verifying {
     pub(super) files: Files,
-    /// What was set of the array, by the whole journal: nobody may read rows whom it denies them.
+    /// What was set of the array, by the whole journal: a user whom it denies the rows cannot read them.
     pub(super) of_array: Option<Attributes>,
     stop: Stop,
     state: Mutex<State>,
@@ -110,7 +110,7 @@ impl Verifying {
         (state.step.done, state.step.total, error)
     }
 
-    /// What who would write is told meanwhile, and for a while after a failure.
+    /// What a producer is told meanwhile, and for a while after a failure.
     fn refusal(&self) -> Option<Error> {
         let state = crate::lock(&self.state);
         match &state.ended {
@@ -142,7 +142,7 @@ impl Verifying {
                 dataset.note(&format!("the copy is being verified: {}", progress(step)));
             }
         })?;
-        // What is known of a million chunks is read anew by who takes the dataset over.
+        // What is known of a million chunks is read anew when the dataset is taken over.
         drop(copy);
         let gone = || err!(ECANCELED, "the dataset was closed while it was verified");
         let dataset = dataset.upgrade().ok_or_else(gone)?;
@@ -208,7 +208,7 @@ impl Dataset {
         }
     }
 
-    /// Has a copy verified, and what is to be repaired of it, by who takes it over. Returns when that is
+    /// Verifies a copy, which is then taken over and repaired. Returns when that is
     /// done, or goes on for longer than this dataset's users wait for it.
     ///
     /// # Errors

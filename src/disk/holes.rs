@@ -86,7 +86,7 @@ pub(crate) fn read_parts(
     })
 }
 
-/// Has `len` bytes from `offset` on be zeros. Those that are a hole stay one.
+/// Makes `len` bytes from `offset` on zeros. Those that are a hole stay one.
 ///
 /// # Errors
 /// The operating system's.

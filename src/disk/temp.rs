@@ -87,7 +87,7 @@ fn leading_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     Some((std::str::from_utf8(number).ok()?.parse().ok()?, rest))
 }
 
-/// Has files in the order in which their processes made them.
+/// Sorts files in the order in which their processes made them.
 pub(crate) fn age(file: &OsStr) -> (u32, u64) {
     numbers(file).map_or((0, 0), |(process, number, _)| (process, number))
 }

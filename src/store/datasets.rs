@@ -34,7 +34,7 @@ fn is_shortage(error: &Error) -> bool {
 }
 
 impl Store {
-    /// The dataset of a directory. Opening it may take long, and is waited for by those who want
+    /// The dataset of a directory. Opening it may take long, and is waited for by those that want
     /// this dataset only.
     ///
     /// # Errors

@@ -184,7 +184,7 @@ impl Dataset {
     }
 
     /// Writes the names that are not known any more, with their rows, to a file that stays, and says
-    /// where. Who sends one of them again has its rows appended again.
+    /// where. A chunk that is sent again under one of them is appended again.
     fn rescue_names(&self, before: &Catalog) -> Option<String> {
         let now = self.catalog();
         let is_lost = |index: &u32| match before.get(*index) {

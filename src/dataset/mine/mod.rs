@@ -2,9 +2,10 @@
 //!
 //! A program beside npyfs may put a backup back by renames, remove `data.npy` or `.npyfs`, or cut a
 //! file. Commits would go on into files that no name leads to, or leave holes that pass for rows. So a
-//! commit looks at both files by their descriptors: whether they still have a name, and whether they
-//! are as long as they were left. Each sync, each closing, and once a second a look at the names
-//! follows. If something differs, the dataset is given up (`loss`).
+//! commit looks at both files by their descriptors: whether they still have a name, whether they are as
+//! long as they were left, and whether `data.npy` has the header that was written last. Each sync, each
+//! closing, once a second while it is written and every few seconds else a look at the names follows, and
+//! at where the directory lies. If something differs, the dataset is given up (`loss`).
 
 pub(crate) mod epoch;
 mod loss;

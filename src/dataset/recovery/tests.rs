@@ -313,7 +313,7 @@ fn what_was_set_of_the_array_itself_is_known_again() {
     assert_eq!(dataset.array_attributes().unwrap(), None);
 }
 
-/// Nobody may read rows of it, while it is verified, whom a later record denies them.
+/// A user whom a later record denies them cannot read rows of it while it is verified.
 #[test]
 fn what_was_set_last_of_the_array_itself_holds_of_a_copy_before_any_row_is_verified() {
     let (left, copy) = (Left::new(), tempfile::tempdir().unwrap());

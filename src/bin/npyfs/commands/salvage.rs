@@ -101,7 +101,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
-/// Has what a daemon that died was receiving kept as the next daemon would, but for its limit.
+/// Keeps what a daemon that died was receiving, as the next daemon would, but for its limit.
 fn take_in(folder: &Directory, place: &Place) -> Result<(), Failure> {
     let Ok(left) = folder.list(Path::new(INCOMING)) else {
         return Ok(());

@@ -7,6 +7,7 @@
 //! is filled in boxes that fit the second-level cache.
 
 pub(crate) mod bands;
+pub(crate) mod budget;
 pub(crate) mod transpose;
 
 use std::rc::Rc;

@@ -62,8 +62,9 @@ use std::time::Duration;
 
 pub use crate::array::View;
 pub use crate::chunk::{Kind, Start, judge_file};
+pub use crate::convert::budget::Budget;
 pub use crate::disk::paths::{CONTROL, DATA};
-pub use crate::disk::{Budget, Change, Face};
+pub use crate::disk::{Change, Face};
 pub use crate::journal::Attributes;
 pub use crate::journal::catalog::CatalogEntry;
 pub use crate::stop::Stop;

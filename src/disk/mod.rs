@@ -32,7 +32,6 @@ pub use directory::Directory;
 pub use file::OsFile;
 pub use holder::Holder;
 pub(crate) use holes::{Extent, Part, clear, copy_sparse, extents, read_parts};
-pub use temp::Budget;
 
 /// How [`StoreDir::open`] opens a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

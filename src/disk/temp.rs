@@ -1,29 +1,22 @@
-//! Chunks in flight that do not fit the fast path: files in `.npyfs/incoming/`, and the memory
-//! that the others may take.
+//! Chunks in flight that do not fit the fast path: files in `.npyfs/incoming/`.
 //!
 //! A staged file holds the chunk's bytes at their own offsets, header first; that of a stream that
 //! was displaced may hold the body in [`Bands`](crate::convert::bands::Bands), or a part of it only. Its name
 //! says which of these it is and whose ([`Holds`]), from its creation on: so much is known of it if the
 //! daemon dies. It is removed with its value, unless it was moved to `.npyfs/rejected/` or `rescued/`.
 
-use crate::disk::paths::INCOMING;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::num::NonZero;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use crate::disk::Face;
 use crate::disk::kept_name::{append_name, move_into, with_any_name};
-use crate::disk::paths::CONTROL;
+use crate::disk::paths::{CONTROL, INCOMING};
 use crate::disk::{Open, StoreDir, StoreFile, set_attributes};
-
-/// Bounds of [`Budget::share`].
-const LEAST_SHARE: usize = 1 << 20;
-const MOST_SHARE: usize = 16 << 20;
 
 /// What a file in [`INCOMING`] holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,75 +225,5 @@ impl Drop for TempFile {
         {
             log::warn!("cannot remove {}: {error}", self.path.display());
         }
-    }
-}
-
-/// The memory that all chunks in flight may take together, in bytes.
-#[derive(Debug)]
-pub struct Budget {
-    total: usize,
-    left: AtomicUsize,
-}
-
-impl Budget {
-    /// A budget of `bytes`.
-    pub fn new(bytes: usize) -> Arc<Budget> {
-        Arc::new(Budget {
-            total: bytes,
-            left: AtomicUsize::new(bytes),
-        })
-    }
-
-    /// What one thread may use for a conversion, in bytes: two take half of the budget.
-    pub(crate) fn share(&self) -> usize {
-        (self.total / 4).clamp(LEAST_SHARE, MOST_SHARE)
-    }
-
-    /// Takes a share for each thread that a conversion should have: one at least, even if none is
-    /// left.
-    pub(crate) fn threads(self: &Arc<Self>) -> (usize, Vec<Permit>) {
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let most = cores.min(self.total / 2 / self.share());
-        let permits: Vec<_> = (0..most).map_while(|_| self.take(self.share())).collect();
-        (permits.len().max(1), permits)
-    }
-
-    /// Takes `bytes` out of the budget for as long as the permit lives; `None` if they are not left.
-    pub(crate) fn take(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
-        self.left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                left.checked_sub(bytes)
-            })
-            .ok()?;
-        Some(Permit {
-            budget: self.clone(),
-            bytes,
-        })
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct Permit {
-    budget: Arc<Budget>,
-    bytes: usize,
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.budget.left.fetch_add(self.bytes, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_permit_gives_its_bytes_back() {
-        let budget = Budget::new(100);
-        let first = budget.take(60).unwrap();
-        assert!(budget.take(60).is_none());
-        drop(first);
-        assert!(budget.take(60).is_some());
     }
 }

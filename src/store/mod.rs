@@ -27,9 +27,9 @@ use std::time::SystemTime;
 
 use nix::sys::stat::{FileStat, SFlag};
 
+use crate::convert::budget::Budget;
 use crate::disk::clock;
 use crate::disk::paths::DATA;
-use crate::disk::temp::Budget;
 use crate::disk::{Directory, StoreDir};
 use crate::error::{Context, Error, Result};
 use crate::stop::Stop;

@@ -3,12 +3,14 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
 use std::time::Duration;
 
 use common::{Chunk, Mount, Strace, Style, chunks_in, eventually, put_chunk, sync_path};
+use nix::errno::Errno;
 
 /// strace at the daemon's syncs; each takes `delay` longer.
 struct Watch {
@@ -199,4 +201,48 @@ fn nobody_else_waits_while_the_disk_does() {
     });
     assert!(answered.load(Ordering::Relaxed));
     watch.end();
+}
+
+/// What is in the file by then is not judged anew at each write, but the write that shows it is refused.
+#[test]
+fn a_header_that_an_fsync_has_cut_is_refused_by_the_write_that_completes_it() {
+    require!(fuse);
+    let mut mount = Mount::new();
+    mount.tolerate_warnings();
+    let dataset = mount.path("run");
+    fs::create_dir(&dataset).unwrap();
+    put_chunk(&dataset, Chunk::new(0, 0)).unwrap();
+    let good = Chunk::new(0, 1).bytes();
+    let other = common::npy("<f4", "(4, 3)", &[0; 48]);
+    let none = [&b"\x93NUMPY"[..], &[0xff; 194]].concat();
+    for (n, (bytes, refused)) in [(&good, false), (&other, true), (&none, true)]
+        .into_iter()
+        .enumerate()
+    {
+        for cut in [1, 6, 9, 60, 127] {
+            let name = match refused {
+                false => format!("{cut}-{}", Chunk::new(0, 1).name()),
+                true => format!("{n}-{cut}.npy"),
+            };
+            let mut file = fs::File::create(dataset.join(name)).unwrap();
+            let rest = [0..cut / 2, cut / 2..cut, cut..bytes.len()]
+                .into_iter()
+                .try_for_each(|piece| {
+                    file.write_all(&bytes[piece])?;
+                    file.sync_all().unwrap();
+                    Ok::<_, std::io::Error>(())
+                });
+            let closed = common::close(file);
+            let context = format!("{n}, cut at {cut}: {rest:?}, {closed:?}");
+            if refused {
+                assert_eq!(common::errno(rest), Errno::EINVAL, "{context}");
+                assert_eq!(common::errno(closed), Errno::EINVAL, "{context}");
+            } else {
+                assert!(rest.is_ok() && closed.is_ok(), "{context}");
+            }
+        }
+    }
+    let rows = |number: u64| Chunk::new(0, number).rows();
+    let found = common::array_of(&dataset.join("data.npy")).0.rows();
+    assert_eq!(found, rows(0) + 5 * rows(1));
 }

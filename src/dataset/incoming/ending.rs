@@ -181,6 +181,9 @@ impl Incoming {
         if state.len == 0 {
             return Ok(());
         }
+        if state.plain && matches!(state.body, Body::Head) {
+            state.part_of_header = Some(state.head.clone());
+        }
         // Wherever they lie: in memory and after the array's rows they would end with the daemon.
         self.stage(&mut state)?;
         if let Body::File(file) = &mut state.body {
@@ -243,7 +246,7 @@ impl Incoming {
             (Body::File(file), _) => {
                 let (header, bytes) = read_header(file.blob(), state.len)?;
                 check_len(&header, state.len)?;
-                Ok(FinalHeader::TempFile(header, bytes))
+                Ok(FinalHeader::Staged(header, bytes))
             }
             (_, Some(header)) => {
                 check_len(header, state.len)?;
@@ -446,7 +449,7 @@ enum FinalHeader {
     /// The one that the state holds.
     Fast,
     /// The one that its staged file begins with.
-    TempFile(Header, Vec<u8>),
+    Staged(Header, Vec<u8>),
 }
 
 impl FinalHeader {
@@ -454,7 +457,7 @@ impl FinalHeader {
     fn rows(&self, state: &State) -> u64 {
         match self {
             FinalHeader::Fast => state.header.as_ref().map_or(0, Header::rows),
-            FinalHeader::TempFile(header, _) => header.rows(),
+            FinalHeader::Staged(header, _) => header.rows(),
         }
     }
 
@@ -465,7 +468,7 @@ impl FinalHeader {
 
     /// Whether some bytes of it were never written.
     fn has_holes(&self, state: &State) -> bool {
-        matches!(self, FinalHeader::TempFile(..)) && !state.written.is_whole(state.len)
+        matches!(self, FinalHeader::Staged(..)) && !state.written.is_whole(state.len)
     }
 
     /// Whether every byte of it was written, and its count is not one that may be filled in later.
@@ -473,14 +476,14 @@ impl FinalHeader {
         self.rows(state) > 0
             && match self {
                 FinalHeader::Fast => true,
-                FinalHeader::TempFile(..) => state.written.is_whole(state.len),
+                FinalHeader::Staged(..) => state.written.is_whole(state.len),
             }
     }
 
     fn bytes<'a>(&'a self, state: &'a State) -> &'a [u8] {
         match self {
             FinalHeader::Fast => &state.head,
-            FinalHeader::TempFile(_, bytes) => bytes,
+            FinalHeader::Staged(_, bytes) => bytes,
         }
     }
 
@@ -490,7 +493,7 @@ impl FinalHeader {
                 .header
                 .as_ref()
                 .ok_or_else(|| err!(EIO, "the chunk's header was lost")),
-            FinalHeader::TempFile(header, _) => Ok(header),
+            FinalHeader::Staged(header, _) => Ok(header),
         }
     }
 }

@@ -79,6 +79,9 @@ struct State {
     synced: bool,
     /// An fsync of it was answered with 0, before its last bytes: no limit removes what came by then.
     confirmed: bool,
+    /// The part of a header that an fsync has moved to the file, as long as the bytes come front to back:
+    /// the write that completes it is still the one to refuse.
+    part_of_header: Option<Vec<u8>>,
 }
 
 /// A panic while the state was locked.
@@ -136,6 +139,7 @@ impl Incoming {
                 abandoned: false,
                 synced: false,
                 confirmed: false,
+                part_of_header: None,
             }),
         })
     }
@@ -296,6 +300,7 @@ impl Incoming {
             ack();
             return Ok(());
         }
+        self.judge_part_of_header(state, data, end)?;
         match &mut state.body {
             Body::Head => return Err(err!(EIO, "the chunk's header was lost")),
             Body::Memory { bytes, .. } => {
@@ -320,6 +325,31 @@ impl Incoming {
         }
         state.len = state.len.max(end);
         Ok(())
+    }
+
+    /// Judges a header whose beginning an fsync has moved to the file, with the `data` that comes after it.
+    fn judge_part_of_header(&self, state: &mut State, data: &[u8], end: u64) -> Result<()> {
+        let Some(mut head) = state.part_of_header.take().filter(|_| state.plain) else {
+            return Ok(());
+        };
+        head.extend_from_slice(data);
+        match Header::parse(&head) {
+            // Judged at close.
+            Err(HeaderError::Blank) => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(Prefix::Incomplete { .. }) => {
+                state.part_of_header = (head.len() <= SMALL_HEAD).then_some(head);
+                Ok(())
+            }
+            Ok(Prefix::Complete(header)) => {
+                self.dataset.check_compatible(&header)?;
+                state.header = Some(header);
+                if self.overshoots(state, end)? {
+                    state.header = None;
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Whether bytes up to `end` are more than the header says. A count of 0 may be provisional: a

@@ -241,7 +241,7 @@ fn a_panic_while_a_chunk_is_in_flight_costs_only_that() {
         false,
         |served, _| {
             let mut all = (0..).map(|number| Chunk::new(1, number));
-            let staged = all.find(|it| it.style() == Style::TempFile).unwrap();
+            let staged = all.find(|it| it.style() == Style::Staged).unwrap();
             is_eio(served.put("hit", staged));
         },
     );

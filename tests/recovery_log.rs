@@ -19,7 +19,7 @@ fn begin(dataset: &Path, chunk: Chunk) -> File {
     let bytes = chunk.bytes();
     let (half, gap) = (bytes.len() / 2, 4096);
     let file = File::create_new(dataset.join(chunk.name())).unwrap();
-    if chunk.style() == Style::TempFile {
+    if chunk.style() == Style::Staged {
         file.write_all_at(&bytes[half + gap..], (half + gap) as u64)
             .unwrap();
     }
@@ -90,7 +90,7 @@ fn open_for_damage(path: &Path) -> File {
 fn after_a_kill_it_names_what_is_kept_and_counts_what_was_in_flight() {
     require!(fuse);
     let streamed = of_style(Style::Streamed, 1)[0];
-    let staged = of_style(Style::TempFile, 1)[0];
+    let staged = of_style(Style::Staged, 1)[0];
     let (store, chunks) = killed(&[streamed, staged]);
     let (said, found) = recovered(store.path());
     assert_eq!(found, chunks);

@@ -38,7 +38,7 @@ fn shows(dataset: &Path, chunks: &[Chunk]) {
 #[test]
 fn rows_written_in_part_are_not_appended() {
     require!(fuse, prlimit);
-    for style in [Style::Small, Style::Streamed, Style::TempFile] {
+    for style in [Style::Small, Style::Streamed, Style::Staged] {
         let store = tempfile::tempdir().unwrap();
         let mut mount = Mount::builder().store(store.path()).start();
         mount.tolerate_warnings();

@@ -31,7 +31,7 @@ pub enum Style {
     /// More than 1 MiB, front to back: it streams.
     Streamed,
     /// The second half first: it is staged.
-    TempFile,
+    Staged,
 }
 
 fn mix(producer: u64, number: u64, index: u64) -> u64 {
@@ -61,7 +61,7 @@ impl Chunk {
     pub fn style(self) -> Style {
         match mix(self.producer, self.number, 7) >> 60 {
             0 => Style::Streamed,
-            1 | 2 => Style::TempFile,
+            1 | 2 => Style::Staged,
             _ => Style::Small,
         }
     }
@@ -71,7 +71,7 @@ impl Chunk {
         match self.style() {
             Style::Small => 1 + any % 128,
             Style::Streamed => 36_000 + any % 20_000,
-            Style::TempFile => 2 + any % 6_000,
+            Style::Staged => 2 + any % 6_000,
         }
     }
 
@@ -115,7 +115,7 @@ pub fn write(directory: &Path, chunk: Chunk) -> io::Result<File> {
                 file.write_all_at(piece, (n as u64) << 18)?;
             }
         }
-        Style::TempFile => {
+        Style::Staged => {
             let half = bytes.len() / 2;
             file.write_all_at(&bytes[half..], half as u64)?;
             file.write_all_at(&bytes[..half], 0)?;

@@ -331,7 +331,7 @@ impl Mount {
             let mut child = start(command.arg("-f").stderr(log)).unwrap();
             self.pid = child.id().cast_signed();
             let mut ended = None;
-            let mounted = eventually(Duration::from_secs(20), || {
+            let mounted = eventually(Duration::from_secs(60), || {
                 ended = child.try_wait().unwrap();
                 ended.is_some() || is_mounted(&self.mountpoint)
             });

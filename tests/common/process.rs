@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit};
-use nix::unistd::pipe2;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, pipe2};
 
 /// The binary under test.
 pub fn npyfs() -> PathBuf {
@@ -54,9 +55,8 @@ pub fn is_alive(pid: i32) -> bool {
 
 /// Sends a signal, by its name without SIG.
 pub fn kill(pid: i32, signal: &str) {
-    run(Command::new("kill")
-        .arg(format!("-{signal}"))
-        .arg(pid.to_string()));
+    let signal = format!("SIG{signal}").parse::<Signal>().unwrap();
+    nix::sys::signal::kill(Pid::from_raw(pid), signal).unwrap();
 }
 
 /// Takes a mount away, whatever state it is in.
@@ -80,7 +80,7 @@ pub fn alone() -> MutexGuard<'static, ()> {
 static DESCRIPTORS: RwLock<()> = RwLock::new(());
 /// How many processes wait to be started: closes that come later wait for those.
 static TO_START: AtomicUsize = AtomicUsize::new(0);
-const LONGEST_WAIT: Duration = Duration::from_secs(3);
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
 /// Keeps this program from starting processes while it is held, as each close does: until it
 /// executes, a new process has duplicates of all our descriptors, and of a chunk that is not complete

@@ -1,14 +1,14 @@
 //! Changing what is known of committed chunks: their names and attributes, never their rows.
 
 use std::ffi::OsStr;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::Ordering;
 
+use super::published::ArrayChange;
 use crate::dataset::Dataset;
 use crate::disk::{Change, clock};
-use crate::error::{Error, Result};
-use crate::journal::{AppendError, Attributes, Record};
+use crate::error::Result;
+use crate::journal::{Attributes, Record};
 
 impl Dataset {
     /// Gives a committed chunk another free name.
@@ -33,7 +33,7 @@ impl Dataset {
                 to.display()
             ));
         }
-        self.amend(&Record::Rename {
+        self.amend(Record::Rename {
             from: from.as_bytes(),
             to: to.as_bytes(),
             at: Some(clock::now()),
@@ -47,8 +47,9 @@ impl Dataset {
     pub fn set_attributes(&self, name: &OsStr, change: &Change) -> Result<()> {
         let _held = self.hold_for(name)?;
         let old = {
-            let catalog = self.catalog();
-            let (_, receipt) = catalog
+            let published = self.published();
+            let (_, receipt) = published
+                .catalog
                 .find(name)
                 .ok_or_else(|| err!(ESTALE, "{} is not a chunk any more", name.display()))?;
             receipt.attributes
@@ -62,7 +63,7 @@ impl Dataset {
         if set == old {
             return Ok(());
         }
-        self.amend(&Record::Attributes {
+        self.amend(Record::Attributes {
             name: name.as_bytes(),
             set,
             at: Some(clock::now()),
@@ -70,34 +71,10 @@ impl Dataset {
     }
 
     /// Writes a record about existing chunks, and takes it in.
-    pub(super) fn amend(&self, record: &Record<'_>) -> Result<()> {
+    pub(super) fn amend(&self, record: Record<'_>) -> Result<()> {
         let mut guard = self.mine()?;
         let writer = self.usable(&mut guard)?;
         self.written.store(true, Ordering::Relaxed);
-        let mut bytes = Vec::new();
-        record.encode(&mut bytes);
-        let before = writer.journal.len();
-        if let Err(error) = writer.journal.append(&bytes) {
-            let (AppendError::Undone(source) | AppendError::Torn(source)) = &error;
-            let reason = Error::io(
-                io::Error::from_raw_os_error(source.raw_os_error().unwrap_or(libc::EIO)),
-                "cannot write the journal",
-            );
-            if matches!(error, AppendError::Torn(_)) {
-                writer.failed = Some(reason.clone());
-            }
-            return Err(reason);
-        }
-        writer.dirty = true;
-        let Err(out) = self.catalog_mut().apply(record) else {
-            return Ok(());
-        };
-        let reason = err!(ESTALE, "the dataset has changed: {}", out.0);
-        writer.journal.cut(before).map_err(|error| {
-            let error = Error::io(error, "cannot take a journal record back");
-            writer.failed = Some(error.clone());
-            error
-        })?;
-        Err(reason)
+        self.change(writer, &[record], ArrayChange::None)
     }
 }

@@ -1,16 +1,10 @@
 //! The commit: a whole chunk becomes rows of the array, or nothing changes.
 //!
-//! Under the dataset's writer, in this order, each a small write that waits for no disk:
-//!
-//! 1. the rows are after the last committed row (copied there now, or streamed there before);
-//! 2. the journal has the chunk's record;
-//! 3. the count in the backing header is published;
-//! 4. the count in memory is, and with it the chunk's name.
-//!
-//! A failure in 1 or 2 leaves nothing that counts. A failure in 3 takes 2 back. If the taking back
-//! fails too, the disk may say other than memory does: the writer is marked failed and refuses
-//! until the dataset is opened again and recovered, while reads go on.
+//! Under the dataset's writer its rows are put after the last committed row: copied there now, or
+//! streamed there before. A failure up to there leaves nothing that counts. Then they are made to
+//! count, and get their name, by a change of what is [published](super::published).
 
+use super::mine::epoch::ChunkId;
 use crate::disk::paths::NEW_DATA;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -18,8 +12,8 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use super::mine::epoch::ChunkId;
 use super::mine::names::Names;
+use super::published::ArrayChange;
 use crate::array::stream::{NewArray, Outcome, Stream};
 use crate::array::tail::Tail;
 use crate::array::view::{HeaderKind, Layout};
@@ -28,12 +22,10 @@ use crate::convert::bands::Bands;
 use crate::convert::{Conversion, Source};
 use crate::dataset::Dataset;
 use crate::disk::clock;
-use crate::disk::paths::DATA;
 use crate::disk::temp::{Holds, TempFile};
 use crate::disk::{StoreFile, read_exact_at, read_pieces};
 use crate::error::{Context, Error, Result};
-use crate::journal::catalog::InvalidRecord;
-use crate::journal::{AppendError, Attributes, ChunkRecord, Journal, Record};
+use crate::journal::{Attributes, ChunkRecord, Journal, Record};
 use crate::npy::{GrowableHeader, Header};
 
 /// Memory for the conversion of a body that lies as it came, in bytes: with less, more is read
@@ -143,7 +135,7 @@ impl Dataset {
         chunk: &ChunkCommit<'_>,
         rows: Rows<'_>,
     ) -> Result<ChunkId> {
-        if !self.options.reuse_names && self.catalog().find(chunk.name).is_some() {
+        if !self.options.reuse_names && self.published().catalog.find(chunk.name).is_some() {
             let name = chunk.name.display();
             return Err(err!(
                 EEXIST,
@@ -175,45 +167,42 @@ impl Dataset {
         }
 
         let now = clock::now();
-        let mut first = None;
-        if let Some(new_array) = &new_array {
-            first = Some(self.opened_now(&writer.journal, Some(&*new_array.layout.data))?);
-            self.write_new(new_array, count)
-                .inspect_err(|_| writer.new_array = None)?;
-        }
-        let before = writer.journal.len();
-        self.record(writer, first, &layout, chunk, first_row, crc, now)?;
-        writer.dirty = true;
-        let published = match &new_array {
-            Some(_) => self.install_new(),
-            None => publish(&layout, first_row, count),
+        let is_new = new_array.is_some();
+        let array = Array {
+            layout: layout.clone(),
+            rows: count,
+            modified: now,
         };
-        if let Err(error) = published {
-            self.take_back(
-                writer,
-                before,
-                &layout,
-                new_array.is_none(),
-                count,
-                first_row,
-            );
-            return Err(error);
-        }
+        let (change, first) = match &new_array {
+            Some(new_array) => {
+                let data = &*new_array.layout.data;
+                let first = self.opened_now(&writer.journal, Some(data))?;
+                self.write_new(new_array, count)
+                    .inspect_err(|_| writer.new_array = None)?;
+                (ArrayChange::New(array), Some(first))
+            }
+            None => (ArrayChange::Grown(array), None),
+        };
+        let header = (!writer.array_recorded).then(|| layout.header_bytes(0));
+        let array_record = header.as_deref().map(|header| Record::Array { header });
+        let chunk_records = self.chunk_records(chunk, first_row, crc, &layout, now);
+        let records: Vec<_> = array_record
+            .into_iter()
+            .chain(first)
+            .chain(chunk_records)
+            .collect();
+        let id = self.published().catalog.next_id();
+        self.change(writer, &records, change)?;
         writer.array_recorded = true;
-        if writer.new_array.take().is_some() {
+        writer.new_array = None;
+        if is_new {
             self.entries_changed();
             writer.names.data_changed(&*self.folder)?;
         }
-        let id = self.reveal(chunk, first_row, crc, now, &layout)?;
-        self.set_array(Array {
-            layout,
-            rows: count,
-            modified: now,
-        });
         Ok(self.chunk_id(id))
     }
 
-    /// Step 1: puts the rows after row `first_row`, and answers their checksum.
+    /// Puts the rows after row `first_row`, and answers their checksum.
     fn place(
         &self,
         writer: &mut Writer,
@@ -319,130 +308,39 @@ impl Dataset {
         }
     }
 
-    /// Step 2. `first` tells where an array that is new lies.
-    #[expect(clippy::too_many_arguments, reason = "what a record is made of")]
-    fn record(
-        &self,
-        writer: &mut Writer,
-        first: Option<Record<'_>>,
-        layout: &Layout,
-        chunk: &ChunkCommit<'_>,
-        first_row: u64,
-        crc: u32,
-        now: i64,
-    ) -> Result<()> {
-        let mut records = Vec::with_capacity(128 + chunk.name.len());
-        if !writer.array_recorded {
-            let header = layout.header_bytes(0);
-            Record::Array { header: &header }.encode(&mut records);
-        }
-        if let Some(first) = first {
-            first.encode(&mut records);
-        }
-        let header = {
-            let catalog = self.catalog();
-            // In the same append as the chunk that has the name from now on.
-            if catalog.find(chunk.name).is_some() {
-                let name = chunk.name.as_bytes();
-                let at = Some(now);
-                Record::Forgotten { name, at }.encode(&mut records);
-            }
-            match catalog.known_header(chunk.head) {
-                Some(number) => number,
-                None => {
-                    Record::Header { bytes: chunk.head }.encode(&mut records);
-                    catalog.next_header()
-                }
-            }
-        };
-        let converted = Conversion::needed(chunk.header, layout.dtype()).is_some();
-        self.chunk_record(chunk, first_row, header, crc, converted, now)
-            .encode(&mut records);
-        match writer.journal.append(&records) {
-            Ok(()) => Ok(()),
-            Err(AppendError::Undone(error)) => Err(Error::io(error, "cannot write the journal")),
-            Err(AppendError::Torn(error)) => {
-                let error = Error::io(
-                    error,
-                    "cannot write the journal, nor cut off what was written of it",
-                );
-                writer.failed = Some(error.clone());
-                Err(error)
-            }
-        }
-    }
-
-    fn chunk_record<'a>(
+    /// What the journal is to say of the chunk.
+    fn chunk_records<'a>(
         &self,
         chunk: &ChunkCommit<'a>,
         first_row: u64,
-        header: u32,
         crc: u32,
-        converted: bool,
-        committed: i64,
-    ) -> Record<'a> {
-        Record::Chunk(ChunkRecord {
-            name: chunk.name.as_bytes(),
+        layout: &Layout,
+        now: i64,
+    ) -> impl Iterator<Item = Record<'a>> + use<'a> {
+        let name = chunk.name.as_bytes();
+        let published = self.published();
+        let catalog = &published.catalog;
+        // In the same append as the chunk that has the name from now on.
+        let forgotten = catalog.find(chunk.name).map(|_| {
+            let at = Some(now);
+            Record::Forgotten { name, at }
+        });
+        let known = catalog.known_header(chunk.head);
+        let header = known.unwrap_or_else(|| catalog.next_header());
+        let new_header = known
+            .is_none()
+            .then_some(Record::Header { bytes: chunk.head });
+        let committed = Record::Chunk(ChunkRecord {
+            name,
             first_row,
             rows: chunk.header.rows(),
             header,
             crc,
-            converted,
+            converted: Conversion::needed(chunk.header, layout.dtype()).is_some(),
             attributes: chunk.attributes,
-            committed,
-        })
-    }
-
-    /// Step 4 for the name; readers see the rows once the array's count is set.
-    fn reveal(
-        &self,
-        chunk: &ChunkCommit<'_>,
-        first_row: u64,
-        crc: u32,
-        now: i64,
-        layout: &Layout,
-    ) -> Result<u32> {
-        let converted = Conversion::needed(chunk.header, layout.dtype()).is_some();
-        let mut catalog = self.catalog_mut();
-        let refused =
-            |out: InvalidRecord| err!(EIO, "the catalog refused a committed chunk: {}", out.0);
-        if catalog.find(chunk.name).is_some() {
-            let name = chunk.name.as_bytes();
-            let at = Some(now);
-            catalog
-                .apply(&Record::Forgotten { name, at })
-                .map_err(refused)?;
-        }
-        let id = catalog.next_id();
-        let (header, _) = catalog.header_number(chunk.head);
-        let record = self.chunk_record(chunk, first_row, header, crc, converted, now);
-        catalog.apply(&record).map_err(refused)?;
-        Ok(id)
-    }
-
-    /// Undoes step 2 after step 3 failed.
-    fn take_back(
-        &self,
-        writer: &mut Writer,
-        journal_len: u64,
-        layout: &Layout,
-        born: bool,
-        from: u64,
-        to: u64,
-    ) {
-        // Both, whatever becomes of the other: recovery believes the journal first.
-        let cut = writer
-            .journal
-            .cut(journal_len)
-            .context(|| "cannot take a journal record back".into());
-        let counted = if born {
-            publish(layout, from, to)
-        } else {
-            Ok(())
-        };
-        if let Err(error) = cut.and(counted) {
-            writer.failed = Some(error);
-        }
+            committed: now,
+        });
+        forgotten.into_iter().chain(new_header).chain([committed])
     }
 
     /// The array to be, in the form that this header asks for. The first commit sets the array's
@@ -490,12 +388,6 @@ impl Dataset {
         }
         Ok(())
     }
-
-    fn install_new(&self) -> Result<()> {
-        self.folder
-            .rename(Path::new(NEW_DATA), Path::new(DATA))
-            .context(|| "cannot create data.npy".into())
-    }
 }
 
 /// Rows that were streamed are still in the file, unless another program has cut it since.
@@ -509,20 +401,6 @@ fn is_whole(layout: &Layout, end: u64) -> Result<()> {
             EIO,
             "data.npy was cut in the store while the chunk was written: it has {len} bytes, and should have {end}"
         ));
-    }
-    Ok(())
-}
-
-/// Step 3: takes the count in the backing header from `old` to `new`.
-fn publish(layout: &Layout, old: u64, new: u64) -> Result<()> {
-    let HeaderKind::Growable(header) = &layout.form else {
-        return Err(err!(EIO, "the header of data.npy has no count field"));
-    };
-    for (offset, word) in header.count_writes(old, new) {
-        layout
-            .data
-            .write_at(&word, offset)
-            .context(|| "cannot write the row count of data.npy".into())?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::published::Published;
 use super::recovery::{Copied, Copies, Found, Verified};
 use super::verifying::Verifying;
 use crate::array::Array;
@@ -146,9 +147,11 @@ impl Dataset {
         follow.journal_len = survey.journal_len;
         follow.live = live;
         follow.frozen = frozen.then(|| self.journal_len_on_disk().unwrap_or(0));
-        *self.catalog_mut() = survey.catalog;
         *crate::write(&self.damage) = survey.damage;
-        *crate::write(&self.array) = survey.array;
+        *self.published_mut() = Published {
+            array: survey.array,
+            catalog: survey.catalog,
+        };
     }
 
     /// Notes which file `data.npy` is. What was committed to another is not in the store any more.
@@ -253,14 +256,14 @@ impl Dataset {
             return self.reload();
         }
         let mut reader = Reader::resume(blob, follow.journal_len);
-        let mut catalog = self.catalog_mut();
+        let mut published = self.published_mut();
         loop {
             let at = reader.offset();
             let Some(record) = reader.next()? else {
                 if at == follow.journal_len && at < len && follow.verifying.is_none() {
                     // Where the last look ended no record begins: a backup goes on in the place of the
                     // record that closed it.
-                    drop(catalog);
+                    drop(published);
                     drop(follow);
                     return self.reload();
                 }
@@ -271,27 +274,26 @@ impl Dataset {
                 follow.journal_len = at;
                 break;
             }
-            if catalog.apply(&record).is_err() {
-                drop(catalog);
+            if published.catalog.apply(&record).is_err() {
+                drop(published);
                 drop(follow);
                 return self.reload();
             }
             follow.journal_len = reader.offset();
         }
-        drop(catalog);
-        let modified = self.catalog().last_commit().unwrap_or(array.modified);
-        let mut published = crate::write(&self.array);
+        let modified = published.catalog.last_commit();
         if published
+            .array
             .as_ref()
             .is_some_and(|now| now.rows > count && Arc::ptr_eq(&now.layout, &array.layout))
         {
             // Another thread has looked later.
             return Ok(());
         }
-        *published = Some(Array {
+        published.array = Some(Array {
             layout: array.layout.clone(),
             rows: count,
-            modified,
+            modified: modified.unwrap_or(array.modified),
         });
         Ok(())
     }

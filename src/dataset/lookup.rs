@@ -5,9 +5,9 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::mine::epoch::ChunkId;
 use crate::array::Array;
 use crate::array::view::{Layout, View};
+use super::mine::epoch::ChunkId;
 use crate::chunk::name;
 use crate::dataset::{Committed, Dataset, Found};
 use crate::error::{Context, Result};
@@ -64,10 +64,11 @@ impl Dataset {
     /// Those of reading what another daemon has written.
     pub fn chunk(&self, name: &OsStr) -> Result<Option<Committed>> {
         self.refresh()?;
-        // The array before the catalog: a chunk in the catalog may be ahead of the rows that a
-        // follower has seen, never fewer than those that an owner has published.
-        let entry = Entry::find(&self.catalog(), name);
-        let Some((entry, array)) = entry.zip(self.array()) else {
+        let found = {
+            let published = self.published();
+            Entry::find(&published.catalog, name).zip(published.array.clone())
+        };
+        let Some((entry, array)) = found else {
             return Ok(None);
         };
         let damage = self.damage();
@@ -111,8 +112,9 @@ impl Dataset {
     /// The name that the chunk of this id has now.
     pub(crate) fn name_of(&self, chunk: ChunkId) -> Result<OsString> {
         self.still_has(chunk)?;
-        let catalog = self.catalog();
-        catalog
+        let published = self.published();
+        published
+            .catalog
             .get(chunk.index)
             .map(|(name, _)| name)
             .ok_or_else(|| err!(ESTALE, "the chunk's name was removed"))
@@ -120,13 +122,14 @@ impl Dataset {
 
     /// The next committed chunk in commit order from id `id` on: its name, and the id after it.
     pub fn next_name(&self, id: u32) -> Option<(OsString, u32)> {
-        let catalog = self.catalog();
+        let published = self.published();
+        let catalog = &published.catalog;
         (id..catalog.next_id()).find_map(|id| catalog.get(id).map(|(name, _)| (name, id + 1)))
     }
 
     /// Every chunk committed so far has a smaller id.
     pub fn end_id(&self) -> u32 {
-        self.catalog().next_id()
+        self.published().catalog.next_id()
     }
 
     /// The names of the chunks in flight, in no order.

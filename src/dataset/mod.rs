@@ -9,7 +9,7 @@
 //! | `chunk_writer` | what one handle of a chunk answers for |
 //! | `flight`, `incoming`, `turns` | a chunk in flight, wherever its bytes lie |
 //! | `rewrite` | a name is appended once (P3) |
-//! | `commit` | a chunk is in the array as a whole or not at all (P1, P2) |
+//! | `commit`, `published` | a chunk is in the array as a whole or not at all (P1, P2): the one path of every change |
 //! | `lookup`, `amend`, `remove` | finding, renaming, changing and removing what is committed |
 //! | `ownership`, `holds`, `follow` | one daemon writes, all others see it (the lock) |
 //! | `contention` | a producer that is kept out hears by which process |
@@ -23,8 +23,8 @@
 //! | `events`, `rejected`, `status` | refusals have reasons, and their bytes are kept (P10) |
 //! | `rescued` | no limit removes what was confirmed |
 //!
-//! Lock order: a chunk's state, `writer`, a stream's state, its layout's `end_of_file`, `holds`, `in_flight`, `follow`, `catalog`,
-//! `array`, then the log's, the syncs', the backoff's, the contention's and a verification's, which are leaves.
+//! Lock order: a chunk's state, `writer`, a stream's state, its layout's `end_of_file`, `holds`, `in_flight`, `follow`, `published`,
+//! then the log's, the syncs', the backoff's, the contention's and a verification's, which are leaves.
 
 mod amend;
 mod backup;
@@ -42,6 +42,7 @@ mod incoming;
 mod lookup;
 mod mine;
 mod ownership;
+mod published;
 mod recovery;
 mod rejected;
 mod remove;
@@ -57,7 +58,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, Weak};
 use std::time::Duration;
 
 pub use crate::array::View;
@@ -79,11 +80,11 @@ pub use sync::Waiter;
 
 use commit::Writer;
 use follow::Follow;
+use published::Published;
 
-use crate::array::{Array, check_compatible};
+use crate::array::check_compatible;
 use crate::disk::{self, Directory, StoreDir};
 use crate::error::{Context, Error, Result};
-use crate::journal::catalog;
 use crate::npy::Header;
 
 /// How a dataset is to be treated.
@@ -161,12 +162,11 @@ pub struct Dataset {
     options: Options,
     /// For messages: where it is, as far as is known.
     label: PathBuf,
-    array: RwLock<Option<Array>>,
+    published: RwLock<Published>,
     /// It is a copy that is damaged, and may be read only.
     damage: RwLock<Option<Arc<recovery::Damage>>>,
     /// It is or was a copy, and this was found of its rows.
     verified: Mutex<Option<Arc<recovery::Verified>>>,
-    catalog: RwLock<catalog::Catalog>,
     writer: Mutex<Option<Writer>>,
     /// With `writer`: the tail has changed.
     tail_changed: Condvar,
@@ -254,10 +254,9 @@ impl Dataset {
             rescued: rescued::Rescued::new(folder.clone()),
             folder,
             label: label.into(),
-            array: RwLock::default(),
+            published: RwLock::default(),
             damage: RwLock::default(),
             verified: Mutex::default(),
-            catalog: RwLock::default(),
             writer: Mutex::default(),
             tail_changed: Condvar::new(),
             follow: Mutex::default(),
@@ -298,24 +297,8 @@ impl Dataset {
         self.options.boot.unwrap_or_else(disk::boot_id)
     }
 
-    fn array(&self) -> Option<Array> {
-        crate::read(&self.array).clone()
-    }
-
     fn damage(&self) -> Option<Arc<recovery::Damage>> {
         crate::read(&self.damage).clone()
-    }
-
-    fn set_array(&self, array: Array) {
-        *crate::write(&self.array) = Some(array);
-    }
-
-    fn catalog(&self) -> RwLockReadGuard<'_, catalog::Catalog> {
-        crate::read(&self.catalog)
-    }
-
-    fn catalog_mut(&self) -> RwLockWriteGuard<'_, catalog::Catalog> {
-        crate::write(&self.catalog)
     }
 
     /// A panic while the writer was held may have left a commit half done in memory.
@@ -366,7 +349,7 @@ impl Dataset {
         {
             return Ok(verifying.of_array);
         }
-        Ok(self.catalog().of_array())
+        Ok(self.published().catalog.of_array())
     }
 
     /// Tells the log why a chunk was refused, and where its bytes are kept.

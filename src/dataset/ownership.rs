@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::commit::Writer;
 use super::mine::names::Names;
+use super::published::Published;
 use super::recovery::{Copied, Copies, Damage, Found};
 use crate::array::tail::Tail;
 use crate::dataset::{Dataset, recovery, sync};
@@ -13,7 +14,7 @@ use crate::disk::clock;
 use crate::disk::paths::{CONTROL, LOCK};
 use crate::disk::{Open, Place, StoreFile};
 use crate::error::{Context, Error, Result};
-use crate::journal::{AppendError, Journal, Opened, Record, Whence};
+use crate::journal::{Journal, Opened, Record, Whence};
 use crate::stop::Stop;
 
 /// What became of taking a dataset.
@@ -124,7 +125,7 @@ impl Dataset {
                 ));
             }
         }
-        Ok(damage.lines(&self.catalog()).collect())
+        Ok(damage.lines(&self.published().catalog).collect())
     }
 
     pub(super) fn lock(&self) -> Result<Box<dyn disk::Lock>> {
@@ -206,23 +207,24 @@ impl Dataset {
         if survey.journal_len > 0 && !survey.raised {
             raise_version(&mut journal)?;
         }
+        let header;
         let mut records = Vec::new();
         if !survey.array_recorded
             && let Some(array) = &survey.array
         {
-            let header = array.layout.header_bytes(0);
-            Record::Array { header: &header }.encode(&mut records);
+            header = array.layout.header_bytes(0);
+            records.push(Record::Array { header: &header });
         }
         if owed.foreign_rows > 0 {
             let foreign = Record::Foreign {
                 first_row: survey.catalog.rows(),
                 rows: owed.foreign_rows,
             };
-            foreign.encode(&mut records);
             survey
                 .catalog
                 .apply(&foreign)
                 .map_err(|out| err!(EIO, "cannot adopt rows: {}", out.0))?;
+            records.push(foreign);
         }
         if survey.copied
             && !survey.closed
@@ -230,16 +232,11 @@ impl Dataset {
         {
             // All of it was verified, or accepted, and is on the disk.
             survey.durable = array.rows;
-            Record::Durable { rows: array.rows }.encode(&mut records);
+            records.push(Record::Durable { rows: array.rows });
         }
         let data = survey.array.as_ref().map(|array| &*array.layout.data);
-        self.opened_now(&journal, data)?.encode(&mut records);
-        match journal.append(&records) {
-            Ok(()) => {}
-            Err(AppendError::Undone(error) | AppendError::Torn(error)) => {
-                return Err(Error::io(error, "cannot write the journal"));
-            }
-        }
+        records.push(self.opened_now(&journal, data)?);
+        journal.append(&records)?;
         // A power cut that takes the records to come must not take this one: without it, a count
         // in the header that did reach the disk would pass for another program's rows.
         journal
@@ -281,8 +278,10 @@ impl Dataset {
         // saw before.
         let mut follow = crate::lock(&self.follow);
         follow.verifying = None;
-        *self.catalog_mut() = survey.catalog;
-        *crate::write(&self.array) = survey.array;
+        *self.published_mut() = Published {
+            array: survey.array,
+            catalog: survey.catalog,
+        };
         *crate::write(&self.damage) = None;
         *crate::lock(&self.verified) = None;
         self.distrust.store(false, Ordering::Release);

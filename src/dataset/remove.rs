@@ -13,13 +13,13 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::commit::Writer;
+use super::published::Published;
 use crate::dataset::Dataset;
 use crate::disk::Lock;
 use crate::disk::clock;
 use crate::disk::paths::{CONTROL, DATA};
-use crate::error::{Context, Error, Result};
-use crate::journal::catalog;
-use crate::journal::{AppendError, Journal, Record};
+use crate::error::{Context, Result};
+use crate::journal::{Journal, Record};
 
 impl Dataset {
     /// Forgets the name of a committed chunk. Its rows stay in the array, and the name is free.
@@ -28,7 +28,7 @@ impl Dataset {
     /// `ESTALE` where the name is not committed, and those of the journal.
     pub fn forget(&self, name: &OsStr) -> Result<()> {
         let _held = self.hold_for(name)?;
-        self.amend(&Record::Forgotten {
+        self.amend(Record::Forgotten {
             name: name.as_bytes(),
             at: Some(clock::now()),
         })?;
@@ -57,8 +57,7 @@ impl Dataset {
         writer.names.data_changed(&*self.folder)?;
         // Chunks that stream after its last row go on there, in a file without a name.
         writer.tail.clear();
-        *crate::write(&self.array) = None;
-        *self.catalog_mut() = catalog::Catalog::default();
+        *self.published_mut() = Published::default();
         if let Err(error) = self.begin_anew(writer) {
             writer.failed = Some(error.clone());
             return Err(error);
@@ -97,14 +96,9 @@ impl Dataset {
         writer.array_recorded = false;
         writer.durable = 0;
         writer.journal = Journal::resume(writer.journal.blob().clone(), 0).context(failed)?;
-        let mut record = Vec::new();
-        self.opened_now(&writer.journal, None)?.encode(&mut record);
-        match writer.journal.append(&record) {
-            Ok(()) => {}
-            Err(AppendError::Undone(error) | AppendError::Torn(error)) => {
-                return Err(Error::io(error, failed()));
-            }
-        }
+        let opened = self.opened_now(&writer.journal, None)?;
+        let begun = writer.journal.append(&[opened]);
+        begun.map_err(|error| error.context(failed()))?;
         writer.journal.blob().sync().context(failed)?;
         self.folder
             .remove(Path::new(REMOVED))

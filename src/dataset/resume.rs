@@ -101,17 +101,15 @@ impl Dataset {
 
     fn cut_journal(&self, writer: &mut Writer) -> Result<()> {
         let len = writer.journal.len();
-        writer
-            .journal
-            .cut(len)
-            .context(|| "cannot take a journal record back".into())
+        writer.journal.cut(len)
     }
 
     /// What a recovery would find must be what memory has.
     fn compare(&self, writer: &Writer, rows: u64) -> Result<()> {
         let look = self.look(Open::Read, false, Copies::Read(&|_| ()));
         let found = recovery::survey(&self.folder, &look)?;
-        let catalog = self.catalog();
+        let published = self.published();
+        let catalog = &published.catalog;
         let same = found.array.map_or(0, |array| array.rows) == rows
             && found.journal_len == writer.journal.len()
             && found.catalog.next_id() == catalog.next_id()

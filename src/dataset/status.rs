@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use super::published::Published;
 use crate::dataset::Dataset;
 use crate::disk::clock;
 use crate::error::Result;
@@ -99,8 +100,8 @@ impl Dataset {
                 failure: error.map(|error| error.to_string()),
             }
         });
-        let catalog = self.catalog();
-        let array = self.array();
+        let published = self.published();
+        let Published { array, catalog } = &*published;
         Ok(Status {
             dtype: array
                 .as_ref()
@@ -125,7 +126,8 @@ impl Dataset {
 
     /// The line of `chunks.csv` for the chunk of this id, and the next id; `None` at the end.
     pub fn csv_line(&self, id: u32) -> Option<(String, u32)> {
-        let catalog = self.catalog();
+        let published = self.published();
+        let catalog = &published.catalog;
         let mut id = id;
         while id < catalog.next_id() {
             if let Some((name, receipt)) = catalog.get(id) {

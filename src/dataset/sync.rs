@@ -230,12 +230,10 @@ impl Dataset {
         if rows <= writer.durable || journal_len == 0 {
             return;
         }
-        let mut record = Vec::new();
-        Record::Durable { rows }.encode(&mut record);
-        match writer.journal.append(&record) {
+        match writer.journal.append(&[Record::Durable { rows }]) {
             Ok(()) => writer.durable = rows,
             // It only saves the next recovery some work.
-            Err(error) => log::warn!("{}: cannot note what is durable: {error:?}", self.label()),
+            Err(error) => log::warn!("{}: cannot note what is durable: {error}", self.label()),
         }
     }
 
@@ -290,17 +288,8 @@ impl Dataset {
         }
         let failed = || "cannot sync the journal".to_owned();
         writer.journal.blob().sync().context(failed)?;
-        let mut record = Vec::new();
-        Record::Closed { rows }.encode(&mut record);
-        writer
-            .journal
-            .append(&record)
-            .map_err(|error| match error {
-                crate::journal::AppendError::Undone(error)
-                | crate::journal::AppendError::Torn(error) => {
-                    Error::io(error, "cannot close the journal")
-                }
-            })?;
+        let closed = writer.journal.append(&[Record::Closed { rows }]);
+        closed.map_err(|error| error.context("cannot close the journal"))?;
         writer.journal.blob().sync().context(failed)?;
         self.sync_entries()
     }

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Dataset;
+use super::published::Published;
 use super::recovery::{Copied, Files, Step};
 use crate::error::{Errno, Error, Result};
 use crate::journal::Attributes;
@@ -265,9 +266,11 @@ impl Dataset {
             let array = copy.array()?;
             self.follow_identity(&mut follow);
             follow.begin_copy(verifying.clone());
-            *self.catalog_mut() = crate::journal::catalog::Catalog::default();
             *crate::write(&self.damage) = None;
-            *crate::write(&self.array) = Some(array);
+            *self.published_mut() = Published {
+                array: Some(array),
+                ..Published::default()
+            };
         } else {
             follow.verifying = Some(verifying.clone());
         }

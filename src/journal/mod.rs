@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::disk::{StoreFile, leading_zeros};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::stop::Stop;
 pub use record::Attributes;
 pub(crate) use record::{ChunkRecord, Opened, Record, RunRecord, VERSION, Whence};
@@ -267,6 +267,8 @@ fn cannot_read() -> String {
 pub(crate) struct Journal {
     blob: Arc<dyn StoreFile>,
     len: u64,
+    /// Why there may be a part of a record after `len`, which must be cut off before the next is written.
+    torn: Option<Error>,
 }
 
 impl Journal {
@@ -276,7 +278,11 @@ impl Journal {
     /// # Errors
     /// Those of writing the file.
     pub(crate) fn resume(blob: Arc<dyn StoreFile>, len: u64) -> io::Result<Journal> {
-        let mut journal = Journal { blob, len };
+        let mut journal = Journal {
+            blob,
+            len,
+            torn: None,
+        };
         if len < FIRST {
             journal.blob.set_len(0)?;
             journal.raise_version()?;
@@ -297,31 +303,48 @@ impl Journal {
         self.blob.write_at(&first_line(), 0)
     }
 
-    /// Appends encoded records in one write. On an error the journal is as it was, or, where that
-    /// cannot be had either, `Err(Torn)`.
+    /// Appends records in one write. On an error the journal is as it was, or, where that cannot be had
+    /// either, it is [torn](Journal::torn), and takes no more until it is cut.
     ///
     /// # Errors
     /// The operating system's.
-    pub(crate) fn append(&mut self, records: &[u8]) -> Result<(), AppendError> {
-        match self.blob.write_at(records, self.len) {
-            Ok(()) => {
-                self.len += records.len() as u64;
-                Ok(())
-            }
-            Err(error) => match self.blob.set_len(self.len) {
-                Ok(()) => Err(AppendError::Undone(error)),
-                Err(_) => Err(AppendError::Torn(error)),
-            },
+    pub(crate) fn append(&mut self, records: &[Record<'_>]) -> Result<()> {
+        if let Some(torn) = &self.torn {
+            return Err(torn.clone());
         }
+        let mut bytes = Vec::with_capacity(256);
+        for record in records {
+            record.encode(&mut bytes);
+        }
+        let Err(error) = self.blob.write_at(&bytes, self.len) else {
+            self.len += bytes.len() as u64;
+            return Ok(());
+        };
+        if self.blob.set_len(self.len).is_ok() {
+            return Err(Error::io(error, "cannot write the journal"));
+        }
+        let what = "cannot write the journal, nor cut off what was written of it";
+        let error = Error::io(error, what);
+        self.torn = Some(error.clone());
+        Err(error)
+    }
+
+    /// Why it may end with a part of a record, if an append could not be undone.
+    pub(crate) fn torn(&self) -> Option<&Error> {
+        self.torn.as_ref()
     }
 
     /// Takes back what is after `len`.
     ///
     /// # Errors
     /// The operating system's; the records may then still be there, and count no more here.
-    pub(crate) fn cut(&mut self, len: u64) -> io::Result<()> {
+    pub(crate) fn cut(&mut self, len: u64) -> Result<()> {
         self.len = len;
-        self.blob.set_len(len)
+        self.blob
+            .set_len(len)
+            .context(|| "cannot take a journal record back".into())?;
+        self.torn = None;
+        Ok(())
     }
 
     /// Where the last good record ends.
@@ -332,13 +355,4 @@ impl Journal {
     pub(crate) fn blob(&self) -> &Arc<dyn StoreFile> {
         &self.blob
     }
-}
-
-/// What an append that failed has left behind.
-#[derive(Debug)]
-pub(crate) enum AppendError {
-    /// Nothing.
-    Undone(io::Error),
-    /// Perhaps a part of a record: the journal must be read again before it is written again.
-    Torn(io::Error),
 }

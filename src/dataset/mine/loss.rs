@@ -10,14 +10,15 @@ use std::sync::atomic::Ordering;
 
 use super::super::commit::Writer;
 use super::super::follow::Follow;
+use super::super::published::Published;
 use super::super::status::{CSV_HEAD, csv_line};
 use super::{Loss, Told};
 use crate::array::Array;
 use crate::dataset::Dataset;
 use crate::disk::{StoreFile, copy};
 use crate::error::{Error, Result};
+use crate::journal::Record;
 use crate::journal::catalog::Catalog;
-use crate::journal::{AppendError, Record};
 use crate::npy::Header;
 
 /// How much of a list is written at once, in bytes.
@@ -45,11 +46,7 @@ impl Dataset {
         };
         if loss == Loss::Data && !writer.array_recorded {
             // Nothing was committed: what has come is another program's from its first row on.
-            let mut closed = Vec::new();
-            Record::Closed { rows: 0 }.encode(&mut closed);
-            if let Err(AppendError::Undone(error) | AppendError::Torn(error)) =
-                writer.journal.append(&closed)
-            {
+            if let Err(error) = writer.journal.append(&[Record::Closed { rows: 0 }]) {
                 log::warn!("{}: cannot close the journal: {error}", self.label());
             }
         }
@@ -63,8 +60,7 @@ impl Dataset {
         let before = {
             let mut follow = crate::lock(&self.follow);
             *follow = Follow::default();
-            let catalog = std::mem::take(&mut *self.catalog_mut());
-            let array = crate::write(&self.array).take();
+            let Published { array, catalog } = std::mem::take(&mut *self.published_mut());
             self.owned.store(false, Ordering::Release);
             Before {
                 array,
@@ -159,12 +155,13 @@ impl Dataset {
     /// How many rows what is there now has of those that were, by the checksums of their chunks. `None`
     /// where nothing is there, or something else.
     fn rows_in_common(&self, array: &Array, catalog: &Catalog) -> Option<u64> {
-        let now = self.array().filter(|_| !self.is_verifying())?;
+        let published = self.published();
+        let now = published.array.as_ref().filter(|_| !self.is_verifying())?;
         let (then, now_layout) = (&array.layout, &now.layout);
         if then.dtype() != now_layout.dtype() || then.row_shape() != now_layout.row_shape() {
             return None;
         }
-        let rows = self.catalog().rows_in_common(catalog);
+        let rows = published.catalog.rows_in_common(catalog);
         (rows > 0).then(|| rows.min(array.rows).min(now.rows))
     }
 
@@ -186,7 +183,8 @@ impl Dataset {
     /// Writes the names that are not known any more, with their rows, to a file that stays, and says
     /// where. A chunk that is sent again under one of them is appended again.
     fn rescue_names(&self, before: &Catalog) -> Option<String> {
-        let now = self.catalog();
+        let published = self.published();
+        let now = &published.catalog;
         let is_lost = |index: &u32| match before.get(*index) {
             Some((name, receipt)) => !now
                 .find(&name)
@@ -194,7 +192,7 @@ impl Dataset {
             None => false,
         };
         let lost: Vec<u32> = (0..before.next_id()).filter(is_lost).collect();
-        drop(now);
+        drop(published);
         let name = |index: &u32| before.get(*index).map(|(name, _)| name);
         let (first, last) = (lost.first().and_then(name)?, lost.last().and_then(name)?);
         let which = match lost.len() {

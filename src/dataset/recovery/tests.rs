@@ -172,7 +172,8 @@ fn rows_of_streams_are_rows_without_a_name_that_have_a_checksum() {
         has_rows(&dataset, 11);
         assert!(!dataset.is_owned(), "not closed cleanly");
         let runs: Vec<(u64, u64)> = dataset
-            .catalog()
+            .published()
+            .catalog
             .runs()
             .iter()
             .map(|run| (run.first_row, run.rows))

@@ -22,6 +22,8 @@ pub struct Error {
     errno: Errno,
     message: String,
     source: Option<Source>,
+    /// Nothing was done: a thread that may wait is to begin anew.
+    waits: bool,
 }
 
 impl Error {
@@ -31,7 +33,21 @@ impl Error {
             errno,
             message: message.into(),
             source: None,
+            waits: false,
         }
+    }
+
+    /// The operation has to wait, on a thread that may not ([`wait`](crate::wait)).
+    pub(crate) fn waiting() -> Self {
+        Self {
+            waits: true,
+            ..Self::new(Errno::EAGAIN, "it has to wait")
+        }
+    }
+
+    /// Whether the operation has changed nothing, and is to be begun anew on a thread that may wait.
+    pub(crate) fn would_wait(&self) -> bool {
+        self.waits
     }
 
     /// An error of the operating system (`EIO` where it gave no errno), or one of npyfs that came as
@@ -44,6 +60,7 @@ impl Error {
         };
         Self {
             errno,
+            waits: inner.is_some_and(|error| error.waits),
             message: message.into(),
             source: Some(Arc::new(source)),
         }
@@ -61,6 +78,7 @@ impl Error {
     pub fn context(self, message: impl Into<String>) -> Self {
         Self {
             errno: self.errno,
+            waits: self.waits,
             message: message.into(),
             source: Some(Arc::new(self)),
         }

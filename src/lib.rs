@@ -31,6 +31,7 @@ pub mod proc;
 pub(crate) mod stop;
 pub mod store;
 pub mod sys;
+pub(crate) mod wait;
 
 pub use dataset::{Dataset, Options as DatasetOptions};
 pub use error::{Error, Result};

@@ -4,7 +4,7 @@
 mod chunks;
 mod simulated;
 
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use npyfs::error::Errno;
@@ -196,13 +196,7 @@ fn unknown_handles_are_ebadf_and_unknown_inodes_estale() {
     assert_eq!(errno(fs.fallocate(UNKNOWN, 0, 1, 0)), bad);
     assert_eq!(errno(fs.readdir(1, UNKNOWN, 0, |_| false)), bad);
     assert_eq!(errno(fs.release(UNKNOWN)), bad);
-    let (send, receive) = mpsc::channel();
-    fs.fsync(
-        1,
-        UNKNOWN,
-        Box::new(move |done| send.send(errno(done)).unwrap()),
-    );
-    assert_eq!(receive.recv().unwrap(), bad);
+    assert_eq!(errno(fs.begin_fsync(1, UNKNOWN)), bad);
 
     let stale = Some(Errno::ESTALE);
     assert_eq!(errno(fs.getattr(UNKNOWN, None, 1)), stale);

@@ -6,23 +6,47 @@
 
 use std::sync::Mutex;
 
+use crate::chunk::ChunkId;
 use crate::disk::Face;
+use crate::error::Error;
 
 /// Tells the handles of a chunk apart.
 pub(crate) type HandleId = u64;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// | from | to | by |
+/// | --- | --- | --- |
+/// | open | resting | a close that leaves it incomplete |
+/// | resting | open | a write, or an open of the name that takes it over |
+/// | open, resting | taken away | an unlink, a rename onto the name, an open with `O_TRUNC` |
+/// | open, resting | committing, then committed or refused | a close, an fsync, the end of the last handle |
+/// | open, resting | refused | a write that shows why |
+#[derive(Debug)]
 enum Status {
     /// Being written, or not written yet.
     Open,
     /// The handle that wrote has closed it as it is: the next opener may have the name.
     Resting,
-    /// A commit is under way or done: the name cannot be taken away.
+    /// A commit is under way: the name cannot be taken away any more.
     Committing,
+    /// Its rows are in the array; its name may have changed since.
+    Committed(ChunkId),
     /// Taken over or unlinked.
     TakenAway,
-    /// Its writer's answer stays, and only the name can be taken away.
-    Refused,
+    /// The answer to everything from now on; only the name can be taken away.
+    Refused(Error),
+}
+
+/// What a chunk is to a handle that has it open.
+#[derive(Clone, Debug)]
+pub(crate) enum Standing {
+    /// It takes writes.
+    Open,
+    /// It has lost its name.
+    TakenAway,
+    /// It is committed.
+    Committed(ChunkId),
+    /// It is refused, and why.
+    Refused(Error),
 }
 
 /// What became of an attempt to take a name away.
@@ -167,8 +191,8 @@ impl Shared {
                 record.status = Status::Open;
                 Ok(())
             }
-            Status::Committing => Err(Lost::Busy),
-            Status::TakenAway | Status::Refused => Err(Lost::TakenAway),
+            Status::Committing | Status::Committed(_) => Err(Lost::Busy),
+            Status::TakenAway | Status::Refused(_) => Err(Lost::TakenAway),
         }
     }
 
@@ -176,7 +200,7 @@ impl Shared {
     pub(crate) fn rest(&self) {
         let mut record = crate::lock(&self.0);
         // An opener that has taken the name meanwhile keeps it.
-        if record.status == Status::Open {
+        if matches!(record.status, Status::Open) {
             record.status = Status::Resting;
         }
     }
@@ -191,8 +215,22 @@ impl Shared {
         may
     }
 
-    pub(crate) fn refuse(&self) {
-        crate::lock(&self.0).status = Status::Refused;
+    pub(crate) fn committed(&self, id: ChunkId) {
+        crate::lock(&self.0).status = Status::Committed(id);
+    }
+
+    pub(crate) fn refuse(&self, why: Error) {
+        crate::lock(&self.0).status = Status::Refused(why);
+    }
+
+    /// What it is now. One that commits is still open to those that see it do so.
+    pub(crate) fn standing(&self) -> Standing {
+        match &crate::lock(&self.0).status {
+            Status::Open | Status::Resting | Status::Committing => Standing::Open,
+            Status::TakenAway => Standing::TakenAway,
+            Status::Committed(id) => Standing::Committed(*id),
+            Status::Refused(why) => Standing::Refused(why.clone()),
+        }
     }
 
     /// Takes the name away from every handle.
@@ -203,8 +241,8 @@ impl Shared {
                 record.status = Status::TakenAway;
                 Abort::Withdrawn(record.face.len > 0)
             }
-            Status::Committing => Abort::TooLate,
-            Status::TakenAway | Status::Refused => Abort::Over,
+            Status::Committing | Status::Committed(_) => Abort::TooLate,
+            Status::TakenAway | Status::Refused(_) => Abort::Over,
         }
     }
 
@@ -236,10 +274,6 @@ impl Shared {
         may.then_some(record.face)
     }
 
-    pub(crate) fn is_taken_away(&self) -> bool {
-        crate::lock(&self.0).status == Status::TakenAway
-    }
-
     /// Whether the bytes are those of handle `id`, and not taken over by another.
     pub(crate) fn is_writer(&self, id: HandleId) -> bool {
         crate::lock(&self.0).writer == Some(id)
@@ -265,7 +299,7 @@ impl Shared {
             if matches!(record.status, Status::Open | Status::Resting) {
                 denied = record.denied;
                 record.status = if denied {
-                    Status::Refused
+                    Status::TakenAway
                 } else {
                     Status::Resting
                 };
@@ -284,7 +318,9 @@ impl Record {
         match self.status {
             Status::Resting => true,
             Status::Open => self.writer.is_none() && self.face.len == 0,
-            Status::Committing | Status::TakenAway | Status::Refused => false,
+            Status::Committing | Status::Committed(_) | Status::TakenAway | Status::Refused(_) => {
+                false
+            }
         }
     }
 }
@@ -293,6 +329,8 @@ impl Record {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicBool, Ordering};
+
+    use crate::error::Errno;
 
     fn shared() -> Shared {
         Shared::new(Face {
@@ -350,9 +388,10 @@ mod tests {
         let shared = written(1);
         assert!(shared.seal());
         assert_eq!(shared.take_away(), Abort::TooLate);
-        shared.refuse();
+        shared.refuse(crate::error::Error::new(Errno::EINVAL, "it is refused"));
         assert_eq!(shared.take_away(), Abort::Over);
-        assert!(shared.go_on(1).is_err() && !shared.give_way() && !shared.is_taken_away());
+        assert!(shared.go_on(1).is_err() && !shared.give_way());
+        assert!(matches!(shared.standing(), Standing::Refused(_)));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::dataset::Dataset;
 use crate::disk::{Change, clock};
 use crate::error::Result;
 use crate::journal::{Attributes, Record};
+use crate::wait;
 
 impl Dataset {
     /// Gives a committed chunk another free name.
@@ -72,6 +73,9 @@ impl Dataset {
 
     /// Writes a record about existing chunks, and takes it in.
     pub(super) fn amend(&self, record: Record<'_>) -> Result<()> {
+        if self.is_busy() {
+            wait::may_wait()?;
+        }
         let mut guard = self.mine()?;
         let writer = self.usable(&mut guard)?;
         self.written.store(true, Ordering::Relaxed);

@@ -15,6 +15,7 @@ use crate::dataset::Dataset;
 use crate::dataset::incoming::{Descriptors, Incoming};
 use crate::disk::Face;
 use crate::error::{Error, Result};
+use crate::wait;
 
 /// A chunk that is open for writing.
 #[derive(Debug)]
@@ -111,6 +112,7 @@ impl ChunkWriter {
             Ok(changed) => {
                 self.wrote.fetch_or(*changed, Ordering::Release);
             }
+            Err(error) if error.would_wait() => {}
             Err(error) => *crate::lock(&self.refused) = Some(error.clone()),
         }
         done.map(drop)
@@ -178,7 +180,7 @@ impl ChunkWriter {
         };
         let fresh = dataset.begin(name, face, Start::Truncate)?.target();
         let old = std::mem::replace(&mut *crate::lock(&self.target), fresh);
-        old.release();
+        wait::anyhow(|| old.release())?;
         self.wrote.store(false, Ordering::Release);
         *crate::lock(&self.refused) = None;
         Ok(())
@@ -227,38 +229,23 @@ impl ChunkWriter {
     }
 
     /// The last descriptor of this handle is gone, and no process hears of what is left to say.
+    ///
+    /// # Errors
+    /// Only that it has to wait, on a thread that may not: then the handle is as it was.
+    pub(crate) fn try_release(&self) -> Result<()> {
+        self.target().release()
+    }
+
+    /// As [`ChunkWriter::try_release`], on a thread that may wait.
     pub fn release(&self) {
-        self.target().release();
-    }
-
-    /// Whether a write at `offset` has much to move first.
-    pub fn write_is_slow(&self, offset: u64) -> bool {
-        match self.target() {
-            Target::New(_, incoming) => incoming.write_is_slow(offset),
-            Target::Again(_) => false,
+        if let Err(error) = wait::anyhow(|| self.try_release()) {
+            log::error!("the end of a handle was not judged: {error}");
         }
-    }
-
-    /// Whether what `fsync` does before the dataset is synced has much to copy.
-    pub fn fsync_is_slow(&self) -> bool {
-        match self.target() {
-            Target::New(_, incoming) => incoming.flush_is_slow(),
-            Target::Again(_) => false,
-        }
-    }
-
-    /// Whether the next `flush` has much to copy or compare, or has to look at processes.
-    pub fn flush_is_slow(&self) -> bool {
-        self.has_written()
-            && match self.target() {
-                Target::New(_, incoming) => incoming.flush_is_slow(),
-                Target::Again(rewrite) => rewrite.flush_is_slow(),
-            }
     }
 }
 
 impl Target {
-    fn release(&self) {
+    fn release(&self) -> Result<()> {
         match self {
             Target::New(id, incoming) => incoming.release(*id),
             Target::Again(rewrite) => rewrite.release(),

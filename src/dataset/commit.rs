@@ -4,7 +4,7 @@
 //! streamed there before. A failure up to there leaves nothing that counts. Then they are made to
 //! count, and get their name, by a change of what is [published](super::published).
 
-use super::mine::epoch::ChunkId;
+use crate::chunk::ChunkId;
 use crate::disk::paths::NEW_DATA;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

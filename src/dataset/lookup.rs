@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::array::Array;
 use crate::array::view::{Layout, View};
-use super::mine::epoch::ChunkId;
+use crate::chunk::ChunkId;
 use crate::chunk::name;
 use crate::dataset::{Committed, Dataset, Found};
 use crate::error::{Context, Result};

@@ -16,6 +16,7 @@ use crate::disk::{Open, Place, StoreFile};
 use crate::error::{Context, Error, Result};
 use crate::journal::{Journal, Opened, Record, Whence};
 use crate::stop::Stop;
+use crate::wait;
 
 /// What became of taking a dataset.
 pub(super) enum Taken {
@@ -68,6 +69,7 @@ impl Dataset {
         if self.options.read_only {
             return Err(err!(EROFS, "the store is mounted read-only"));
         }
+        wait::may_wait()?;
         if verifier.is_none() {
             if self.damage().is_some() {
                 // It may have been put in order since.

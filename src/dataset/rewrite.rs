@@ -7,10 +7,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
-use super::mine::epoch::ChunkId;
 use crate::array::view::View;
+use crate::chunk::ChunkId;
 use crate::chunk::validate::stopped_early;
 use crate::chunk::written::Coverage;
 use crate::convert::{Conversion, Source};
@@ -21,6 +21,7 @@ use crate::disk::{StoreFile, read_exact_at, read_pieces};
 use crate::error::{Context, Error, Result};
 use crate::journal::catalog::CatalogEntry;
 use crate::npy::{Header, Prefix};
+use crate::wait;
 
 /// Bytes of converted rows that are compared at once.
 const PIECE: usize = 1 << 20;
@@ -204,10 +205,16 @@ impl Rewrite {
     }
 
     fn state(&self) -> Result<MutexGuard<'_, State>> {
-        let state = self
-            .state
-            .lock()
-            .map_err(|_| err!(EIO, "a failure inside npyfs ended this comparison"))?;
+        let state = match self.state.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                // A comparison as a whole is under way.
+                wait::may_wait()?;
+                self.state.lock()
+            }
+            Ok(state) => Ok(state),
+            Err(TryLockError::Poisoned(state)) => Err(state),
+        };
+        let state = state.map_err(|_| err!(EIO, "a failure inside npyfs ended this comparison"))?;
         match &state.refused {
             Some(error) => Err(error.clone()),
             None => Ok(state),
@@ -226,8 +233,21 @@ impl Rewrite {
     /// `EEXIST` for other bytes than the committed ones, and what the store answers.
     pub(crate) fn write(&self, data: &[u8], offset: u64) -> Result<()> {
         let mut state = self.state()?;
+        if self.truncated
+            && state.staged.is_none()
+            && state.len > 0
+            && !self.goes_on(&state, offset)
+        {
+            // What came so far is copied to a file.
+            wait::may_wait()?;
+        }
         self.take_in(&mut state, data, offset)
             .map_err(|error| self.refuse(&mut state, error))
+    }
+
+    /// Whether bytes at `offset` are compared as they come.
+    fn goes_on(&self, state: &State, offset: u64) -> bool {
+        offset == state.len && !self.committed.receipt.converted
     }
 
     fn take_in(&self, state: &mut State, data: &[u8], offset: u64) -> Result<()> {
@@ -240,8 +260,7 @@ impl Rewrite {
         }
         state.unjudged = true;
         state.disordered |= offset != state.len;
-        let in_order = offset == state.len && !self.committed.receipt.converted;
-        if state.staged.is_none() && in_order {
+        if state.staged.is_none() && self.goes_on(state, offset) {
             if self.committed.differs_at(data, offset)? {
                 return Err(other_bytes());
             }
@@ -318,6 +337,9 @@ impl Rewrite {
         if len == state.len {
             return Ok(false);
         }
+        if state.staged.is_none() && state.len > 0 {
+            wait::may_wait()?;
+        }
         (state.unjudged, state.disordered) = (true, true);
         let file = self.stage(&mut state)?;
         file.blob()
@@ -335,11 +357,15 @@ impl Rewrite {
     /// `EEXIST` for other bytes, `EINVAL` for some of them only, and the refusal again.
     pub(crate) fn flush(&self, left: &dyn Descriptors) -> Result<()> {
         let mut state = self.state()?;
+        if state.staged.is_some() {
+            wait::may_wait()?;
+        }
         let Err(error) = self.compare(&mut state) else {
             return self.dataset.still_has(self.committed.id);
         };
         let final_word = !state.disordered && state.len >= self.committed.original_len();
         if !final_word {
+            wait::may_wait()?;
             drop(state);
             if left.others_can_write() {
                 return Ok(());
@@ -368,13 +394,23 @@ impl Rewrite {
     }
 
     /// The handle is gone: what no close has judged is, for the log.
-    pub(crate) fn release(&self) {
-        if let Ok(mut state) = self.state()
-            && state.unjudged
-            && let Err(error) = self.compare(&mut state)
-        {
-            self.refuse(&mut state, error);
+    ///
+    /// # Errors
+    /// Only that it has to wait: then the handle is as it was.
+    pub(crate) fn release(&self) -> Result<()> {
+        let mut state = match self.state() {
+            Ok(state) => state,
+            Err(error) if error.would_wait() => return Err(error),
+            // It is refused.
+            Err(_) => return Ok(()),
+        };
+        if state.unjudged {
+            wait::may_wait()?;
+            if let Err(error) = self.compare(&mut state) {
+                self.refuse(&mut state, error);
+            }
         }
+        Ok(())
     }
 
     /// Mode, owner and size as the writer sees them.
@@ -400,15 +436,6 @@ impl Rewrite {
     pub(crate) fn place(&self) -> Result<(Arc<Dataset>, OsString)> {
         let name = self.dataset.name_of(self.committed.id)?;
         Ok((self.dataset.clone(), name))
-    }
-
-    /// Whether the next `flush` has much to compare, or has to look at processes.
-    pub(crate) fn flush_is_slow(&self) -> bool {
-        self.state.try_lock().map_or(true, |state| {
-            self.truncated
-                && state.len > 0
-                && (state.staged.is_some() || state.len != self.committed.view.len())
-        })
     }
 }
 

@@ -21,6 +21,7 @@ use crate::convert::bands::Bands;
 use crate::disk::temp::TempFile;
 use crate::error::{Error, Result};
 use crate::npy::Header;
+use crate::wait;
 
 /// Chunks that stream at once; the others are staged.
 pub(crate) const MOST_STREAMS: usize = 8;
@@ -196,6 +197,7 @@ impl Dataset {
         let Some(_waiting) = Waiting::begin() else {
             return Ok(());
         };
+        wait::waits_here();
         let start = Instant::now();
         let mut guard = self.writer()?;
         loop {

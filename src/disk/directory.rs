@@ -41,6 +41,7 @@ use crate::disk::paths::CONTROL;
 use crate::disk::{DirEntry, Lock, Open, OsFile, StoreDir, StoreFile, give};
 use crate::error::Error;
 use crate::proc;
+use crate::wait;
 
 /// How many directories may be above one of a path of `PATH_MAX` bytes.
 const DEEPEST: usize = 2048;
@@ -438,6 +439,7 @@ impl StoreDir for Directory {
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {
+        wait::waits_here();
         if path == Path::new(".") {
             return Ok(fsync(&self.fd)?);
         }

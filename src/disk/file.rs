@@ -12,6 +12,7 @@ use nix::unistd::{Whence, lseek};
 
 use super::attributes::is_unsupported;
 use super::{MountId, Place, StoreFile, Whereabouts};
+use crate::wait;
 
 /// A file of the operating system as a [`StoreFile`].
 #[derive(Debug)]
@@ -140,6 +141,7 @@ impl StoreFile for OsFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        wait::waits_here();
         self.0.sync_data()
     }
 

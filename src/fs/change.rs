@@ -124,7 +124,9 @@ impl Fs {
 
     /// A refusal that concerns no chunk in flight goes to the log from here.
     fn reported<T>(&self, dataset: &Dataset, name: &OsStr, result: Result<T>) -> Result<T> {
-        if let Err(error) = &result {
+        if let Err(error) = &result
+            && !error.would_wait()
+        {
             dataset.report(name, error);
         }
         result

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::dataset::Descriptors;
 use crate::proc::{self, Process, find_in_table, is_gone, unescape};
+use crate::wait;
 
 /// Flags of an open that `fcntl` does not change: a duplicate has them as the original has.
 const LASTING: i32 = libc::O_ACCMODE | libc::O_NOFOLLOW | libc::O_SYNC;
@@ -54,6 +55,7 @@ pub(super) struct Closing<'a> {
 
 impl Descriptors for Closing<'_> {
     fn others_can_write(&self) -> bool {
+        wait::waits_here();
         if self.closer == 0 || !proc::is_ours() {
             return true;
         }

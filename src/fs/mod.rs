@@ -1,8 +1,8 @@
 //! The mount as file operations, with no FUSE in it.
 //!
 //! Each method is what one system call means here; `fuse` translates the kernel's requests to them
-//! and back. Methods may block on the store but not for long, except where a `…_is_slow` method
-//! says so beforehand: those belong on [`Fs::run`]. Where a dataset may have to be opened first, a
+//! and back. Where a method has to wait, and its thread [may not](crate::wait), it answers so, and is
+//! called anew by one that may. Where a dataset may have to be opened first, a
 //! `…_route` method says where the request belongs: [`Fs::run_at`] takes it there.
 //!
 //! | module | holds |
@@ -54,6 +54,7 @@ use crate::array::View;
 use crate::dataset::Dataset;
 use crate::error::{Context, Errno, Result};
 use crate::store::{Now, Place, Seen, Store};
+use crate::wait;
 use handle::Handles;
 use inodes::{Inode, Inodes, Kind};
 use nix::sys::stat::FileStat;
@@ -370,6 +371,7 @@ impl Fs {
             return Ok(dataset);
         }
         let (path, seen) = self.inodes.place(dir)?;
+        wait::may_wait()?;
         let dataset = self.store.dataset(&path)?;
         if seen.map(|seen| seen.inode()) != Some(dataset.identity()?) {
             return Err(replaced(&path));

@@ -18,6 +18,7 @@ use crate::dataset::{ChunkWriter, Found, Waiter};
 use crate::disk::Face;
 use crate::error::{Context, Errno, Result};
 use crate::store::{self, Maker, Seen};
+use crate::wait;
 
 fn wants_write(flags: i32) -> bool {
     flags & libc::O_ACCMODE != libc::O_RDONLY
@@ -389,14 +390,6 @@ impl Fs {
         }
     }
 
-    /// Whether a write has much to move first.
-    pub fn write_is_slow(&self, fh: u64, offset: u64) -> bool {
-        self.handles.get(fh).is_ok_and(|handle| match &*handle {
-            Handle::Chunk(chunk) => chunk.writer.write_is_slow(offset),
-            _ => false,
-        })
-    }
-
     /// Reserves room, which extends what is shorter.
     ///
     /// # Errors
@@ -424,6 +417,7 @@ impl Fs {
     pub fn flush(&self, fh: u64, caller: &Caller) -> Result<()> {
         match &*self.handles.get(fh)? {
             Handle::Chunk(chunk) => {
+                self.wait_if_parted()?;
                 let node = self.inodes.get(chunk.ino);
                 let closed = chunk.writer.flush(&Closing {
                     device: self.device.get().map(String::as_str),
@@ -434,44 +428,37 @@ impl Fs {
                     closer: caller.pid,
                     closes: &chunk.closes,
                 });
-                self.let_go_after(chunk.ino);
+                if !closed.as_ref().is_err_and(crate::Error::would_wait) {
+                    self.let_go_after(chunk.ino);
+                }
                 closed
             }
             _ => Ok(()),
         }
     }
 
-    /// Notes that a close has come, which [`Fs::flush`] will answer, and says whether that has much
-    /// to copy or compare, or looks at processes.
-    pub fn begin_flush(&self, fh: u64) -> bool {
+    /// Notes that a close has come, which [`Fs::flush`] will answer.
+    pub fn note_close(&self, fh: u64) {
         if let Ok(handle) = self.handles.get(fh)
             && let Handle::Chunk(chunk) = &*handle
         {
             chunk.closes.fetch_add(1, Ordering::AcqRel);
         }
-        self.flush_is_slow(fh)
     }
 
-    /// Whether a flush has much to copy or compare, looks at processes, or lets go of the dataset.
-    fn flush_is_slow(&self, fh: u64) -> bool {
-        self.handles.get(fh).is_ok_and(|handle| match &*handle {
-            Handle::Chunk(chunk) => self.is_parted() || chunk.writer.flush_is_slow(),
-            _ => false,
-        })
-    }
-
-    /// Makes a file, or all rows committed so far, durable; `done` is told, from a
-    /// thread that waited for the disk.
-    pub fn fsync(self: &Arc<Self>, ino: u64, fh: u64, done: Waiter) {
-        match self.before_sync(ino, fh) {
-            Ok(Some(dataset)) => self.sync_dataset(dataset, done),
-            Ok(None) => done(Ok(())),
-            Err(error) => done(Err(error)),
+    /// Once the mount is out of sight, the end of a chunk in flight may let go of its dataset.
+    fn wait_if_parted(&self) -> Result<()> {
+        match self.is_parted() {
+            true => wait::may_wait(),
+            false => Ok(()),
         }
     }
 
-    /// What an fsync does before the dataset is synced, if it is to be.
-    fn before_sync(&self, ino: u64, fh: u64) -> Result<Option<Arc<dataset::Dataset>>> {
+    /// Does what an fsync does before the dataset that it answers, if any, [is synced](Fs::sync_dataset).
+    ///
+    /// # Errors
+    /// Why a chunk is refused, and those of syncing a file.
+    pub fn begin_fsync(&self, ino: u64, fh: u64) -> Result<Option<Arc<dataset::Dataset>>> {
         let handle = self.handles.get(fh)?;
         match &*handle {
             Handle::Chunk(chunk) => chunk.writer.commit_if_complete()?,
@@ -488,23 +475,21 @@ impl Fs {
         Ok(Some(self.dataset(node.parent)?))
     }
 
-    /// As [`Fs::fsync`], for a directory.
-    pub fn fsyncdir(self: &Arc<Self>, ino: u64, done: Waiter) {
-        let synced = self.same_place(ino).and_then(|place| {
-            self.store.sync_dir(&place)?;
-            if ino == ROOT {
-                return Ok(None);
-            }
-            self.dataset(ino).map(Some)
-        });
-        match synced {
-            Ok(Some(dataset)) => self.sync_dataset(dataset, done),
-            Ok(None) => done(Ok(())),
-            Err(error) => done(Err(error)),
+    /// As [`Fs::begin_fsync`], for a directory.
+    ///
+    /// # Errors
+    /// Those of syncing it.
+    pub fn begin_fsyncdir(&self, ino: u64) -> Result<Option<Arc<dataset::Dataset>>> {
+        let place = self.same_place(ino)?;
+        self.store.sync_dir(&place)?;
+        if ino == ROOT {
+            return Ok(None);
         }
+        self.dataset(ino).map(Some)
     }
 
-    fn sync_dataset(&self, dataset: Arc<dataset::Dataset>, done: Waiter) {
+    /// Makes all rows committed so far durable; `done` is told, from a thread that waited for the disk.
+    pub fn sync_dataset(&self, dataset: Arc<dataset::Dataset>, done: Waiter) {
         if dataset.sync_later(done) {
             self.workers.run(move || dataset.run_syncs());
         }
@@ -515,20 +500,18 @@ impl Fs {
     /// # Errors
     /// `EBADF`.
     pub fn release(&self, fh: u64) -> Result<()> {
-        let handle = self.handles.remove(fh)?;
-        if let Handle::Version(_, ino) = &*handle {
-            self.inodes.close_version(*ino);
-        }
-        Self::end(&handle);
+        let handle = self.handles.get(fh)?;
         if let Handle::Chunk(chunk) = &*handle {
-            self.let_go_after(chunk.ino);
+            self.wait_if_parted()?;
+            chunk.writer.try_release()?;
+        }
+        self.handles.remove(fh)?;
+        match &*handle {
+            Handle::Version(_, ino) => self.inodes.close_version(*ino),
+            Handle::Chunk(chunk) => self.let_go_after(chunk.ino),
+            _ => {}
         }
         Ok(())
-    }
-
-    /// Whether a release has to wait for a lock that is held for long, or has bytes to keep.
-    pub fn release_is_slow(&self, fh: u64) -> bool {
-        self.flush_is_slow(fh)
     }
 
     pub(super) fn end(handle: &Handle) {

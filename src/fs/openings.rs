@@ -11,10 +11,10 @@ use std::ffi::OsStr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
+use super::Fs;
 use super::handle::Handle;
 use super::inodes::ROOT;
 use super::workers::{Job, Workers};
-use super::{Fs, SetAttr};
 use crate::dataset::{self, Dataset};
 
 /// How many datasets may be opened at once.
@@ -215,18 +215,11 @@ impl Fs {
     }
 
     /// Of a change of attributes.
-    pub fn setattr_route(&self, ino: u64, set: &SetAttr) -> Route {
-        let resizes = set
-            .size
-            .zip(set.fh)
-            .is_some_and(|(size, fh)| self.write_is_slow(fh, size));
-        let Some((dir, dataset)) = self.inodes.dataset_of(ino, false) else {
-            return near(resizes);
-        };
-        // What changes of a committed chunk is written to the journal, by the dataset's owner.
-        let waits = |dataset: &Arc<Dataset>| dataset.is_busy() || !dataset.is_owned();
-        let slow = resizes || dataset.as_ref().is_some_and(waits);
-        self.route_in(dir, dataset, Need::Free, slow)
+    pub fn setattr_route(&self, ino: u64) -> Route {
+        match self.inodes.dataset_of(ino, false) {
+            Some((dir, dataset)) => self.route_in(dir, dataset, Need::Free, false),
+            None => Route::Here(None),
+        }
     }
 
     /// Of the creation of a file. A chunk's dataset is owned first.
@@ -290,13 +283,13 @@ impl Fs {
         self.route(ino, Need::Open, false)
     }
 
-    /// Of lining up for a sync, which may take long: all but that of a chunk with little to copy.
+    /// Of lining up for a sync, which may take long: all but that of a chunk in flight.
     pub fn fsync_route(&self, ino: u64, fh: u64) -> Route {
         let Ok(handle) = self.handles.get(fh) else {
             return Route::Here(None);
         };
         match &*handle {
-            Handle::Chunk(chunk) if chunk.writer.is_new() => near(chunk.writer.fsync_is_slow()),
+            Handle::Chunk(chunk) if chunk.writer.is_new() => Route::Here(None),
             Handle::File(_) | Handle::GeneratedFile(_) => near(true),
             Handle::Chunk(_) | Handle::View(_) | Handle::Version(..) | Handle::Dir(_) => {
                 match self.inodes.get(ino) {

@@ -1,12 +1,11 @@
 //! The fuser adapter: translate, call, reply. It decides nothing.
 //!
 //! Every handler catches panics: the reply that is dropped by one answers `EIO`, and the mutex that
-//! it poisoned closes its dataset to writes, not the mount. What `Fs` calls slow runs on a worker
-//! thread and replies from there.
+//! it poisoned closes its dataset to writes, not the mount.
 
 mod busy_poll;
+mod dispatch;
 mod passthrough;
-mod patience;
 mod raw;
 mod requests;
 
@@ -19,7 +18,7 @@ use std::sync::Arc;
 use fuser::{Errno, FileAttr, FileType, INodeNo, Notifier, ReplyEmpty, Request};
 
 use crate::error::{Error, Result};
-use crate::fs::{Attr, Caller, Fs, Route, is_expected};
+use crate::fs::{Attr, Caller, Fs, is_expected};
 use busy_poll::BusyPoll;
 use passthrough::Backing;
 pub use raw::splice::LARGEST_READ;
@@ -169,15 +168,6 @@ impl Adapter {
                 log::debug!("an answer was copied after all: {error}");
                 false
             }
-        }
-    }
-
-    fn dispatch(&self, operation: &'static str, route: Route, job: impl FnOnce() + Send + 'static) {
-        match route {
-            Route::Here(_kept) => self.serve(operation, job),
-            elsewhere => self
-                .fs
-                .run_at(elsewhere, move || catch_panic(operation, job)),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
@@ -13,12 +14,14 @@ use fuser::{
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::dispatch::patiently;
 use super::passthrough::cache_flags;
-use super::patience::patiently;
 use super::{
     Adapter, Subject, attributes, caller, catch_panic, empty, failed, splice, with_buffer,
 };
+use crate::dataset::Dataset;
 use crate::fs::{Attr, Fs, Opened, Route, SetAttr, near};
+use crate::wait;
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
@@ -39,7 +42,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let route = self.fs.lookup_route(parent.0, name);
-        let (fs, name) = (self.fs.clone(), name.to_owned());
+        let name = name.to_owned();
         let (device, unique) = (self.device.clone(), request.unique().0);
         let thread = request.pid();
         let asked = name.clone();
@@ -51,9 +54,7 @@ impl Filesystem for Adapter {
                 reply.error(failed(fs, "lookup", &subject, &error));
             }
         };
-        self.dispatch("lookup", route, move || {
-            patiently(&fs, "lookup", ask, answer);
-        });
+        self.dispatch("lookup", route, ask, answer);
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
@@ -61,14 +62,13 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        let (fs, fh, thread) = (self.fs.clone(), fh.map(|fh| fh.0), request.pid());
+        let (fh, thread) = (fh.map(|fh| fh.0), request.pid());
         let ask = move |fs: &Fs| fs.getattr(ino.0, fh, thread);
         let answer = move |fs: &Fs, found: crate::Result<Attr>| match found {
             Ok(attr) => reply.attr(&attr.attr_ttl, &attributes(&attr)),
             Err(error) => reply.error(failed(fs, "getattr", &Subject::Inode(ino.0), &error)),
         };
-        let job = move || patiently(&fs, "getattr", ask, answer);
-        self.dispatch("getattr", self.fs.getattr_route(ino.0), job);
+        self.dispatch("getattr", self.fs.getattr_route(ino.0), ask, answer);
     }
 
     fn setattr(
@@ -100,14 +100,12 @@ impl Filesystem for Adapter {
             }),
             fh: fh.map(|fh| fh.0),
         };
-        let fs = self.fs.clone();
         let ask = move |fs: &Fs| fs.setattr(ino.0, &set);
         let answer = move |fs: &Fs, done: crate::Result<Attr>| match done {
             Ok(attr) => reply.attr(&attr.attr_ttl, &attributes(&attr)),
             Err(error) => reply.error(failed(fs, "setattr", &Subject::Inode(ino.0), &error)),
         };
-        let job = move || patiently(&fs, "setattr", ask, answer);
-        self.dispatch("setattr", self.fs.setattr_route(ino.0, &set), job);
+        self.dispatch("setattr", self.fs.setattr_route(ino.0), ask, answer);
     }
 
     fn mkdir(
@@ -135,28 +133,24 @@ impl Filesystem for Adapter {
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let route = self.fs.unlink_route(parent.0, name);
-        let (fs, name) = (self.fs.clone(), name.to_owned());
+        let name = name.to_owned();
         let asked = name.clone();
         let ask = move |fs: &Fs| fs.unlink(parent.0, &asked);
         let answer = move |fs: &Fs, done| {
             empty(fs, done, "unlink", &Subject::Name(parent.0, &name), reply);
         };
-        self.dispatch("unlink", route, move || {
-            patiently(&fs, "unlink", ask, answer);
-        });
+        self.dispatch("unlink", route, ask, answer);
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let route = self.fs.rmdir_route(parent.0, name);
-        let (fs, name) = (self.fs.clone(), name.to_owned());
+        let name = name.to_owned();
         let asked = name.clone();
         let ask = move |fs: &Fs| fs.rmdir(parent.0, &asked);
         let answer = move |fs: &Fs, done| {
             empty(fs, done, "rmdir", &Subject::Name(parent.0, &name), reply);
         };
-        self.dispatch("rmdir", route, move || {
-            patiently(&fs, "rmdir", ask, answer);
-        });
+        self.dispatch("rmdir", route, ask, answer);
     }
 
     fn symlink(
@@ -207,7 +201,7 @@ impl Filesystem for Adapter {
         let route = self.fs.rename_route(parent.0, name, newparent.0, newname);
         let (fs, name, newname) = (self.fs.clone(), name.to_owned(), newname.to_owned());
         let caller = caller(request);
-        self.dispatch("rename", route, move || {
+        self.run("rename", route, move || {
             // One of the two datasets is open now, the other may not be.
             let route = fs.rename_route(parent.0, &name, newparent.0, &newname);
             let route = match route {
@@ -240,7 +234,7 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let route = self.fs.create_route(parent.0, name);
-        let (fs, name, caller) = (self.fs.clone(), name.to_owned(), caller(request));
+        let (name, caller) = (name.to_owned(), caller(request));
         let (device, unique) = (self.device.clone(), request.unique().0);
         let asked = name.clone();
         let ask = move |fs: &Fs| fs.create(parent.0, &asked, mode & !umask, flags, &caller);
@@ -254,22 +248,18 @@ impl Filesystem for Adapter {
                 reply.error(failed(fs, "create", &subject, &error));
             }
         };
-        self.dispatch("create", route, move || {
-            patiently(&fs, "create", ask, answer);
-        });
+        self.dispatch("create", route, ask, answer);
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let route = self.fs.open_route(ino.0, flags.0);
-        let (fs, backing, caller) = (self.fs.clone(), self.backing.clone(), caller(request));
+        let (backing, caller) = (self.backing.clone(), caller(request));
         let ask = move |fs: &Fs| fs.open(ino.0, flags.0, &caller);
         let answer = move |fs: &Fs, done: crate::Result<_>| match done {
             Ok(opened) => backing.answer(opened, reply, || fs.set_uncached(false)),
             Err(error) => reply.error(failed(fs, "open", &Subject::Inode(ino.0), &error)),
         };
-        self.dispatch("open", route, move || {
-            patiently(&fs, "open", ask, answer);
-        });
+        self.dispatch("open", route, ask, answer);
     }
 
     fn read(
@@ -310,16 +300,17 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        if self.fs.write_is_slow(fh.0, offset) {
-            let (fs, data) = (self.fs.clone(), data.to_vec());
-            self.fs.run(move || {
-                catch_panic("write", || write(&fs, ino.0, fh.0, offset, &data, reply))
-            });
-        } else {
-            self.serve("write", || {
-                write(&self.fs, ino.0, fh.0, offset, data, reply)
-            });
-        }
+        self.serve("write", || {
+            let tried = wait::never(|| write(&self.fs, ino.0, fh.0, offset, data, reply));
+            if let Some(reply) = tried {
+                let (fs, data) = (self.fs.clone(), data.to_vec());
+                self.fs.run(move || {
+                    catch_panic("write", || {
+                        write(&fs, ino.0, fh.0, offset, &data, reply);
+                    });
+                });
+            }
+        });
     }
 
     fn fallocate(
@@ -332,11 +323,11 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let fs = self.fs.clone();
-        self.dispatch("fallocate", near(true), move || {
-            let done = fs.fallocate(fh.0, offset, length, mode);
-            empty(&fs, done, "fallocate", &Subject::Inode(ino.0), reply);
-        });
+        let ask = move |fs: &Fs| fs.fallocate(fh.0, offset, length, mode);
+        let answer = move |fs: &Fs, done| {
+            empty(fs, done, "fallocate", &Subject::Inode(ino.0), reply);
+        };
+        self.dispatch("fallocate", near(true), ask, answer);
     }
 
     fn flush(
@@ -347,12 +338,13 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        let slow = self.fs.begin_flush(fh.0);
-        let (fs, caller) = (self.fs.clone(), caller(request));
-        self.dispatch("flush", near(slow), move || {
-            let done = fs.flush(fh.0, &caller);
-            empty(&fs, done, "flush", &Subject::Inode(ino.0), reply);
-        });
+        self.fs.note_close(fh.0);
+        let caller = caller(request);
+        let ask = move |fs: &Fs| fs.flush(fh.0, &caller);
+        let answer = move |fs: &Fs, done| {
+            empty(fs, done, "flush", &Subject::Inode(ino.0), reply);
+        };
+        self.dispatch("flush", near(false), ask, answer);
     }
 
     fn release(
@@ -366,12 +358,11 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.backing.release(fh.0);
-        let slow = self.fs.release_is_slow(fh.0);
-        let fs = self.fs.clone();
-        self.dispatch("release", near(slow), move || {
-            let done = fs.release(fh.0);
-            empty(&fs, done, "release", &Subject::Inode(ino.0), reply);
-        });
+        let ask = move |fs: &Fs| fs.release(fh.0);
+        let answer = move |fs: &Fs, done| {
+            empty(fs, done, "release", &Subject::Inode(ino.0), reply);
+        };
+        self.dispatch("release", near(false), ask, answer);
     }
 
     fn fsync(
@@ -382,13 +373,10 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let fs = self.fs.clone();
         let route = self.fs.fsync_route(ino.0, fh.0);
-        self.dispatch("fsync", route, move || {
-            let asked = fs.clone();
-            let answer = move |done| empty(&asked, done, "fsync", &Subject::Inode(ino.0), reply);
-            fs.fsync(ino.0, fh.0, Box::new(answer));
-        });
+        let ask = move |fs: &Fs| fs.begin_fsync(ino.0, fh.0);
+        let answer = sync_then_answer(&self.fs, "fsync", ino.0, reply);
+        self.dispatch("fsync", route, ask, answer);
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -411,7 +399,7 @@ impl Filesystem for Adapter {
         // The kernel's way of saying that an entry's inode is not known: it is found by lookup.
         const UNKNOWN: INodeNo = INodeNo(0xffff_ffff);
         let fs = self.fs.clone();
-        self.dispatch("readdir", self.fs.readdir_route(ino.0), move || {
+        self.run("readdir", self.fs.readdir_route(ino.0), move || {
             let listed = fs.readdir(ino.0, fh.0, offset, |entry| {
                 let kind = if entry.is_dir {
                     FileType::Directory
@@ -451,12 +439,9 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let fs = self.fs.clone();
-        self.dispatch("fsyncdir", self.fs.fsyncdir_route(ino.0), move || {
-            let asked = fs.clone();
-            let answer = move |done| empty(&asked, done, "fsyncdir", &Subject::Inode(ino.0), reply);
-            fs.fsyncdir(ino.0, Box::new(answer));
-        });
+        let ask = move |fs: &Fs| fs.begin_fsyncdir(ino.0);
+        let answer = sync_then_answer(&self.fs, "fsyncdir", ino.0, reply);
+        self.dispatch("fsyncdir", self.fs.fsyncdir_route(ino.0), ask, answer);
     }
 
     // The cheap answers: the kernel remembers ENOSYS for the whole mount and does not ask again.
@@ -571,17 +556,45 @@ impl Filesystem for Adapter {
     }
 }
 
-fn write(fs: &Fs, ino: u64, fh: u64, offset: u64, data: &[u8], reply: ReplyWrite) {
+/// Has the dataset that the operation has found synced, if it has, and answers after that.
+fn sync_then_answer(
+    fs: &Arc<Fs>,
+    operation: &'static str,
+    ino: u64,
+    reply: ReplyEmpty,
+) -> impl FnOnce(&Fs, crate::Result<Option<Arc<Dataset>>>) + Send + 'static {
+    let asked = fs.clone();
+    let answer = move |done| empty(&asked, done, operation, &Subject::Inode(ino), reply);
+    move |fs, begun| match begun {
+        Ok(Some(dataset)) => fs.sync_dataset(dataset, Box::new(answer)),
+        Ok(None) => answer(Ok(())),
+        Err(error) => answer(Err(error)),
+    }
+}
+
+/// Answers a write, or gives the reply back, with nothing done, where that has to wait.
+fn write(
+    fs: &Fs,
+    ino: u64,
+    fh: u64,
+    offset: u64,
+    data: &[u8],
+    reply: ReplyWrite,
+) -> Option<ReplyWrite> {
     let mut reply = Some(reply);
     let written = fs.write(fh, offset, data, || {
         if let Some(reply) = reply.take() {
             reply.written(data.len() as u32);
         }
     });
-    if let Err(error) = written {
-        let errno = failed(fs, "write", &Subject::Inode(ino), &error);
-        if let Some(reply) = reply {
-            reply.error(errno);
-        }
+    let error = match written {
+        Ok(()) => return None,
+        Err(error) if error.would_wait() => return reply,
+        Err(error) => error,
+    };
+    let errno = failed(fs, "write", &Subject::Inode(ino), &error);
+    if let Some(reply) = reply {
+        reply.error(errno);
     }
+    None
 }

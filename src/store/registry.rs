@@ -18,6 +18,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
+use crate::wait;
 
 /// Device and inode of a dataset's directory.
 pub(super) type Key = (u64, u64);
@@ -270,7 +271,8 @@ impl Registry {
 
     /// Closes idle datasets for their descriptors. False where there is none.
     pub(super) fn relieve(&self) -> bool {
-        self.close_idle(self.count() / 4 * 3) > 0
+        // Not everything that lacks a descriptor can be begun anew, and it is a rare case.
+        wait::anyhow(|| self.close_idle(self.count() / 4 * 3)) > 0
     }
 
     /// Does what an open dataset cannot do without a descriptor, where neither is one left nor an

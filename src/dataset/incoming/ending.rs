@@ -5,16 +5,17 @@ use std::path::Path;
 
 use super::super::commit::{ChunkCommit, Rows};
 use super::super::rescued::loadable;
-use crate::chunk::status::HandleId;
+use crate::chunk::status::{HandleId, Standing};
 use crate::chunk::validate::{check_len, no_header, read_header};
 use crate::dataset::Dataset;
-use crate::dataset::incoming::{Body, Incoming, Phase, State, failed_inside};
+use crate::dataset::incoming::{Body, Incoming, State, failed_inside};
 use crate::disk::Face;
 use crate::disk::clock;
 use crate::disk::{Open, set_attributes};
 use crate::error::{Context, Errno, Error, Result};
 use crate::journal::Attributes;
 use crate::npy::Header;
+use crate::wait;
 
 /// What a close has to know of the descriptors that are left. It is asked only where the answer
 /// decides, as it may have to look at every process.
@@ -79,6 +80,8 @@ impl Incoming {
         if let Judged::Answer(answer) = self.judge(id, Left::Unknown)? {
             return answer;
         }
+        // Every process of the machine may have to be looked at.
+        wait::may_wait()?;
         let meant = left.is_meant();
         let left = if left.others_can_write() {
             Left::Others { meant }
@@ -93,16 +96,14 @@ impl Incoming {
 
     fn judge(&self, id: HandleId, left: Left) -> Result<Judged> {
         let mut state = self.state()?;
-        match &state.phase {
-            Phase::Refused(error) => {
+        match self.shared.standing() {
+            Standing::Refused(error) => {
                 self.dataset.leave(self);
-                return Ok(Judged::Answer(Err(error.clone())));
+                return Ok(Judged::Answer(Err(error)));
             }
-            &Phase::Committed(id) => return Ok(Judged::Answer(self.dataset.still_has(id))),
-            Phase::Open => {}
-        }
-        if self.shared.is_taken_away() {
-            return Ok(Judged::Answer(Err(self.withdrawn())));
+            Standing::Committed(id) => return Ok(Judged::Answer(self.dataset.still_has(id))),
+            Standing::TakenAway => return Ok(Judged::Answer(Err(self.withdrawn()))),
+            Standing::Open => {}
         }
         if !self.shared.is_writer(id) {
             return Ok(Judged::Answer(Ok(())));
@@ -146,10 +147,7 @@ impl Incoming {
 
     /// A close has told of the refusal: its name is free.
     pub(crate) fn leave_if_refused(&self) {
-        if self
-            .state()
-            .is_ok_and(|state| matches!(state.phase, Phase::Refused(_)))
-        {
+        if matches!(self.shared.standing(), Standing::Refused(_)) {
             self.dataset.leave(self);
         }
     }
@@ -162,15 +160,15 @@ impl Incoming {
     /// Why the chunk was refused, now or before.
     pub(crate) fn commit_if_complete(&self) -> Result<()> {
         let mut state = self.state()?;
-        match &state.phase {
-            Phase::Refused(error) => return Err(error.clone()),
-            &Phase::Committed(id) => {
+        match self.shared.standing() {
+            Standing::Refused(error) => return Err(error),
+            Standing::Committed(id) => {
                 drop(state);
                 self.dataset.refresh()?;
                 return self.dataset.still_has(id);
             }
-            Phase::Open if self.shared.is_taken_away() => return Err(self.withdrawn()),
-            Phase::Open => {}
+            Standing::TakenAway => return Err(self.withdrawn()),
+            Standing::Open => {}
         }
         if let Ok(header) = self.complete(&state)
             && header.is_written(&state)
@@ -181,6 +179,7 @@ impl Incoming {
         if state.len == 0 {
             return Ok(());
         }
+        wait::may_wait()?;
         if state.plain && matches!(state.body, Body::Head) {
             state.part_of_header = Some(state.head.clone());
         }
@@ -195,6 +194,23 @@ impl Incoming {
     }
 
     fn commit(&self, state: &mut State, header: &FinalHeader) -> Result<()> {
+        if self.commit_waits(state) {
+            wait::may_wait()?;
+        }
+        wait::anyhow(|| self.commit_now(state, header))
+    }
+
+    /// Whether a commit has much to copy, or to wait for.
+    fn commit_waits(&self, state: &State) -> bool {
+        let body_waits = match &state.body {
+            Body::Stream(stream) => stream.is_converted() || self.dataset.is_out_of_turn(stream),
+            Body::File(_) => true,
+            Body::Memory { .. } | Body::Head => false,
+        };
+        body_waits || state.synced || self.dataset.is_busy()
+    }
+
+    fn commit_now(&self, state: &mut State, header: &FinalHeader) -> Result<()> {
         if !self.shared.seal() {
             return Err(self.withdrawn());
         }
@@ -218,7 +234,7 @@ impl Incoming {
         };
         match self.dataset.commit(&candidate, rows) {
             Ok(id) => {
-                state.phase = Phase::Committed(id);
+                self.shared.committed(id);
                 if state.synced
                     && let Err(error) = self.dataset.sync()
                 {
@@ -263,8 +279,7 @@ impl Incoming {
             Errno::EIO | Errno::ESTALE => self.dataset.pay().err().unwrap_or(error),
             _ => error,
         };
-        self.shared.refuse();
-        state.phase = Phase::Refused(error.clone());
+        self.shared.refuse(error.clone());
         let body = std::mem::replace(&mut state.body, Body::Head);
         let len = state.len;
         let kept = if matches!(error.errno(), Errno::ENOSPC | Errno::EDQUOT) && !state.confirmed {
@@ -346,45 +361,56 @@ impl Incoming {
     /// Handle `id` is gone, and no process hears of what becomes of its bytes. A complete chunk is
     /// committed: no close may have come before, or none that could be judged. An incomplete one is
     /// refused. Where no handle is left, a chunk of no bytes becomes an empty file.
-    pub(crate) fn release(&self, id: HandleId) {
+    ///
+    /// # Errors
+    /// Only that it has to wait: then the handle is as it was.
+    pub(crate) fn release(&self, id: HandleId) -> Result<()> {
+        let state = self.lock()?;
+        let received = state.as_ref().map_or(true, |state| state.len > 0);
+        if received && !matches!(self.shared.standing(), Standing::Committed(_)) {
+            // It may be copied, kept or compared.
+            wait::may_wait()?;
+        }
         let ended = self.shared.release(id);
         if !ended.judges {
-            return;
+            return Ok(());
         }
-        let mut state = match self.state.lock() {
+        let mut state = match state {
             Ok(state) => state,
             Err(poisoned) => {
                 // What had come of it was accepted.
                 let mut state = poisoned.into_inner();
-                if matches!(state.phase, Phase::Open) {
+                if !matches!(
+                    self.shared.standing(),
+                    Standing::Committed(_) | Standing::Refused(_)
+                ) {
                     self.refuse(&mut state, failed_inside());
                 }
                 drop(state);
                 self.dataset.leave(self);
-                return;
+                return Ok(());
             }
         };
-        if matches!(state.phase, Phase::Open) {
-            if self.shared.is_taken_away() {
-                if ended.last {
-                    self.drop_body(&mut state);
-                }
-            } else if ended.denied {
+        match self.shared.standing() {
+            _ if ended.denied => {
                 let lost = self.withdrawn();
                 self.refuse(&mut state, lost);
-            } else if state.len > 0 {
-                self.judge_unheard(&mut state);
-            } else if ended.last {
-                if let Err(error) = self.dataset.leave_empty_file(self) {
+            }
+            Standing::TakenAway if ended.last => self.drop_body(&mut state),
+            Standing::Open if state.len > 0 => self.judge_unheard(&mut state),
+            Standing::Open => {
+                if ended.last
+                    && let Err(error) = self.dataset.leave_empty_file(self)
+                {
                     log::warn!("{}: {error}", self.dataset.label());
                 }
-                return;
-            } else {
-                return;
+                return Ok(());
             }
+            Standing::TakenAway | Standing::Committed(_) | Standing::Refused(_) => {}
         }
         drop(state);
         self.dataset.leave(self);
+        Ok(())
     }
 
     fn judge_unheard(&self, state: &mut State) {
@@ -404,29 +430,6 @@ impl Incoming {
         };
         self.refuse(state, reason);
     }
-
-    /// Whether the next `flush` of a handle that has written may wait or look at processes: then it
-    /// belongs on a thread that may wait.
-    pub(crate) fn flush_is_slow(&self) -> bool {
-        if self.dataset.is_busy() {
-            return true;
-        }
-        match self.state.try_lock() {
-            Ok(state) => match (&state.phase, &state.body) {
-                (Phase::Open, Body::Stream(stream)) => {
-                    !state.is_plainly_complete()
-                        || stream.is_converted()
-                        || self.dataset.is_out_of_turn(stream)
-                }
-                (Phase::Open, Body::Memory { .. }) => !state.is_plainly_complete(),
-                (Phase::Open, Body::Head) => state.len > 0,
-                (Phase::Open, Body::File(_)) => true,
-                _ => false,
-            },
-            // A write is being stored, or a commit is under way.
-            Err(_) => true,
-        }
-    }
 }
 
 fn never_closed() -> Error {
@@ -434,14 +437,6 @@ fn never_closed() -> Error {
         ECANCELED,
         "its writer ended without a close, and bytes or rows of it were never written"
     )
-}
-
-impl State {
-    /// Whether it is complete and plain, as far as that can be told without reading a file.
-    fn is_plainly_complete(&self) -> bool {
-        let says_so = |header: &Header| header.rows() > 0 && header.file_bytes() == self.len;
-        self.plain && self.header.as_ref().is_some_and(says_so)
-    }
 }
 
 /// The header of a chunk that is complete.

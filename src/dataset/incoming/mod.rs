@@ -21,21 +21,21 @@ mod ending;
 
 use crate::disk::{Change, Face};
 use std::ffi::{OsStr, OsString};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, LockResult, Mutex, MutexGuard, TryLockError};
 
 use crate::array::stream::{Owner, Stream};
-use crate::chunk::status::{Abort, HandleId, Lost, Reopened, Shared, Start};
+use crate::chunk::status::{Abort, HandleId, Lost, Reopened, Shared, Standing, Start};
 use crate::chunk::validate::too_long;
 use crate::chunk::written::Coverage;
 use crate::convert::Conversion;
 use crate::convert::bands::Bands;
 use crate::convert::budget::Permit;
 use crate::dataset::Dataset;
-use crate::dataset::mine::epoch::ChunkId;
 use crate::disk::set_attributes;
 use crate::disk::temp::{Holds, TempFile};
 use crate::error::{Context, Error, Result};
 use crate::npy::{Header, HeaderError, Prefix};
+use crate::wait;
 pub use ending::{Descriptors, NoOthers};
 
 /// A body up to this size, in bytes, may collect in memory.
@@ -55,7 +55,6 @@ pub struct Incoming {
 
 #[derive(Debug)]
 struct State {
-    phase: Phase,
     body: Body,
     /// Length of the chunk so far, in bytes.
     len: u64,
@@ -95,15 +94,13 @@ impl State {
         self.acknowledged = false;
         self.synced = false;
     }
-}
 
-#[derive(Debug)]
-enum Phase {
-    Open,
-    /// Under this id; its name may have changed since.
-    Committed(ChunkId),
-    /// The answer to everything from now on.
-    Refused(Error),
+    /// Whether a write from `offset` to `end` has what was streamed moved to a file first: it goes on in
+    /// another order, or is refused.
+    fn leaves_tail(&self, offset: u64, end: u64) -> bool {
+        matches!(self.body, Body::Stream(_))
+            && (offset != self.len || self.header.as_ref().is_some_and(|it| end > it.file_bytes()))
+    }
 }
 
 #[derive(Debug)]
@@ -126,7 +123,6 @@ impl Incoming {
             name,
             shared: Shared::new(face),
             state: Mutex::new(State {
-                phase: Phase::Open,
                 body: Body::Head,
                 len: 0,
                 head: Vec::new(),
@@ -166,22 +162,34 @@ impl Incoming {
             face.mtime = change.mtime.or(face.mtime);
         });
         let state = self.state()?;
-        match (&state.phase, &state.body) {
-            (&Phase::Committed(id), _) => {
+        let face = self.face();
+        match (self.shared.standing(), &state.body) {
+            (Standing::Committed(id), _) => {
                 let name = self.dataset.name_of(id)?;
-                self.dataset.set_attributes(&name, change)
+                return self.dataset.set_attributes(&name, change);
             }
-            (Phase::Open, Body::File(file)) => set_attributes(file.blob(), &self.face())
-                .context(|| "cannot set the attributes of the staged chunk".into()),
-            (Phase::Open, Body::Stream(stream)) => stream
-                .set_face(self.face())
-                .context(|| "cannot set the attributes of the staged chunk".into()),
-            (Phase::Open | Phase::Refused(_), _) => Ok(()),
+            (Standing::Open, Body::File(file)) => set_attributes(file.blob(), &face),
+            (Standing::Open, Body::Stream(stream)) => stream.set_face(face),
+            _ => Ok(()),
+        }
+        .context(|| "cannot set the attributes of the staged chunk".into())
+    }
+
+    /// What was received, poisoned where a panic has left it half done. A commit, or a write that is
+    /// being stored, may hold it for long.
+    fn lock(&self) -> Result<LockResult<MutexGuard<'_, State>>> {
+        match self.state.try_lock() {
+            Ok(state) => Ok(Ok(state)),
+            Err(TryLockError::Poisoned(state)) => Ok(Err(state)),
+            Err(TryLockError::WouldBlock) => {
+                wait::may_wait()?;
+                Ok(self.state.lock())
+            }
         }
     }
 
     fn state(&self) -> Result<MutexGuard<'_, State>> {
-        self.state.lock().map_err(|_| failed_inside())
+        self.lock()?.map_err(|_| failed_inside())
     }
 
     fn withdrawn(&self) -> Error {
@@ -249,21 +257,25 @@ impl Incoming {
         offset: u64,
         ack: impl FnOnce(),
     ) -> Result<()> {
-        let mut state = self.state()?;
-        match &state.phase {
-            Phase::Refused(error) => return Err(error.clone()),
-            &Phase::Committed(id) => {
+        // The write before this one, which is answered before it is stored, is soon done.
+        let mut state = wait::anyhow(|| self.state())?;
+        match self.shared.standing() {
+            Standing::Refused(error) => return Err(error),
+            Standing::Committed(id) => {
                 drop(state);
                 let name = self.dataset.name_of(id)?;
                 self.dataset.compare_committed(&name, data, offset)?;
                 ack();
                 return Ok(());
             }
-            Phase::Open => {}
+            Standing::Open | Standing::TakenAway => {}
+        }
+        let end = offset.saturating_add(data.len() as u64);
+        if state.confirmed || state.leaves_tail(offset, end) {
+            wait::may_wait()?;
         }
         self.claim(id, written)?;
         state.touch();
-        let end = offset.saturating_add(data.len() as u64);
         let taken = self.take_in(&mut state, data, offset, || {
             // A process that asks for the size once the write has returned must see it in there.
             self.shared.change_face(|face| face.len = face.len.max(end));
@@ -369,16 +381,28 @@ impl Incoming {
 
     /// The fast path up to the end of the header, and what `data` holds after it.
     fn take_head(&self, state: &mut State, data: &[u8]) -> Result<()> {
-        state.head.extend_from_slice(data);
-        let header = match Header::parse(&state.head) {
+        let before = state.head.len();
+        let parsed = if before == 0 {
+            Header::parse(data)
+        } else {
+            state.head.extend_from_slice(data);
+            Header::parse(&state.head)
+        };
+        let complete = |state: &mut State| {
+            if before == 0 {
+                state.head.extend_from_slice(data);
+            }
+            state.len = state.head.len() as u64;
+        };
+        let header = match parsed {
             // The place of a header that will be written last.
             Err(HeaderError::Blank) => {
-                state.len = state.head.len() as u64;
+                complete(state);
                 return self.stage(state);
             }
             Err(error) => return Err(error.into()),
             Ok(Prefix::Incomplete { .. }) => {
-                state.len = state.head.len() as u64;
+                complete(state);
                 if state.head.len() > SMALL_HEAD {
                     return self.stage(state);
                 }
@@ -387,11 +411,13 @@ impl Incoming {
             Ok(Prefix::Complete(header)) => header,
         };
         self.dataset.check_compatible(&header)?;
-        let end = state.head.len() as u64;
+        let end = (before + data.len()) as u64;
         let len = header.len();
         state.header = Some(header);
         let overshoots = self.overshoots(state, end)?;
-        let body = state.head.split_off(len as usize);
+        let (head, body) = data.split_at(len as usize - before);
+        state.head.truncate(before);
+        state.head.extend_from_slice(head);
         state.len = len;
         if overshoots {
             self.stage(state)?;
@@ -400,7 +426,7 @@ impl Incoming {
             self.choose_place(state)?;
         }
         let at = state.len;
-        self.take_in(state, &body, at, || ())
+        self.take_in(state, body, at, || ())
     }
 
     fn owner(&self, head: &[u8]) -> Owner {
@@ -486,9 +512,9 @@ impl Incoming {
 
     /// The dataset and the name of the chunk, once it is committed.
     pub(crate) fn committed(&self) -> Result<Option<(Arc<Dataset>, OsString)>> {
-        match self.state()?.phase {
-            Phase::Committed(id) => Ok(Some((self.dataset.clone(), self.dataset.name_of(id)?))),
-            Phase::Open | Phase::Refused(_) => Ok(None),
+        match self.shared.standing() {
+            Standing::Committed(id) => Ok(Some((self.dataset.clone(), self.dataset.name_of(id)?))),
+            _ => Ok(None),
         }
     }
 
@@ -498,14 +524,14 @@ impl Incoming {
     /// The chunk's refusal, or what the store answers.
     pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let state = self.state()?;
-        match &state.phase {
-            Phase::Refused(error) => return Err(error.clone()),
-            &Phase::Committed(id) => {
+        match self.shared.standing() {
+            Standing::Refused(error) => return Err(error),
+            Standing::Committed(id) => {
                 drop(state);
                 let name = self.dataset.name_of(id)?;
                 return self.dataset.read_committed(&name, buffer, offset);
             }
-            Phase::Open => {}
+            Standing::Open | Standing::TakenAway => {}
         }
         let len = state.len.saturating_sub(offset).min(buffer.len() as u64) as usize;
         let buffer = &mut buffer[..len];
@@ -538,17 +564,20 @@ impl Incoming {
     /// As [`Incoming::write`]; `EPERM` once it is committed, except to the length that it has.
     pub(crate) fn set_len(&self, id: HandleId, written: bool, len: u64) -> Result<bool> {
         let mut state = self.state()?;
-        match &state.phase {
-            Phase::Refused(error) => return Err(error.clone()),
-            &Phase::Committed(id) => {
+        match self.shared.standing() {
+            Standing::Refused(error) => return Err(error),
+            Standing::Committed(id) => {
                 drop(state);
                 let name = self.dataset.name_of(id)?;
                 self.dataset.truncate_committed(&name, len)?;
                 return Ok(false);
             }
-            Phase::Open if self.shared.is_taken_away() => return Err(self.withdrawn()),
-            Phase::Open if len == state.len => return Ok(false),
-            Phase::Open => {}
+            Standing::TakenAway => return Err(self.withdrawn()),
+            Standing::Open if len == state.len => return Ok(false),
+            Standing::Open => {}
+        }
+        if state.confirmed || matches!(state.body, Body::Stream(_)) {
+            wait::may_wait()?;
         }
         self.claim(id, written)?;
         state.touch();
@@ -608,14 +637,6 @@ impl Incoming {
         state.head = Vec::new();
         state.header = None;
         state.crc = 0;
-    }
-
-    /// Whether a write at `offset` has much to move first.
-    pub fn write_is_slow(&self, offset: u64) -> bool {
-        match self.state.try_lock() {
-            Ok(state) => matches!(&state.body, Body::Stream(_)) && offset != state.len,
-            Err(_) => false,
-        }
     }
 }
 

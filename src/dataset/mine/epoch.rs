@@ -4,15 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::Dataset;
+use crate::chunk::ChunkId;
 use crate::error::{Error, Result};
-
-/// A committed chunk. It keeps its id when it is renamed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ChunkId {
-    /// Its place in the catalog.
-    pub(crate) index: u32,
-    epoch: u64,
-}
 
 /// Counts how often the dataset's files turned out to be others than before.
 #[derive(Debug, Default)]

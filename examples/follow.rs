@@ -6,13 +6,13 @@ use std::error::Error;
 use std::thread::sleep;
 use std::time::Duration;
 
-use npyfs::{Dataset, DatasetOptions};
+use npyfs::{Dataset, Options};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let directory = std::env::args_os()
         .nth(1)
         .ok_or("name a dataset's directory")?;
-    let options = DatasetOptions {
+    let options = Options {
         read_only: true,
         ..Default::default()
     };

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Write;
 
 use npyfs::npy::Header;
-use npyfs::{Dataset, DatasetOptions};
+use npyfs::{Dataset, Options};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("name a dataset, two rows and a file".into());
     };
     let rows = start.parse()?..stop.parse()?;
-    let options = DatasetOptions {
+    let options = Options {
         read_only: true,
         ..Default::default()
     };

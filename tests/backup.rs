@@ -20,7 +20,7 @@ use common::{
 };
 use npyfs::dataset::{Copied, back_up};
 use npyfs::disk::StoreDir;
-use npyfs::{Dataset, DatasetOptions};
+use npyfs::{Dataset, Options};
 use simulated::{Disk, Fault};
 
 fn backup(store: &Path, to: &Path) -> Output {
@@ -451,7 +451,7 @@ fn a_store_that_was_restored_from_its_copy_goes_on_and_so_do_its_backups() {
 }
 
 fn opened(disk: &Disk) -> Arc<Dataset> {
-    Dataset::open_in(Arc::new(disk.clone()), "run", DatasetOptions::default()).unwrap()
+    Dataset::open_in(Arc::new(disk.clone()), "run", Options::default()).unwrap()
 }
 
 fn copied(from: &Disk, to: &Disk) -> npyfs::Result<Copied> {
@@ -575,7 +575,7 @@ fn what_an_interrupted_backup_has_left_is_removed_by_the_next() {
     let gone = mount.store("gone");
     fs::create_dir(&gone).unwrap();
     let (name, bytes) = numbered(0);
-    let other = Dataset::open(&gone, DatasetOptions::default()).unwrap();
+    let other = Dataset::open(&gone, Options::default()).unwrap();
     other.append(&name, &bytes).unwrap();
     drop(other);
     backed_up(&mount.store(""), &copy);

@@ -16,7 +16,7 @@ use common::Mount;
 use nix::errno::Errno;
 use npyfs::dataset::{Face, NoOthers, Start};
 use npyfs::npy::{Header, Prefix};
-use npyfs::{Dataset, DatasetOptions};
+use npyfs::{Dataset, Options};
 
 fn text(descr: &str, shape: &str) -> Vec<u8> {
     framed(&format!(
@@ -180,7 +180,7 @@ struct Engine {
 impl Engine {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let dataset = Dataset::open(directory.path(), DatasetOptions::default()).unwrap();
+        let dataset = Dataset::open(directory.path(), Options::default()).unwrap();
         Engine { directory, dataset }
     }
 

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use chunks::{Dice, header, meaning, split};
-use npyfs::dataset::{Budget, ChunkWriter, Face, Found, NoOthers, Start, View};
-use npyfs::{Dataset, DatasetOptions};
+use npyfs::dataset::{Budget, ChunkHandle, Face, Found, NoOthers, Start, View};
+use npyfs::{Dataset, Options};
 
 const THREADS: u64 = 8;
 const CHUNKS: u64 = 300;
@@ -62,14 +62,14 @@ fn chunks_in(body: &[u8]) -> Vec<(u64, u64)> {
 }
 
 fn dataset(directory: &tempfile::TempDir, memory: usize) -> Arc<Dataset> {
-    let options = DatasetOptions {
+    let options = Options {
         memory: Budget::new(memory),
-        ..DatasetOptions::default()
+        ..Options::default()
     };
     Dataset::open(directory.path(), options).unwrap()
 }
 
-fn begin(dataset: &Arc<Dataset>, name: &str) -> ChunkWriter {
+fn begin(dataset: &Arc<Dataset>, name: &str) -> ChunkHandle {
     let face = Face {
         len: 0,
         mode: 0o644,

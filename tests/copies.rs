@@ -17,7 +17,7 @@ use common::{
     Chunk, LoopMount, Mount, Style, chunks_in, inside_a_private_namespace, npyfs, put_chunk, run,
     sync_path,
 };
-use npyfs::{Dataset, DatasetOptions};
+use npyfs::{Dataset, Options};
 
 const PRODUCERS: u64 = 3;
 /// The one that has always a chunk under way, which streams after the rows that are counted.
@@ -126,7 +126,7 @@ fn take_copies(
 }
 
 fn open(at: &Path, boot: Option<[u8; 16]>) -> Arc<Dataset> {
-    let options = DatasetOptions {
+    let options = Options {
         boot,
         ..Default::default()
     };
@@ -619,7 +619,7 @@ fn where_rows_cannot_be_set_aside_nothing_is_cut() {
     let error = {
         // Which would have its lock for a moment longer.
         let _alone = common::no_new_process();
-        Dataset::open(left.at(), DatasetOptions::default()).unwrap_err()
+        Dataset::open(left.at(), Options::default()).unwrap_err()
     };
     assert!(
         error.to_string().contains(".npyfs/re"),

@@ -18,9 +18,9 @@ use std::sync::Arc;
 
 use chunks::{chunk, meaning, split};
 use nix::errno::Errno;
-use npyfs::dataset::{Attributes, Budget, Change, ChunkWriter, Face, Found, NoOthers, Start, View};
+use npyfs::dataset::{Attributes, Budget, Change, ChunkHandle, Face, Found, NoOthers, Start, View};
 use npyfs::disk::{Open, StoreDir};
-use npyfs::{Dataset, DatasetOptions, Result};
+use npyfs::{Dataset, Options, Result};
 use simulated::{Disk, Fault};
 
 const BOOT: [u8; 16] = [1; 16];
@@ -31,11 +31,11 @@ fn long() -> bool {
 }
 
 fn open(disk: &Disk, boot: [u8; 16]) -> Result<Arc<Dataset>> {
-    let options = DatasetOptions {
+    let options = Options {
         // Rows of 64 bytes: up to 15 of them collect in memory, more are streamed.
         memory: Budget::new(1000),
         boot: Some(boot),
-        ..DatasetOptions::default()
+        ..Options::default()
     };
     Dataset::open_in(Arc::new(disk.clone()), "simulated", options)
 }
@@ -100,7 +100,7 @@ impl Told {
     }
 }
 
-fn begin(dataset: &Arc<Dataset>, name: &str) -> Result<ChunkWriter> {
+fn begin(dataset: &Arc<Dataset>, name: &str) -> Result<ChunkHandle> {
     let face = Face {
         len: 0,
         mode: 0o644,
@@ -122,7 +122,7 @@ fn pieces(bytes: &[u8]) -> Vec<(u64, &[u8])> {
         .collect()
 }
 
-fn write_all(incoming: &ChunkWriter, pieces: &[(u64, &[u8])]) -> Result<()> {
+fn write_all(incoming: &ChunkHandle, pieces: &[(u64, &[u8])]) -> Result<()> {
     pieces
         .iter()
         .try_for_each(|(at, piece)| incoming.write(piece, *at, || ()))

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use npyfs::error::Errno;
-use npyfs::fs::{Caller, Fs, Options};
+use npyfs::fs::{Caller, Fs};
 use npyfs::store::Store;
-use npyfs::{Dataset, DatasetOptions, Result};
+use npyfs::{Dataset, Options, Result};
 use simulated::{Disk, Fault};
 
 fn chunk(seed: u8) -> Vec<u8> {
@@ -35,7 +35,7 @@ fn calls_of_an_append() -> usize {
 
 fn opened(disk: &Disk) -> Arc<Dataset> {
     let folder = Arc::new(disk.clone());
-    let dataset = Dataset::open_in(folder, "run", DatasetOptions::default()).unwrap();
+    let dataset = Dataset::open_in(folder, "run", Options::default()).unwrap();
     dataset.append("a.npy", &chunk(1)).unwrap();
     dataset
 }
@@ -126,9 +126,9 @@ fn a_store_that_failed_anywhere_is_written_again_once_it_works() {
             (None, disk.killed()),
             (Some([2; 16]), disk.power_cut(at as u64)),
         ] {
-            let options = DatasetOptions {
+            let options = Options {
                 boot,
-                ..DatasetOptions::default()
+                ..Options::default()
             };
             let again = Dataset::open_in(Arc::new(next), "run", options).unwrap();
             assert_eq!(rows(&again), expected, "opened again, {context}");
@@ -173,7 +173,7 @@ fn unknown_handles_are_ebadf_and_unknown_inodes_estale() {
     const UNKNOWN: u64 = 1 << 40;
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), npyfs::store::Options::default()).unwrap();
-    let options = Options {
+    let options = npyfs::fs::Options {
         cached: false,
         read_only: false,
         allow_delete: false,

@@ -12,7 +12,7 @@ use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use npyfs::npy::{GrowableHeader, Header, Prefix};
-use npyfs::{Dataset, DatasetOptions};
+use npyfs::{Dataset, Options};
 
 /// No single input may take longer.
 const LONGEST: Duration = Duration::from_secs(20);
@@ -193,7 +193,7 @@ fn headers() {
 const BOOT: [u8; 16] = [1; 16];
 
 fn open(directory: &Path, boot: [u8; 16]) -> npyfs::Result<Arc<Dataset>> {
-    let options = DatasetOptions {
+    let options = Options {
         boot: Some(boot),
         ..Default::default()
     };

@@ -14,7 +14,7 @@ use std::process::Command;
 use common::{Mount, User, array_of, counted, kept, put, rows_of, with_dict};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use npyfs::{Dataset, DatasetOptions};
+use npyfs::{Dataset, Options};
 
 fn with_dataset(words: &str) -> (Mount, PathBuf) {
     let mut mount = Mount::builder().words(words).start();
@@ -327,10 +327,10 @@ fn the_limit_takes_the_oldest_and_the_log_tells_of_each() {
     assert!(log.contains(line), "{log}");
 }
 
-fn options() -> DatasetOptions {
-    DatasetOptions {
+fn options() -> Options {
+    Options {
         boot: Some([1; 16]),
-        ..DatasetOptions::default()
+        ..Options::default()
     }
 }
 
@@ -430,9 +430,9 @@ fn a_dead_daemon_that_had_this_ones_process_number_has_left_it_none_the_less() {
 fn after_a_power_cut_the_log_does_not_promise_that_all_of_it_is_there() {
     for (boot, promised) in [(1, true), (2, false)] {
         let store = left(&[("4-0-x.npy", &part(300, 50))]);
-        let options = DatasetOptions {
+        let options = Options {
             boot: Some([boot; 16]),
-            ..DatasetOptions::default()
+            ..Options::default()
         };
         Dataset::open(store.path(), options)
             .unwrap()

@@ -277,7 +277,7 @@ fn fill(store: &Path, names: &[String]) {
     for name in names {
         let path = store.join(name);
         fs::create_dir_all(&path).unwrap();
-        let dataset = npyfs::Dataset::open(&path, npyfs::DatasetOptions::default()).unwrap();
+        let dataset = npyfs::Dataset::open(&path, npyfs::Options::default()).unwrap();
         dataset.append("a.npy", &counted(0, 2)).unwrap();
         dataset.close().unwrap();
     }

@@ -193,7 +193,7 @@ fn a_count_that_is_behind_the_journal_is_counted_again() {
 #[test]
 fn rows_without_a_record_are_set_aside_whatever_the_limit_is() {
     let scratch = tempfile::tempdir().unwrap();
-    let options = |boot| npyfs::DatasetOptions {
+    let options = |boot| npyfs::Options {
         rejected_limit: 0,
         boot: Some([boot; 16]),
         ..Default::default()

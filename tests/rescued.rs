@@ -14,7 +14,7 @@ use common::{
     with_dict,
 };
 use nix::errno::Errno;
-use npyfs::{Dataset, DatasetOptions};
+use npyfs::{Dataset, Options};
 
 fn with_dataset(words: &str) -> (Mount, PathBuf) {
     let mut mount = Mount::builder().words(words).start();
@@ -164,11 +164,11 @@ fn a_name_that_is_taken_over_does_not_take_what_was_confirmed_with_it() {
     has_rows(only, 100);
 }
 
-fn options(boot: u8) -> DatasetOptions {
-    DatasetOptions {
+fn options(boot: u8) -> Options {
+    Options {
         boot: Some([boot; 16]),
         rejected_limit: 4000,
-        ..DatasetOptions::default()
+        ..Options::default()
     }
 }
 

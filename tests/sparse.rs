@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::{Chunk, Mount, Style, chunks_in, npyfs, put_chunk};
 use npyfs::dataset::Stop;
 use npyfs::error::Errno;
-use npyfs::{Dataset, DatasetOptions};
+use npyfs::{Dataset, Options};
 
 const TERABYTE: u64 = 1 << 40;
 /// On a machine with much else to do.
@@ -56,7 +56,7 @@ fn crc_of_zeros(n: u32) -> u32 {
 fn with_rows(store: &Path, crc: u32) -> PathBuf {
     let at = store.join("planted");
     fs::create_dir_all(&at).unwrap();
-    let dataset = Dataset::open(&at, DatasetOptions::default()).unwrap();
+    let dataset = Dataset::open(&at, Options::default()).unwrap();
     let dtype = "|u1".parse().unwrap();
     let mut chunk = npyfs::npy::Header::encode(&dtype, &[2]).unwrap();
     chunk.extend([1, 2]);
@@ -144,7 +144,7 @@ fn a_good_record_after_a_hole_is_a_reason_to_change_nothing() {
     let closed = framed(&[&[9][..], &3u64.to_le_bytes()].concat());
     journal.write_all(&closed).unwrap();
     let start = Instant::now();
-    let error = Dataset::open(&at, DatasetOptions::default()).unwrap_err();
+    let error = Dataset::open(&at, Options::default()).unwrap_err();
     assert!(
         error
             .to_string()
@@ -167,7 +167,7 @@ fn a_journal_with_more_damage_than_can_be_looked_through_is_refused() {
         file.write_all(&piece).unwrap();
     }
     let start = Instant::now();
-    let error = Dataset::open(&at, DatasetOptions::default()).unwrap_err();
+    let error = Dataset::open(&at, Options::default()).unwrap_err();
     assert_eq!(error.errno(), Errno::EIO);
     assert!(error.to_string().contains("nothing is changed"), "{error}");
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
@@ -198,7 +198,7 @@ fn rows_that_are_a_hole_are_verified_without_being_read() {
     let at = with_rows(store.path(), crc_of_zeros(40));
     harms_nothing(store.path());
     // They are what was committed.
-    let dataset = Dataset::open(&at, DatasetOptions::default()).unwrap();
+    let dataset = Dataset::open(&at, Options::default()).unwrap();
     assert_eq!(dataset.snapshot().unwrap().unwrap().rows(), 2 + TERABYTE);
 }
 
@@ -221,7 +221,7 @@ fn rows_that_are_a_hole_take_no_space_where_they_are_set_aside() {
     let text = text.replace(&format!("{blank}2,"), &format!("{count},"));
     file.write_all_at(text.as_bytes(), 10).unwrap();
     harms_nothing(store.path());
-    let dataset = Dataset::open(&at, DatasetOptions::default()).unwrap();
+    let dataset = Dataset::open(&at, Options::default()).unwrap();
     assert_eq!(dataset.snapshot().unwrap().unwrap().rows(), 2);
 }
 
@@ -233,7 +233,7 @@ fn an_opening_is_given_up_when_the_process_is_to_end() {
     let before = files();
     let stop = Stop::default();
     stop.set();
-    let options = DatasetOptions {
+    let options = Options {
         stop,
         ..Default::default()
     };
@@ -268,7 +268,7 @@ fn a_backup_copies_no_holes_of_ordinary_and_rescued_files() {
     require!(timeout);
     let (store, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fs::create_dir(store.path().join("run")).unwrap();
-    let dataset = Dataset::open(store.path().join("run"), DatasetOptions::default()).unwrap();
+    let dataset = Dataset::open(store.path().join("run"), Options::default()).unwrap();
     let dtype = "|u1".parse().unwrap();
     let mut chunk = npyfs::npy::Header::encode(&dtype, &[2]).unwrap();
     chunk.extend([1, 2]);
@@ -359,7 +359,7 @@ fn a_backup_copies_no_holes_of_an_array_that_another_program_made() {
     };
     is_copied(b"\0end");
     // Adopted, it has a journal, and no checksum of those rows.
-    let dataset = Dataset::open(store.path().join("run"), DatasetOptions::default()).unwrap();
+    let dataset = Dataset::open(store.path().join("run"), Options::default()).unwrap();
     let mut chunk = npyfs::npy::Header::encode(&dtype, &[1]).unwrap();
     chunk.push(b'!');
     dataset.append("first.npy", &chunk).unwrap();

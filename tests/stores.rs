@@ -16,7 +16,7 @@ use std::sync::Arc;
 use common::Mount;
 use npyfs::dataset::{Attributes, Kind};
 use npyfs::disk::{Directory, MountId, Open, OsFile, StoreDir, StoreFile, Whereabouts};
-use npyfs::{Dataset, DatasetOptions};
+use npyfs::{Dataset, Options};
 use serde_json::Value;
 use simulated::{Disk, Fault};
 
@@ -140,7 +140,7 @@ impl Expected {
     }
 
     fn open(&self, at: &Path, boot: Boot, read_only: bool) -> npyfs::Result<Arc<Dataset>> {
-        let options = DatasetOptions {
+        let options = Options {
             read_only,
             boot: Some(self.id(boot)),
             ..Default::default()
@@ -694,7 +694,7 @@ fn on_disk(expected: &Expected) -> Disk {
 
 /// The first write to a store of an old version, and the end of it. What was answered to either.
 fn write_to(disk: &Disk, expected: &Expected, boot: Boot) -> [npyfs::Result<()>; 2] {
-    let options = DatasetOptions {
+    let options = Options {
         boot: Some(expected.id(boot)),
         ..Default::default()
     };
@@ -710,7 +710,7 @@ fn write_to(disk: &Disk, expected: &Expected, boot: Boot) -> [npyfs::Result<()>;
 
 /// What a store has in which the first write may be, once for certain.
 fn look(disk: &Disk, expected: &Expected, boot: Boot, since: Option<bool>, at: &str) {
-    let options = DatasetOptions {
+    let options = Options {
         boot: Some(expected.id(boot)),
         ..Default::default()
     };

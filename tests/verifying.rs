@@ -20,8 +20,8 @@ use common::{
 use nix::errno::Errno;
 use npyfs::dataset::{Change, Stop};
 use npyfs::disk::{DirEntry, Directory, Lock, Open, StoreDir, StoreFile, Whereabouts};
-use npyfs::store::{Door, Options};
-use npyfs::{Dataset, DatasetOptions};
+use npyfs::store::{self, Door};
+use npyfs::{Dataset, Options};
 
 /// Of the header of `data.npy`.
 const HEADER: u64 = 128;
@@ -160,7 +160,7 @@ fn bytes(chunk: u64) -> Vec<u8> {
 /// A copy of a dataset that was at work, of this many chunks.
 fn copy_to(at: &Path, chunks: u64) {
     let scratch = tempfile::tempdir().unwrap();
-    let dataset = Dataset::open(scratch.path(), DatasetOptions::default()).unwrap();
+    let dataset = Dataset::open(scratch.path(), Options::default()).unwrap();
     for chunk in 0..chunks {
         dataset.append(name(chunk), &bytes(chunk)).unwrap();
     }
@@ -208,13 +208,13 @@ impl Copy {
         })
     }
 
-    fn open(&self, options: DatasetOptions) -> npyfs::Result<Arc<Dataset>> {
+    fn open(&self, options: Options) -> npyfs::Result<Arc<Dataset>> {
         Dataset::open_in(self.folder(), self.at(), options)
     }
 
     /// With little patience.
     fn open_soon(&self) -> Arc<Dataset> {
-        self.open(DatasetOptions {
+        self.open(Options {
             patience: SHORT,
             ..Default::default()
         })
@@ -345,7 +345,7 @@ fn a_copy_that_is_verified_is_taken_over_without_being_read_once_more() {
         for read_only in [false, true] {
             let copy = Copy::new(CHUNKS);
             gate(copy.at(), if patience == SHORT { 2 } else { CHUNKS });
-            let options = DatasetOptions {
+            let options = Options {
                 patience,
                 read_only,
                 ..Default::default()
@@ -373,7 +373,7 @@ fn who_wants_a_small_copy_waits_until_it_is_verified() {
             thread::sleep(Duration::from_millis(300));
             open_gate(copy.at());
         });
-        let options = DatasetOptions {
+        let options = Options {
             patience: Some(SOON),
             ..Default::default()
         };
@@ -388,7 +388,7 @@ fn who_wants_a_small_copy_waits_until_it_is_verified() {
 fn a_copy_that_cannot_be_written_to_is_shown_as_it_is_verified() {
     let copy = Copy::new(CHUNKS);
     gate(copy.at(), 2);
-    let options = DatasetOptions {
+    let options = Options {
         patience: SHORT,
         read_only: true,
         ..Default::default()
@@ -471,7 +471,7 @@ fn a_verification_ends_when_the_dataset_is_dropped_closed_or_all_is_to_end() {
         let folder = copy.folder();
         let is_used = Arc::downgrade(&folder);
         let stop = Stop::default();
-        let options = DatasetOptions {
+        let options = Options {
             patience: SHORT,
             stop: stop.clone(),
             ..Default::default()
@@ -509,7 +509,7 @@ fn a_verification_ends_when_the_dataset_is_dropped_closed_or_all_is_to_end() {
     }
     // Nothing is lost by it.
     fs::remove_file(copy.at().join(".slow")).unwrap();
-    let dataset = copy.open(DatasetOptions::default()).unwrap();
+    let dataset = copy.open(Options::default()).unwrap();
     assert_eq!(rows(&dataset), 1000 * ROWS);
 }
 
@@ -566,7 +566,7 @@ fn who_verifies_follows_another_daemon_that_was_faster() {
     let slow = copy.open_soon();
     becomes("verified", || rows(&slow) == 3 * ROWS);
     // Not through the gate.
-    let fast = Dataset::open(copy.at(), DatasetOptions::default()).unwrap();
+    let fast = Dataset::open(copy.at(), Options::default()).unwrap();
     assert!(fast.is_owned());
     becomes("followed", || rows(&slow) == CHUNKS * ROWS);
     fast.append("new.npy", &bytes(CHUNKS)).unwrap();
@@ -631,9 +631,9 @@ fn a_mounted_copy_can_be_read_and_not_written_to_while_it_is_verified() {
     if let Some(place) = place() {
         return serve(
             &place,
-            Options {
+            store::Options {
                 door: Door(gated),
-                ..Options::default()
+                ..store::Options::default()
             },
         );
     }
@@ -721,7 +721,7 @@ impl Slow {
     fn new() -> Self {
         let store = tempfile::tempdir().unwrap();
         let (made, at) = (tempfile::tempdir().unwrap(), store.path().join("run"));
-        let dataset = Dataset::open(made.path(), DatasetOptions::default()).unwrap();
+        let dataset = Dataset::open(made.path(), Options::default()).unwrap();
         dataset.append(name(0), &bytes(0)).unwrap();
         let mut large = npyfs::npy::Header::encode(&"<u8".parse().unwrap(), &[LARGE]).unwrap();
         large.extend((0..LARGE).flat_map(u64::to_le_bytes));

@@ -268,11 +268,13 @@ impl View {
 
     /// Whether byte `n` of this view is byte `n` of the backing file, for every `n` after the
     /// header: then a mapping may go straight to that file.
+    #[doc(hidden)]
     pub fn is_backing_prefix(&self) -> bool {
         !self.damaged && self.first_row == 0 && self.header.len() as u64 == self.layout.header_len()
     }
 
     /// The backing file, and a number that is the same for all views of it.
+    #[doc(hidden)]
     pub fn backing(&self) -> (&Arc<dyn StoreFile>, usize) {
         (&self.layout.data, Arc::as_ptr(&self.layout) as usize)
     }
@@ -280,6 +282,7 @@ impl View {
     /// Where the `len` bytes at `offset`, or what there is of them before the end, lie in the backing
     /// file as they are: the offset there and how many. `None` where some of them are of the header, or
     /// are not to be read.
+    #[doc(hidden)]
     pub fn stored(&self, offset: u64, len: usize) -> Option<(u64, usize)> {
         if self.damaged {
             return None;

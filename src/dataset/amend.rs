@@ -45,6 +45,7 @@ impl Dataset {
     ///
     /// # Errors
     /// `ESTALE` where the name is gone, and those of the journal.
+    #[doc(hidden)]
     pub fn set_attributes(&self, name: &OsStr, change: &Change) -> Result<()> {
         let _held = self.hold_for(name)?;
         let old = {

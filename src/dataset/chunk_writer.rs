@@ -1,254 +1,209 @@
-//! One handle of a chunk that is open for writing: a new chunk, or a committed one once more.
-//!
-//! Several handles may have one chunk open; the one that writes first has it. A handle answers for
-//! what was written through it, and for nothing else: one through which nothing was written judges
-//! nothing, and one of whose writes was refused says so at each further write and at each close:
-//! nothing is committed by a close that reports an error.
+//! A chunk that a program writes with no mount.
 
 use std::ffi::{OsStr, OsString};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::io;
+use std::sync::Arc;
 
-use super::rewrite::Rewrite;
-use crate::chunk::status::{HandleId, Start};
+use super::chunk_handle::ChunkHandle;
+use super::incoming::NoOthers;
+use crate::chunk::Start;
 use crate::dataset::Dataset;
-use crate::dataset::incoming::{Descriptors, Incoming};
 use crate::disk::Face;
-use crate::error::{Error, Result};
-use crate::wait;
+use crate::error::Result;
+use crate::journal::catalog::CatalogEntry;
 
-/// A chunk that is open for writing.
-#[derive(Debug)]
-pub struct ChunkWriter {
-    target: Mutex<Target>,
-    /// Something was written through it, and not refused.
-    wrote: AtomicBool,
-    /// The answer of a change through it that was refused.
-    refused: Mutex<Option<Error>>,
+/// A committed chunk: which rows of the array it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChunkInfo {
+    /// Its name.
+    pub name: OsString,
+    /// Its first row in the array.
+    pub first_row: u64,
+    /// How many rows it has.
+    pub rows: u64,
 }
 
-/// What a handle writes to. It changes where a committed chunk is truncated to nothing.
-#[derive(Clone, Debug)]
-enum Target {
-    /// A chunk in flight, as this handle of it.
-    New(HandleId, Arc<Incoming>),
-    /// A committed one: the bytes are compared.
-    Again(Arc<Rewrite>),
+impl ChunkInfo {
+    fn new(name: OsString, entry: &CatalogEntry) -> Self {
+        Self {
+            name,
+            first_row: entry.first_row,
+            rows: entry.rows,
+        }
+    }
+}
+
+/// A chunk in the making: the bytes of a `.npy` file, front to back, in pieces of any size. A large one streams
+/// to where its rows will lie. A header that does not fit is refused by the write that shows it.
+///
+/// Only [`ChunkWriter::commit`] makes rows of it. One that is dropped before is refused, and its bytes
+/// are kept in `.npyfs/rejected/`.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// use std::io::Write;
+///
+/// use npyfs::{Dataset, Options, npy::Header};
+///
+/// let dataset = Dataset::open(dir.path(), Options::default())?;
+/// let mut chunk = dataset.create("first.npy")?;
+/// chunk.write_all(&Header::encode(&"<f4".parse()?, &[2, 3])?)?;
+/// chunk.write_all(&[0; 2 * 3 * 4])?;
+/// let chunk = chunk.commit()?;
+/// assert_eq!((chunk.first_row, chunk.rows), (0, 2));
+/// assert_eq!(dataset.chunks().collect::<Vec<_>>(), [chunk]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct ChunkWriter {
+    dataset: Arc<Dataset>,
+    name: OsString,
+    handle: ChunkHandle,
+    written: u64,
+}
+
+impl Dataset {
+    /// Begins a chunk. Under the name of a committed one, what is written is compared with that (P3).
+    ///
+    /// # Errors
+    /// `EBUSY` where the name is being written, or another process writes to the dataset; `EINVAL`
+    /// for a name that no chunk can have.
+    pub fn create(self: &Arc<Self>, name: impl AsRef<OsStr>) -> Result<ChunkWriter> {
+        let name = name.as_ref().to_owned();
+        let face = Face {
+            len: 0,
+            mode: 0o644,
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            mtime: None,
+        };
+        Ok(ChunkWriter {
+            handle: self.begin(&name, face, Start::Truncate)?,
+            dataset: self.clone(),
+            name,
+            written: 0,
+        })
+    }
+
+    /// Appends a chunk from memory: the bytes of a whole `.npy` file. The same bytes under the same
+    /// name once more append nothing.
+    ///
+    /// # Errors
+    /// As writing and committing a [`ChunkWriter`].
+    pub fn append(self: &Arc<Self>, name: impl AsRef<OsStr>, bytes: &[u8]) -> Result<()> {
+        let mut chunk = self.create(name)?;
+        chunk.put(bytes)?;
+        chunk.close()
+    }
+
+    /// The committed chunks in the order of their rows, also those that come while it is used.
+    pub fn chunks(&self) -> impl Iterator<Item = ChunkInfo> + '_ {
+        let mut id = 0;
+        std::iter::from_fn(move || {
+            let published = self.published();
+            let catalog = &published.catalog;
+            while id < catalog.next_id() {
+                id += 1;
+                if let Some((name, entry)) = catalog.get(id - 1) {
+                    return Some(ChunkInfo::new(name, entry));
+                }
+            }
+            None
+        })
+    }
 }
 
 impl ChunkWriter {
-    pub(super) fn next_id() -> HandleId {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    }
-
-    pub(super) fn new(id: HandleId, incoming: Arc<Incoming>) -> Self {
-        Self::of(Target::New(id, incoming))
-    }
-
-    pub(super) fn again(rewrite: Rewrite) -> Self {
-        Self::of(Target::Again(Arc::new(rewrite)))
-    }
-
-    fn of(target: Target) -> Self {
-        Self {
-            target: Mutex::new(target),
-            wrote: AtomicBool::new(false),
-            refused: Mutex::default(),
-        }
-    }
-
-    fn target(&self) -> Target {
-        crate::lock(&self.target).clone()
-    }
-
-    fn has_written(&self) -> bool {
-        self.wrote.load(Ordering::Acquire)
-    }
-
-    fn refusal(&self) -> Result<()> {
-        crate::lock(&self.refused).clone().map_or(Ok(()), Err)
-    }
-
-    /// Whether the handle writes a new chunk, and does not compare with a committed one.
-    pub fn is_new(&self) -> bool {
-        matches!(*crate::lock(&self.target), Target::New(..))
-    }
-
-    /// Mode, owner and size as the handle sees them.
-    pub fn face(&self) -> Face {
-        match self.target() {
-            Target::New(_, incoming) => incoming.face(),
-            Target::Again(rewrite) => rewrite.face(),
-        }
-    }
-
-    /// Writes at `offset`. `ack` is called as soon as nothing that the bytes say can refuse them,
-    /// which may be before they are stored; a failure to store them is the answer to the next call.
-    ///
-    /// # Errors
-    /// `EINVAL` for what the header shows to be wrong, `EBUSY` where another handle of the chunk
-    /// writes, `ECANCELED` when the name is lost, `EEXIST` for other bytes than the committed ones,
-    /// and what the store answers.
-    pub fn write(&self, data: &[u8], offset: u64, ack: impl FnOnce()) -> Result<()> {
-        self.refusal()?;
-        let written = self.has_written();
-        self.leave_committed(written)?;
-        // Noted before the answer: the close may come before this returns.
-        let ack = || {
-            self.wrote.store(true, Ordering::Release);
-            ack();
-        };
-        let done = match self.target() {
-            Target::New(id, incoming) => incoming.write(id, written, data, offset, ack),
-            Target::Again(rewrite) => rewrite.write(data, offset).map(|()| ack()),
-        };
-        self.note(done.map(|()| true))
-    }
-
-    /// Remembers what a change through this handle came to; `true`: there was one.
-    fn note(&self, done: Result<bool>) -> Result<()> {
-        match &done {
-            Ok(changed) => {
-                self.wrote.fetch_or(*changed, Ordering::Release);
-            }
-            Err(error) if error.would_wait() => {}
-            Err(error) => *crate::lock(&self.refused) = Some(error.clone()),
-        }
-        done.map(drop)
-    }
-
-    /// Reads back what was written, from `offset`.
-    ///
-    /// # Errors
-    /// The chunk's refusal, or what the store answers.
-    pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        match self.target() {
-            Target::New(_, incoming) => incoming.read(buffer, offset),
-            Target::Again(rewrite) => rewrite.read(buffer, offset),
-        }
-    }
-
-    /// Cuts or extends the chunk to `len` bytes. A committed one that is cut to nothing is as if it
-    /// had been opened with `O_TRUNC`: what is written from now on is compared, or is a new chunk
-    /// where names may be reused.
-    ///
-    /// # Errors
-    /// As [`ChunkWriter::write`]; `EPERM` for another length of a committed chunk.
-    pub fn set_len(&self, len: u64) -> Result<()> {
-        if len == 0
-            && let Some((dataset, name)) = self.committed()?
-        {
-            return self.begin_anew(&dataset, &name);
-        }
-        self.refusal()?;
-        let done = match self.target() {
-            Target::New(id, incoming) => incoming.set_len(id, self.has_written(), len),
-            Target::Again(rewrite) => rewrite.set_len(len),
-        };
-        self.note(done)
-    }
-
-    /// The dataset and name of its chunk, if that is committed.
-    fn committed(&self) -> Result<Option<(Arc<Dataset>, OsString)>> {
-        match self.target() {
-            Target::New(_, incoming) => incoming.committed(),
-            Target::Again(rewrite) => rewrite.place().map(Some),
-        }
-    }
-
-    /// Another handle has committed the chunk that this one shared while it was empty: where names may be
-    /// written again, what comes through this one is the next.
-    fn leave_committed(&self, written: bool) -> Result<()> {
-        let Target::New(_, incoming) = self.target() else {
-            return Ok(());
-        };
-        if written || !incoming.is_of_reused_names() {
-            return Ok(());
-        }
-        match incoming.committed()? {
-            Some((dataset, name)) => self.begin_anew(&dataset, &name),
-            None => Ok(()),
-        }
-    }
-
-    fn begin_anew(&self, dataset: &Arc<Dataset>, name: &OsStr) -> Result<()> {
-        let face = Face {
-            len: 0,
-            mtime: None,
-            ..self.face()
-        };
-        let fresh = dataset.begin(name, face, Start::Truncate)?.target();
-        let old = std::mem::replace(&mut *crate::lock(&self.target), fresh);
-        wait::anyhow(|| old.release())?;
-        self.wrote.store(false, Ordering::Release);
-        *crate::lock(&self.refused) = None;
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.handle.write(bytes, self.written, || ())?;
+        self.written += bytes.len() as u64;
         Ok(())
     }
 
-    /// Reserves room up to `end`, which extends what is shorter.
-    ///
-    /// # Errors
-    /// As [`ChunkWriter::set_len`].
-    pub fn reserve(&self, end: u64) -> Result<()> {
-        if end > self.face().len {
-            self.set_len(end)
-        } else {
-            Ok(())
-        }
+    fn close(&self) -> Result<()> {
+        self.handle.flush(&NoOthers)
     }
 
-    /// A descriptor of this handle is being closed. The answer is `close`'s.
+    /// Makes rows of it, and says which.
     ///
     /// # Errors
-    /// Why the chunk was refused, or a write through this handle, now or before.
-    pub fn flush(&self, left: &dyn Descriptors) -> Result<()> {
-        self.refusal().inspect_err(|_| {
-            if let Target::New(_, incoming) = self.target() {
-                incoming.leave_if_refused();
-            }
-        })?;
-        if !self.has_written() {
-            return Ok(());
+    /// `EINVAL` for fewer bytes than its header says, or another dtype or row shape than the dataset's;
+    /// `EEXIST` where the name has other bytes; what the store answers. None of its rows is in the
+    /// array then.
+    pub fn commit(self) -> Result<ChunkInfo> {
+        if self.written == 0 {
+            let name = self.name.display();
+            return Err(err!(EINVAL, "nothing was written of {name}"));
         }
-        match self.target() {
-            Target::New(id, incoming) => incoming.flush(id, left),
-            Target::Again(rewrite) => rewrite.flush(left),
-        }
-    }
-
-    /// `fsync`: a complete chunk is committed, so that a sync of the dataset covers it.
-    ///
-    /// # Errors
-    /// Why the chunk was refused, now or before.
-    pub fn commit_if_complete(&self) -> Result<()> {
-        match self.target() {
-            Target::New(_, incoming) => incoming.commit_if_complete(),
-            Target::Again(_) => Ok(()),
-        }
-    }
-
-    /// The last descriptor of this handle is gone, and no process hears of what is left to say.
-    ///
-    /// # Errors
-    /// Only that it has to wait, on a thread that may not: then the handle is as it was.
-    pub(crate) fn try_release(&self) -> Result<()> {
-        self.target().release()
-    }
-
-    /// As [`ChunkWriter::try_release`], on a thread that may wait.
-    pub fn release(&self) {
-        if let Err(error) = wait::anyhow(|| self.try_release()) {
-            log::error!("the end of a handle was not judged: {error}");
-        }
+        self.close()?;
+        let found = self.dataset.chunk(&self.name)?;
+        let gone = || err!(ESTALE, "{} was removed meanwhile", self.name.display());
+        let found = found.ok_or_else(gone)?;
+        Ok(ChunkInfo::new(self.name.clone(), &found.receipt))
     }
 }
 
-impl Target {
-    fn release(&self) -> Result<()> {
-        match self {
-            Target::New(id, incoming) => incoming.release(*id),
-            Target::Again(rewrite) => rewrite.release(),
+/// An error is an [`Error`](crate::Error) within, with its reason.
+impl io::Write for ChunkWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.put(bytes)?;
+        Ok(bytes.len())
+    }
+
+    /// Does nothing: no byte waits here.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for ChunkWriter {
+    fn drop(&mut self) {
+        self.handle.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::dataset::Options;
+    use crate::error::Errno;
+    use crate::npy::Header;
+
+    #[test]
+    fn only_a_commit_makes_rows_and_what_was_dropped_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let dataset = Dataset::open(dir.path(), Options::default()).unwrap();
+        let mut bytes = Header::encode(&"<i2".parse().unwrap(), &[3]).unwrap();
+        bytes.extend([1, 0, 2, 0, 3, 0]);
+        for (n, whole) in [(0, true), (1, false), (2, true)] {
+            let mut chunk = dataset.create(format!("{n}.npy")).unwrap();
+            let end = bytes.len() - usize::from(!whole);
+            for piece in bytes[..end].chunks(50) {
+                chunk.write_all(piece).unwrap();
+            }
+            match whole {
+                true => assert_eq!(chunk.commit().unwrap().rows, 3),
+                false => drop(chunk),
+            }
+        }
+        assert_eq!(dataset.snapshot().unwrap().unwrap().rows(), 6);
+        let chunks: Vec<_> = dataset.chunks().collect();
+        assert_eq!(
+            (&*chunks[1].name, chunks[1].first_row),
+            (OsStr::new("2.npy"), 3)
+        );
+        let kept = std::fs::read_dir(dir.path().join(".npyfs/rejected")).unwrap();
+        assert_eq!(kept.count(), 1);
+        let mut again = dataset.create("2.npy").unwrap();
+        again.write_all(&bytes).unwrap();
+        assert_eq!(again.commit().unwrap().first_row, 3);
+        for name in ["2.npy", "none.npy"] {
+            let none = dataset.create(name).unwrap();
+            assert_eq!(none.commit().unwrap_err().errno(), Errno::EINVAL);
         }
     }
 }

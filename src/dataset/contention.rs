@@ -88,6 +88,7 @@ impl Dataset {
 
     /// Waits a moment for the lock where what holds it is a daemon that is ending, or cannot be told:
     /// the daemon before this one may not have ended yet.
+    #[doc(hidden)]
     pub fn await_lock(&self) {
         let until = Instant::now() + WAIT;
         while self.is_worth_awaiting() && !self.options.stop.is_set() {

@@ -5,12 +5,12 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::chunk_writer::ChunkWriter;
+use super::chunk_handle::ChunkHandle;
 use super::commit::{ChunkCommit, Rows};
 use crate::chunk::status::Start;
 use crate::chunk::status::{Abort, Reopened};
 use crate::chunk::validate::{check_len, read_header};
-use crate::dataset::{Dataset, Incoming, NoOthers, Rewrite};
+use crate::dataset::{Dataset, Incoming, Rewrite};
 use crate::disk::Face;
 use crate::disk::temp::{Holds, TempFile};
 use crate::disk::{Open, StoreFile};
@@ -24,7 +24,8 @@ impl Dataset {
     /// # Errors
     /// `EBUSY` where another handle is writing that name, or another daemon this dataset; `EPERM`
     /// where the name is not a chunk's; `EROFS`.
-    pub fn begin(self: &Arc<Self>, name: &OsStr, face: Face, start: Start) -> Result<ChunkWriter> {
+    #[doc(hidden)]
+    pub fn begin(self: &Arc<Self>, name: &OsStr, face: Face, start: Start) -> Result<ChunkHandle> {
         self.begin_as(name, face, start, true)
     }
 
@@ -38,11 +39,11 @@ impl Dataset {
         face: Face,
         start: Start,
         writes: bool,
-    ) -> Result<ChunkWriter> {
+    ) -> Result<ChunkHandle> {
         crate::chunk::name::check_chunk_name(name)?;
         let _held = self.hold_for(name)?;
         self.mend_if_failed();
-        let id = ChunkWriter::next_id();
+        let id = ChunkHandle::next_id();
         // Held while the catalog is asked: a chunk is in the catalog before it leaves this table, so
         // a name that is in neither is free.
         let mut in_flight = crate::lock(&self.in_flight);
@@ -53,7 +54,7 @@ impl Dataset {
         });
         if let Some(other) = other {
             match other.reopen(id, start, writes) {
-                Reopened::Joined => return Ok(ChunkWriter::new(id, other.clone())),
+                Reopened::Joined => return Ok(ChunkHandle::new(id, other.clone())),
                 Reopened::Replaced => {}
                 // What the name stood for before can be compared with.
                 Reopened::Busy if committed.is_some() && start == Start::Keep => {}
@@ -71,12 +72,12 @@ impl Dataset {
         {
             let truncated = start != Start::Keep;
             let again = Rewrite::new(self.clone(), name.to_owned(), committed, truncated);
-            return Ok(ChunkWriter::again(again));
+            return Ok(ChunkHandle::again(again));
         }
         let incoming = Incoming::new(self.clone(), name.to_owned(), face);
         incoming.opened();
         in_flight.insert(name.to_owned(), incoming.clone());
-        Ok(ChunkWriter::new(id, incoming))
+        Ok(ChunkHandle::new(id, incoming))
     }
 
     /// A chunk of no bytes becomes an empty file under its name, as it does when its last handle is
@@ -84,6 +85,7 @@ impl Dataset {
     ///
     /// # Errors
     /// The store's.
+    #[doc(hidden)]
     pub fn place_as_empty_file(&self, incoming: &Incoming) -> Result<bool> {
         self.end_empty(incoming, false)
     }
@@ -155,6 +157,7 @@ impl Dataset {
     ///
     /// # Errors
     /// `EBUSY` where its commit is under way.
+    #[doc(hidden)]
     pub fn abort(&self, incoming: &Incoming) -> Result<()> {
         let name = incoming.name().display();
         let aborted = incoming.abort();
@@ -170,6 +173,7 @@ impl Dataset {
 
     /// A file was committed under the name of a chunk that may be replaced: its handles have lost the
     /// name. One that has gone on meanwhile hears of that when it would commit.
+    #[doc(hidden)]
     pub fn supersede(&self, incoming: &Incoming) {
         if incoming.give_way() {
             self.leave(incoming);
@@ -181,6 +185,7 @@ impl Dataset {
     ///
     /// # Errors
     /// As those of a chunk's close.
+    #[doc(hidden)]
     pub fn append_blob(
         &self,
         name: &OsStr,
@@ -202,27 +207,6 @@ impl Dataset {
         self.commit(&candidate, Rows::File(blob))?;
         self.remove_placeholder(name);
         Ok(())
-    }
-
-    /// Appends a chunk from memory: the bytes of a whole `.npy` file. The same bytes under the same
-    /// name once more append nothing.
-    ///
-    /// # Errors
-    /// As writing and closing a chunk.
-    pub fn append(self: &Arc<Self>, name: impl AsRef<OsStr>, bytes: &[u8]) -> Result<()> {
-        let face = Face {
-            len: 0,
-            mode: 0o644,
-            uid: nix::unistd::geteuid().as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
-            mtime: None,
-        };
-        let chunk = self.begin(name.as_ref(), face, Start::Truncate)?;
-        let done = chunk
-            .write(bytes, 0, || ())
-            .and_then(|()| chunk.flush(&NoOthers));
-        chunk.release();
-        done
     }
 
     pub(super) fn stage(&self, holds: Holds<'_>, face: Option<&Face>) -> Result<TempFile> {

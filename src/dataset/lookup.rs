@@ -49,6 +49,7 @@ impl Dataset {
     ///
     /// # Errors
     /// Those of reading what another daemon has written.
+    #[doc(hidden)]
     pub fn find(&self, name: &OsStr) -> Result<Option<Found>> {
         if let Some(incoming) = crate::lock(&self.in_flight).get(name) {
             return Ok(Some(Found::InFlight(incoming.clone())));
@@ -62,6 +63,7 @@ impl Dataset {
     ///
     /// # Errors
     /// Those of reading what another daemon has written.
+    #[doc(hidden)]
     pub fn chunk(&self, name: &OsStr) -> Result<Option<Committed>> {
         self.refresh()?;
         let found = {
@@ -86,6 +88,7 @@ impl Dataset {
     ///
     /// # Errors
     /// The operating system's.
+    #[doc(hidden)]
     pub fn identity(&self) -> Result<(u64, u64)> {
         self.folder
             .identity(Path::new("."))
@@ -96,6 +99,7 @@ impl Dataset {
     ///
     /// # Errors
     /// The operating system's.
+    #[doc(hidden)]
     pub fn has_entry(&self, name: &OsStr) -> Result<bool> {
         match self.folder.identity(Path::new(name)) {
             Ok(_) => Ok(true),
@@ -105,6 +109,7 @@ impl Dataset {
     }
 
     /// Whether a committed name may be written again.
+    #[doc(hidden)]
     pub fn reuses_names(&self) -> bool {
         self.options.reuse_names
     }
@@ -121,6 +126,7 @@ impl Dataset {
     }
 
     /// The next committed chunk in commit order from id `id` on: its name, and the id after it.
+    #[doc(hidden)]
     pub fn next_name(&self, id: u32) -> Option<(OsString, u32)> {
         let published = self.published();
         let catalog = &published.catalog;
@@ -128,11 +134,13 @@ impl Dataset {
     }
 
     /// Every chunk committed so far has a smaller id.
+    #[doc(hidden)]
     pub fn end_id(&self) -> u32 {
         self.published().catalog.next_id()
     }
 
     /// The names of the chunks in flight, in no order.
+    #[doc(hidden)]
     pub fn in_flight_names(&self) -> Vec<OsString> {
         crate::lock(&self.in_flight).keys().cloned().collect()
     }
@@ -142,6 +150,7 @@ impl Dataset {
     /// # Errors
     /// Those of reading what another daemon has written, and `EBUSY` while it is a copy that is being
     /// verified.
+    #[doc(hidden)]
     pub fn is_empty(&self) -> Result<bool> {
         self.refresh()?;
         self.refuse_while_verifying()?;

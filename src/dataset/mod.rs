@@ -6,7 +6,8 @@
 //!
 //! | module | keeps true |
 //! | --- | --- |
-//! | `chunk_writer` | what one handle of a chunk answers for |
+//! | `chunk_writer` | a chunk that is written with no mount |
+//! | `chunk_handle` | what one handle of a chunk answers for |
 //! | `flight`, `incoming`, `turns` | a chunk in flight, wherever its bytes lie |
 //! | `rewrite` | a name is appended once (P3) |
 //! | `commit`, `published` | a chunk is in the array as a whole or not at all (P1, P2): the one path of every change |
@@ -29,6 +30,7 @@
 mod amend;
 mod backup;
 mod check;
+mod chunk_handle;
 mod chunk_writer;
 mod commit;
 mod contention;
@@ -71,7 +73,8 @@ pub use crate::journal::catalog::CatalogEntry;
 pub use crate::stop::Stop;
 pub use backup::{Copied, back_up};
 pub use check::{Report, accept_damage, check, lost_chunks, open_to_check};
-pub use chunk_writer::ChunkWriter;
+pub use chunk_handle::ChunkHandle;
+pub use chunk_writer::{ChunkInfo, ChunkWriter};
 pub use incoming::{Descriptors, Incoming, NoOthers};
 pub use rewrite::Committed;
 use rewrite::Rewrite;
@@ -92,6 +95,7 @@ use crate::npy::Header;
 pub struct Options {
     /// Nothing is ever written: no lock, no recovery on the disk.
     pub read_only: bool,
+    #[doc(hidden)]
     /// The memory for bodies of chunks in flight, shared by all datasets that have this value.
     pub memory: Arc<Budget>,
     /// How many bytes of refused chunks `.npyfs/rejected/` may hold.
@@ -99,16 +103,21 @@ pub struct Options {
     /// A committed name may be written again: each close appends, and the name then stands for the
     /// newest chunk.
     pub reuse_names: bool,
+    #[doc(hidden)]
     /// How many directories above this one belong to the store, and are synced with it.
     pub depth: usize,
+    #[doc(hidden)]
     /// Device and inode of the store's root, where the dataset is to lie.
     pub root: Option<(u64, u64)>,
+    #[doc(hidden)]
     /// Gives up what takes long at an opening.
     pub stop: Stop,
+    #[doc(hidden)]
     /// How long an opening waits for the rows of a copy to be verified. If that takes longer, the
     /// dataset is open all the same: it shows what was verified so far, and refuses writes. `None`: until
     /// it is done.
     pub patience: Option<Duration>,
+    #[doc(hidden)]
     /// Counts how often a dataset was given up because its files were replaced in the store.
     pub losses: Arc<AtomicU64>,
     /// The kernel's name for this boot, where a test plays another one.
@@ -141,9 +150,9 @@ impl Default for Options {
 /// ```
 /// # fn main() -> npyfs::Result<()> {
 /// # let dir = tempfile::tempdir().unwrap();
-/// use npyfs::{Dataset, DatasetOptions};
+/// use npyfs::{Dataset, Options};
 ///
-/// let dataset = Dataset::open(dir.path(), DatasetOptions::default())?;
+/// let dataset = Dataset::open(dir.path(), Options::default())?;
 /// let mut chunk = npyfs::npy::Header::encode(&"<f4".parse()?, &[2, 3])?;
 /// chunk.extend([0; 2 * 3 * 4]);
 /// dataset.append("first.npy", &chunk)?;
@@ -242,6 +251,7 @@ impl Dataset {
     ///
     /// # Errors
     /// Those of [`Dataset::open`].
+    #[doc(hidden)]
     pub fn open_in(
         folder: Arc<dyn StoreDir>,
         label: impl Into<PathBuf>,
@@ -326,6 +336,7 @@ impl Dataset {
 
     /// Whether a long copy holds the writer: a request that needs it had better not wait on a thread that
     /// serves others.
+    #[doc(hidden)]
     pub fn is_busy(&self) -> bool {
         self.busy.0.load(Ordering::Relaxed) > 0
     }
@@ -342,6 +353,7 @@ impl Dataset {
     ///
     /// # Errors
     /// Those of reading what another daemon has written.
+    #[doc(hidden)]
     pub fn array_attributes(&self) -> Result<Option<Attributes>> {
         self.refresh()?;
         if !self.is_owned()
@@ -364,6 +376,7 @@ impl Dataset {
     }
 
     /// Tells the log, for the filesystem's own refusals.
+    #[doc(hidden)]
     pub fn report(&self, name: &OsStr, error: &Error) {
         self.report_refusal(name, error, None);
     }

@@ -112,6 +112,7 @@ impl Dataset {
     ///
     /// # Errors
     /// As there.
+    #[doc(hidden)]
     pub fn accept_damage(&self) -> Result<Vec<String>> {
         let mut guard = self.writer()?;
         let Some(damage) = self.damage() else {

@@ -36,6 +36,7 @@ impl Backoff {
 
 impl Dataset {
     /// Whether writes are refused because the store failed: the next may have to wait for the disk.
+    #[doc(hidden)]
     pub fn has_failed(&self) -> bool {
         match self.writer.try_lock() {
             Ok(writer) => writer.as_ref().is_some_and(|it| it.failed.is_some()),

@@ -469,6 +469,7 @@ impl Dataset {
     ///
     /// # Errors
     /// `EPERM` to any other.
+    #[doc(hidden)]
     pub fn truncate_committed(&self, name: &OsStr, len: u64) -> Result<()> {
         let has = self.committed_chunk(name)?.view.len();
         // To nothing is how a producer begins that writes the same again: by name it changes nothing.
@@ -483,6 +484,7 @@ impl Dataset {
     ///
     /// # Errors
     /// `EEXIST` where it holds anything else; `ESTALE` where the name is not committed.
+    #[doc(hidden)]
     pub fn compare_blob(&self, name: &OsStr, blob: &dyn StoreFile) -> Result<()> {
         let committed = self.committed_chunk(name)?;
         let len = blob.len().context(|| "cannot see the file's size".into())?;

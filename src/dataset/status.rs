@@ -52,6 +52,7 @@ pub struct Verifying {
 
 impl Status {
     /// The JSON object of `status.json`.
+    #[doc(hidden)]
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::json!({
             "dtype": self.dtype,
@@ -125,6 +126,7 @@ impl Dataset {
     }
 
     /// The line of `chunks.csv` for the chunk of this id, and the next id; `None` at the end.
+    #[doc(hidden)]
     pub fn csv_line(&self, id: u32) -> Option<(String, u32)> {
         let published = self.published();
         let catalog = &published.catalog;

@@ -81,6 +81,7 @@ impl Dataset {
     /// Asks for a sync and returns at once. `true`: no thread is at it, and the caller must see to it
     /// that [`Dataset::run_syncs`] is called, on a thread that may wait.
     #[must_use]
+    #[doc(hidden)]
     pub fn sync_later(&self, waiter: Waiter) -> bool {
         let mut state = crate::lock(&self.syncs.state);
         state.waiting.push(waiter);
@@ -89,6 +90,7 @@ impl Dataset {
     }
 
     /// Syncs until none is asked for.
+    #[doc(hidden)]
     pub fn run_syncs(&self) {
         loop {
             let Some(waiting) = self.next_waiting() else {
@@ -150,6 +152,7 @@ impl Dataset {
     }
 
     /// Whether something was committed since the last sync, or waits for the store to work again.
+    #[doc(hidden)]
     pub fn is_dirty(&self) -> bool {
         match self.writer.try_lock() {
             Ok(writer) => writer

@@ -196,6 +196,7 @@ impl Dataset {
     }
 
     /// Whether it is a copy whose rows are being verified.
+    #[doc(hidden)]
     pub fn is_verifying(&self) -> bool {
         self.verifying().is_some_and(|it| !it.is_over())
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use super::control::GeneratedFile;
 use crate::array::View;
-use crate::dataset::ChunkWriter;
+use crate::dataset::ChunkHandle;
 use crate::error::Result;
 
 /// Something open.
@@ -30,7 +30,7 @@ pub(crate) enum Handle {
 
 #[derive(Debug)]
 pub(crate) struct Chunk {
-    pub(crate) writer: ChunkWriter,
+    pub(crate) writer: ChunkHandle,
     pub(crate) ino: u64,
     /// The flags that it was opened with.
     pub(crate) flags: i32,

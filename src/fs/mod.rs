@@ -1,7 +1,7 @@
 //! The mount as file operations, with no FUSE in it.
 //!
 //! Each method is what one system call means here; `fuse` translates the kernel's requests to them
-//! and back. Where a method has to wait, and its thread [may not](crate::wait), it answers so, and is
+//! and back. Where a method has to wait, and its thread may not (`wait`), it answers so, and is
 //! called anew by one that may. Where a dataset may have to be opened first, a
 //! `…_route` method says where the request belongs: [`Fs::run_at`] takes it there.
 //!

@@ -14,7 +14,7 @@ use super::{Attr, Caller, Fs, Mode, Opened, TTL, read_file};
 use crate::array::View;
 use crate::chunk::status::Start;
 use crate::dataset;
-use crate::dataset::{ChunkWriter, Found, Waiter};
+use crate::dataset::{ChunkHandle, Found, Waiter};
 use crate::disk::Face;
 use crate::error::{Context, Errno, Result};
 use crate::store::{self, Maker, Seen};
@@ -90,7 +90,7 @@ impl Fs {
 
     fn opened_chunk_for_writing(
         &self,
-        writer: ChunkWriter,
+        writer: ChunkHandle,
         ino: u64,
         flags: i32,
         caller: &Caller,

@@ -179,7 +179,7 @@ impl GrowableHeader {
     }
 
     /// The count in `bytes`, this header read back, also as a crash between two
-    /// [`steps`](Self::steps) left it.
+    /// [`count_writes`](Self::count_writes) left it.
     ///
     /// # Errors
     /// [`HeaderError::OtherHeader`] where anything but the count differs, and
@@ -278,7 +278,7 @@ impl GrowableHeader {
     }
 }
 
-/// The writes of [`GrowableHeader::steps`], at most 5 and mostly 1.
+/// The writes of [`GrowableHeader::count_writes`], at most 5 and mostly 1.
 #[derive(Clone, Debug)]
 pub struct CountWrites {
     list: [(u64, [u8; WORD]); 2 * WORDS - 1],

@@ -62,7 +62,7 @@ impl Store {
 
     fn open_dataset(&self, path: &Path, folder: Sparing) -> Result<Arc<Dataset>> {
         let root = fstat(&self.fd).context(|| "cannot look at the store's root".into())?;
-        let options = crate::DatasetOptions {
+        let options = crate::Options {
             read_only: self.options.read_only,
             memory: self.memory.clone(),
             rejected_limit: self.options.rejected_limit,

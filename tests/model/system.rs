@@ -10,10 +10,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use npyfs::dataset::{
-    Attributes, Budget, Change, ChunkWriter, Committed, Descriptors, Face, Found, Start, View,
+    Attributes, Budget, Change, ChunkHandle, Committed, Descriptors, Face, Found, Start, View,
 };
 use npyfs::disk::OsFile;
-use npyfs::{Dataset, DatasetOptions};
+use npyfs::{Dataset, Options};
 
 use crate::common;
 use crate::reference::{Answer, Holder, Left};
@@ -92,7 +92,7 @@ pub trait System {
 #[derive(Debug)]
 pub struct Engine {
     directory: tempfile::TempDir,
-    options: DatasetOptions,
+    options: Options,
     dataset: Arc<Dataset>,
 }
 
@@ -100,9 +100,9 @@ impl Engine {
     /// With so much memory for bodies in flight: with none at all, every chunk streams.
     pub fn new(memory: usize) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let options = DatasetOptions {
+        let options = Options {
             memory: Budget::new(memory),
-            ..DatasetOptions::default()
+            ..Options::default()
         };
         let dataset = Dataset::open(directory.path(), options.clone()).unwrap();
         Engine {
@@ -124,7 +124,7 @@ impl Engine {
 /// An open chunk, and where its descriptors are.
 #[derive(Debug)]
 pub struct Writer {
-    writer: ChunkWriter,
+    writer: ChunkHandle,
     held: Vec<Holder>,
 }
 

@@ -155,6 +155,7 @@ fn looked_at_in_peace<T>(
 
 impl Dataset {
     /// Whether it is a copy that was damaged, which nothing is written to.
+    #[doc(hidden)]
     pub fn is_damaged(&self) -> bool {
         self.damage().is_some()
     }

@@ -124,6 +124,7 @@ impl Dataset {
 
     /// Looks at the files and the names of an owned dataset, where something was written lately or `always`.
     /// What is found is the answer to the next commit or sync.
+    #[doc(hidden)]
     pub fn look_if_mine(&self, always: bool) {
         if !self.is_owned() || !(self.written.swap(false, Ordering::Relaxed) || always) {
             return;

@@ -65,7 +65,7 @@ fn what_is_told_of_a_node_never_makes_it_another_file() {
 /// A dataset's array after each of `n` chunks.
 fn versions(n: u64) -> (tempfile::TempDir, Vec<View>) {
     let dir = tempfile::tempdir().unwrap();
-    let dataset = Dataset::open(dir.path(), crate::DatasetOptions::default()).unwrap();
+    let dataset = Dataset::open(dir.path(), crate::Options::default()).unwrap();
     let mut chunk = crate::npy::Header::encode(&"<u8".parse().unwrap(), &[1]).unwrap();
     chunk.extend([7; 8]);
     let version = |n| {

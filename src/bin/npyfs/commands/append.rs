@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if missing {
         fs::create_dir_all(&place.path).or_exit(Exit::Store, || format!("cannot make {shown}"))?;
     }
-    let dataset = Dataset::open(&place.path, npyfs::DatasetOptions::default())
+    let dataset = Dataset::open(&place.path, npyfs::Options::default())
         .or_exit(Exit::Store, || format!("cannot open {shown}"))?;
     // A daemon that is ending may have it a moment longer.
     dataset.await_lock();

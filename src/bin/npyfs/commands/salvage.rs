@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use indicatif::HumanBytes;
 use npyfs::disk::{Directory, Open, OsFile, StoreDir, StoreFile};
 use npyfs::npy::{Header, Prefix};
-use npyfs::{Dataset, DatasetOptions, dataset, err};
+use npyfs::{Dataset, Options, dataset, err};
 
 use super::place::Place;
 use super::walk;
@@ -118,9 +118,9 @@ fn take_in(folder: &Directory, place: &Place) -> Result<(), Failure> {
         }
         _ => Dataset::open(
             &place.path,
-            DatasetOptions {
+            Options {
                 rejected_limit: u64::MAX,
-                ..DatasetOptions::default()
+                ..Options::default()
             },
         )
         .and_then(|dataset| dataset.close()),

@@ -181,7 +181,7 @@ fn unmounted(path: &Path, found: &mut Vec<Status>) -> Result<(), Failure> {
 
 fn collect_stored(directory: &Path, found: &mut Vec<Status>) -> Result<(), Failure> {
     for directory in walk::datasets(directory)? {
-        let options = npyfs::DatasetOptions {
+        let options = npyfs::Options {
             read_only: true,
             ..Default::default()
         };

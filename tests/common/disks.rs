@@ -7,13 +7,14 @@ use std::process::{Command, Stdio};
 use std::thread::panicking;
 use std::time::Duration;
 
-use super::process::{eventually, run, start};
+use super::process::{alone_again, eventually, run, start};
 
 const INSIDE: &str = "NPYFS_PRIVATE_NAMESPACE";
 
 /// Runs the calling test once more, alone, in a mount namespace of its own, and answers `false`
 /// where that was done: then the test is over. What is mounted inside is seen by nobody else and
 /// goes with the last process.
+#[track_caller]
 pub fn inside_a_private_namespace(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         let_go_of_others();
@@ -21,8 +22,8 @@ pub fn inside_a_private_namespace(test: &str) -> bool {
     }
     let status = Command::new("unshare")
         .args(["--mount", "--propagation", "private"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--include-ignored"])
+        .args(alone_again(test))
+        .arg("--include-ignored")
         .env(INSIDE, "1")
         .stdin(Stdio::null())
         .status()

@@ -1,8 +1,10 @@
 //! Processes and mounts, looked at from outside through /proc.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,6 +21,19 @@ use nix::unistd::{Pid, pipe2};
 /// The binary under test.
 pub fn npyfs() -> PathBuf {
     env!("CARGO_BIN_EXE_npyfs").into()
+}
+
+/// The calling program, to run one of its tests alone, which is named as in the source of the caller.
+#[track_caller]
+pub fn alone_again(test: &str) -> [OsString; 4] {
+    let caller = Path::new(Location::caller().file());
+    let module = caller.file_stem().unwrap().to_str().unwrap();
+    [
+        std::env::current_exe().unwrap().into(),
+        "--exact".into(),
+        format!("{module}::{test}").into(),
+        "--nocapture".into(),
+    ]
 }
 
 /// Polls until the condition holds; false where it does not within `limit`.

@@ -15,7 +15,7 @@ use npyfs::fuse::Adapter;
 use npyfs::store::{self, Store};
 
 use super::load::{Chunk, put, sync_path};
-use super::process::{Parked, eventually, force_unmount, is_mounted, parked};
+use super::process::{Parked, alone_again, eventually, force_unmount, is_mounted, parked};
 
 /// Where the store, the mount point and the test's files for the daemon are.
 const PLACE: &str = "NPYFS_TEST_PLACE";
@@ -58,14 +58,15 @@ pub struct Served {
 
 impl Served {
     /// The calling test once more, as the daemon.
+    #[track_caller]
     pub fn start(test: &str) -> Self {
         let place = tempfile::tempdir().unwrap();
         for name in ["store", "mnt"] {
             fs::create_dir(place.path().join(name)).unwrap();
         }
         let daemon = parked(
-            Command::new(env::current_exe().unwrap())
-                .args(["--exact", test, "--nocapture"])
+            Command::new("env")
+                .args(alone_again(test))
                 .env(PLACE, place.path())
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())

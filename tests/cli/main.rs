@@ -1,0 +1,13 @@
+//! The commands, what they say, and what the pages say of them.
+
+#[macro_use]
+#[path = "../common/mod.rs"]
+mod common;
+
+mod automount;
+mod check;
+mod commands;
+mod demo;
+mod docs;
+mod lock_holder;
+mod readme;

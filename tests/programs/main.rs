@@ -1,0 +1,13 @@
+//! Other people's programs as producers and readers of a mount.
+
+#[macro_use]
+#[path = "../common/mod.rs"]
+mod common;
+
+mod languages;
+mod last_close;
+mod mapped_producers;
+mod numpy;
+mod producers;
+mod spellings;
+mod tools;

@@ -83,6 +83,26 @@ setup_rust() {
     done
 }
 
+# What checks the dependencies; without the features that fetch by itself.
+setup_deny() {
+    PATH="$PWD/target/tools/bin:$PATH"
+    cargo deny --version >/dev/null 2>&1 && return 0
+    say "building cargo-deny into target/tools"
+    cargo install cargo-deny --version ^0.20 --locked --no-default-features --quiet --root target/tools
+}
+
+# Licences, sources, and whether any dependency asks for a newer Rust than we do; known
+# vulnerabilities where the list of them can be had.
+check_dependencies() {
+    cargo deny --log-level error check licenses bans sources
+    if git ls-remote --quiet https://github.com/RustSec/advisory-db HEAD >/dev/null 2>&1; then
+        cargo deny --log-level error check advisories
+    else
+        say "the list of advisories is out of reach: known vulnerabilities are not checked"
+    fi
+    cargo metadata --locked --format-version 1 | "$NPYFS_PYTHON" scripts/msrv.py
+}
+
 # numpy, and the program whose appends npyfs adopts, in a virtual environment of their own.
 setup_venv() {
     if "$NPYFS_PYTHON" -c 'import numpy, npy_append_array' 2>/dev/null; then

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that must hold before a change lands: format, lints, tests, nothing left mounted.
-# Arguments go to `cargo test`: scripts/test.sh --test mounting
+# Arguments go to `cargo test`: scripts/test.sh --test mount mounting
 # With NPYFS_LONG=1 also the tests whose packages are large.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -51,9 +51,12 @@ trap 'exit 143' TERM HUP
 setup_rust
 setup_packages
 setup_venv
+setup_deny
 setup_npm
 setup_user
 
+say "dependencies"
+check_dependencies
 say "cargo fmt"
 cargo fmt --check
 say "cargo clippy"

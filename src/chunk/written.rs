@@ -3,6 +3,9 @@
 //! A chunk whose length was set before its bytes came (`ftruncate`, `fallocate`, a seek) looks whole
 //! to one that only counts. Bytes that were not written are zeros if the writer says that it is done, and
 //! missing if it was killed.
+//!
+//! A length that was set *before* bytes came is no such word: who copies a file may set it first, and a
+//! server closes the file of a client whose connection was cut as any other.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +19,19 @@ pub(crate) struct Coverage {
     ranges: BTreeMap<u64, u64>,
     /// There were too many.
     given_up: bool,
+    length: Length,
+}
+
+/// Where the file's length comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Length {
+    /// From the bytes.
+    #[default]
+    Reached,
+    /// It was set to more than the bytes reach, after all that came: the writer's last word.
+    Set(u64),
+    /// It was set before some bytes came: all of them are to come.
+    Promised(u64),
 }
 
 impl Coverage {
@@ -30,6 +46,11 @@ impl Coverage {
     pub(crate) fn add(&mut self, start: u64, end: u64) {
         if start >= end || self.given_up {
             return;
+        }
+        if let Length::Set(len) = self.length
+            && !self.has(start, end)
+        {
+            self.length = Length::Promised(len);
         }
         let (mut start, mut end) = (start, end);
         // The ranges that touch the new one begin at its end or before, the last ones first.
@@ -46,6 +67,12 @@ impl Coverage {
             self.given_up = true;
             self.ranges.clear();
         }
+    }
+
+    /// Whether all of `start..end` was written before.
+    fn has(&self, start: u64, end: u64) -> bool {
+        let before = self.ranges.range(..=start).next_back();
+        before.is_some_and(|(_, &high)| high >= end)
     }
 
     /// Whether some of `start..end` was written before.
@@ -65,6 +92,35 @@ impl Coverage {
         if let Some(mut last) = self.ranges.last_entry() {
             let end = (*last.get()).min(len);
             last.insert(end);
+        }
+    }
+
+    /// The length was set to `len`.
+    pub(crate) fn set_len(&mut self, len: u64) {
+        self.cut(len);
+        self.length = if self.is_whole(len) {
+            Length::Reached
+        } else {
+            Length::Set(len)
+        };
+    }
+
+    /// The length was set to what it was.
+    pub(crate) fn affirm_len(&mut self) {
+        if let Length::Promised(len) = self.length {
+            self.length = Length::Set(len);
+        }
+    }
+
+    /// How many bytes are missing, that is were never written though a length had promised them.
+    pub(crate) fn missing(&self) -> u64 {
+        match self.length {
+            Length::Promised(len) if !self.given_up => {
+                let ranges = self.ranges.range(..len);
+                let written = ranges.map(|(&start, &end)| end.min(len) - start);
+                len - written.sum::<u64>()
+            }
+            _ => 0,
         }
     }
 
@@ -112,6 +168,29 @@ mod tests {
     }
 
     #[test]
+    fn bytes_are_missing_where_a_length_was_set_before_others_came() {
+        let mut coverage = Coverage::up_to(10);
+        coverage.set_len(10);
+        coverage.add(12, 13);
+        assert_eq!(coverage.missing(), 0);
+        coverage.set_len(20);
+        assert_eq!(coverage.missing(), 0);
+        // What was written is patched.
+        coverage.add(2, 10);
+        assert_eq!(coverage.missing(), 0);
+        coverage.add(15, 18);
+        assert_eq!(coverage.missing(), 6);
+        coverage.add(10, 16);
+        assert_eq!(coverage.missing(), 2);
+        coverage.add(30, 31);
+        assert_eq!(coverage.missing(), 2);
+        coverage.affirm_len();
+        assert_eq!(coverage.missing(), 0);
+        coverage.add(18, 20);
+        assert_eq!(coverage.missing(), 0);
+    }
+
+    #[test]
     fn too_many_pieces_count_as_gaps() {
         let mut coverage = Coverage::default();
         for n in 0..=MOST as u64 {
@@ -119,5 +198,8 @@ mod tests {
         }
         coverage.add(0, 1 << 30);
         assert!(!coverage.is_whole(1));
+        coverage.set_len(1 << 31);
+        coverage.add(0, 1);
+        assert_eq!(coverage.missing(), 0);
     }
 }

@@ -244,7 +244,12 @@ impl Reference {
                         Ok(false)
                     }
                     Life::Committed(_) => Err(Errno::EPERM),
-                    Life::Live if flight.received.len() == len => Ok(false),
+                    Life::Live if flight.received.len() == len => {
+                        if flight.is_held_by(handle.id) {
+                            flight.received.affirm_len();
+                        }
+                        Ok(false)
+                    }
                     Life::Live => {
                         flight.claim(handle.id, handle.wrote)?;
                         flight.received.set_len(len);
@@ -359,6 +364,9 @@ impl Reference {
             // Bytes that were never written are zeros only if a process says that it is done.
             Life::Live if it.abandoned && it.received.has_holes() => {
                 self.refuse(flight, Errno::ECANCELED)
+            }
+            Life::Live if left.meant && it.received.lacks_bytes() => {
+                self.refuse(flight, Errno::EINVAL)
             }
             Life::Live if left.meant || it.received.is_wholly_written() => self.commit(flight),
             Life::Live => self.refuse(flight, Errno::ECANCELED),

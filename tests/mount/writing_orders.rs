@@ -334,6 +334,68 @@ fn holes_are_zeros() {
     }
 }
 
+/// Who copies a file may set its length first, and a server closes the file of a client that it has lost
+/// as any other.
+#[test]
+fn bytes_that_a_length_promised_before_they_came_are_no_zeros() {
+    require!(fuse);
+    let (mount, dataset) = with_dataset();
+    let bytes = counted(0, 50);
+    let len = bytes.len() as u64;
+    type Way<'a> = (&'a str, &'a dyn Fn(&File));
+    let cut: [Way<'_>; 4] = [
+        ("set", &|file| {
+            file.set_len(len).unwrap();
+            file.write_all_at(&bytes[..3072], 0).unwrap();
+        }),
+        ("reserved", &|file| {
+            posix_fallocate(file, 0, len as i64).unwrap();
+            file.write_all_at(&bytes[..3072], 0).unwrap();
+        }),
+        ("after-the-header", &|file| {
+            file.write_all_at(&bytes[..128], 0).unwrap();
+            file.set_len(len).unwrap();
+            file.write_all_at(&bytes[128..3072], 128).unwrap();
+        }),
+        ("gap", &|file| {
+            file.set_len(len).unwrap();
+            file.write_all_at(&bytes[4096..], 4096).unwrap();
+            file.write_all_at(&bytes[..3072], 0).unwrap();
+        }),
+    ];
+    for (way, write) in cut {
+        let name = format!("{way}.npy");
+        let file = create(&dataset.join(&name));
+        write(&file);
+        mount.expect_warning(&format!("{name}: EINVAL"));
+        assert_eq!(errno(close(file)), Errno::EINVAL, "{way}");
+        assert!(!dataset.join(&name).exists(), "{way}");
+        assert!(!dataset.join("data.npy").exists(), "{way}");
+    }
+    let log = fs::read_to_string(dataset.join(".npyfs/log")).unwrap();
+    let says = "gap.npy refused: its length was set to 6528 bytes before they came, and 1024 of them were never written";
+    assert!(log.contains(says), "{log}");
+    // Who sets it after all that came says that it is done.
+    let last_word: [Way<'_>; 2] = [
+        ("again", &|file| {
+            file.set_len(len).unwrap();
+            file.write_all_at(&bytes[..3072], 0).unwrap();
+            file.set_len(len).unwrap();
+        }),
+        ("patched", &|file| {
+            file.write_all_at(&[0; 128], 0).unwrap();
+            file.set_len(len).unwrap();
+            file.write_all_at(&bytes[..128], 0).unwrap();
+        }),
+    ];
+    for (way, write) in last_word {
+        let file = create(&dataset.join(format!("{way}.npy")));
+        write(&file);
+        close(file).unwrap_or_else(|error| panic!("{way}: {error}"));
+    }
+    assert_eq!(rows_of(&dataset).len(), 100);
+}
+
 #[test]
 fn what_is_wrong_at_close_is_refused_there() {
     require!(fuse);

@@ -135,6 +135,9 @@ impl Incoming {
             (Ok(header), Left::None { .. }) if state.abandoned && header.has_holes(&state) => {
                 never_closed()
             }
+            (Ok(FinalHeader::Staged(..)), Left::None { .. }) if state.written.missing() > 0 => {
+                never_written(state.written.missing(), state.len)
+            }
             (Ok(header), Left::None { .. }) => {
                 return Ok(Judged::Answer(self.commit(&mut state, &header)));
             }
@@ -436,6 +439,13 @@ fn never_closed() -> Error {
     err!(
         ECANCELED,
         "its writer ended without a close, and bytes or rows of it were never written"
+    )
+}
+
+fn never_written(missing: u64, len: u64) -> Error {
+    err!(
+        EINVAL,
+        "its length was set to {len} bytes before they came, and {missing} of them were never written"
     )
 }
 

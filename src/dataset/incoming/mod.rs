@@ -573,7 +573,12 @@ impl Incoming {
                 return Ok(false);
             }
             Standing::TakenAway => return Err(self.withdrawn()),
-            Standing::Open if len == state.len => return Ok(false),
+            Standing::Open if len == state.len => {
+                if self.shared.is_writer(id) {
+                    state.written.affirm_len();
+                }
+                return Ok(false);
+            }
             Standing::Open => {}
         }
         if state.confirmed || matches!(state.body, Body::Stream(_)) {
@@ -607,7 +612,7 @@ impl Incoming {
                 .set_len(len)
                 .context(|| "cannot resize the staged chunk".into())?;
         }
-        state.written.cut(len);
+        state.written.set_len(len);
         state.len = len;
         Ok(())
     }

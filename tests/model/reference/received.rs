@@ -15,6 +15,10 @@ pub struct Received {
     plain: bool,
     /// Some were written twice, or cut off.
     rewritten: bool,
+    /// The length that was set, to more than its bytes reach.
+    length_set: usize,
+    /// After that more came: all of it is to come.
+    promised: bool,
     /// The header may come or change in any order: a `write` tells nothing of it.
     pub unordered: bool,
 }
@@ -26,6 +30,8 @@ impl Default for Received {
             written: Vec::new(),
             plain: true,
             rewritten: false,
+            length_set: 0,
+            promised: false,
             unordered: false,
         }
     }
@@ -47,6 +53,7 @@ impl Received {
         self.bytes.resize(self.len().max(end), 0);
         self.written.resize(self.len(), false);
         self.rewritten |= self.written[offset..end].contains(&true);
+        self.promised |= self.length_set > 0 && self.written[offset..end].contains(&false);
         self.bytes[offset..end].copy_from_slice(data);
         self.written[offset..end].fill(true);
     }
@@ -67,6 +74,18 @@ impl Received {
         self.unordered = true;
         self.bytes.resize(len, 0);
         self.written.resize(len, false);
+        self.length_set = if self.has_holes() { len } else { 0 };
+        self.promised = false;
+    }
+
+    /// Its length is set to what it is, after all that came.
+    pub fn affirm_len(&mut self) {
+        self.promised = false;
+    }
+
+    /// Some of what its length promised never came.
+    pub fn lacks_bytes(&self) -> bool {
+        self.promised && self.written[..self.length_set].contains(&false)
     }
 
     /// A write to a new chunk: what is wrong is told as soon as it shows, as long as the bytes come

@@ -50,6 +50,9 @@ ssh openssh-client
 sshd openssh-server
 inotifywait inotify-tools
 automount autofs
+smbd samba
+smbclient smbclient
+sshfs sshfs
 gio libglib2.0-bin
 g++ g++
 gfortran gfortran
@@ -58,6 +61,8 @@ javac default-jdk-headless
 node nodejs
 npm npm
 LIST
+    # Samba's own library for Python, which smbd needs anyway.
+    [[ $# -gt 0 || -e /usr/lib/python3/dist-packages/samba ]] || wanted+=(python3-samba)
     # gcc alone brings no headers.
     [ -e /usr/include/stdio.h ] || wanted+=(libc6-dev)
     # Large, and only for the long mode.

@@ -16,18 +16,33 @@ const INSIDE: &str = "NPYFS_PRIVATE_NAMESPACE";
 /// goes with the last process.
 #[track_caller]
 pub fn inside_a_private_namespace(test: &str) -> bool {
+    inside_namespaces_of(test, &["--mount", "--propagation", "private"])
+}
+
+/// The same in a network of its own too: what listens there is reached by nobody else, on any port.
+#[track_caller]
+pub fn inside_a_private_network(test: &str) -> bool {
+    if !inside_namespaces_of(test, &["--mount", "--propagation", "private", "--net"]) {
+        return false;
+    }
+    run(Command::new("busybox").args(["ip", "link", "set", "lo", "up"]));
+    true
+}
+
+#[track_caller]
+fn inside_namespaces_of(test: &str, own: &[&str]) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         let_go_of_others();
         return true;
     }
-    let status = Command::new("unshare")
-        .args(["--mount", "--propagation", "private"])
+    let mut inside = Command::new("unshare");
+    inside
+        .args(own)
         .args(alone_again(test))
         .arg("--include-ignored")
         .env(INSIDE, "1")
-        .stdin(Stdio::null())
-        .status()
-        .unwrap();
+        .stdin(Stdio::null());
+    let status = start(&mut inside).unwrap().wait().unwrap();
     assert!(status.success(), "{test} failed in its namespace");
     false
 }

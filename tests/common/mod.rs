@@ -13,6 +13,7 @@ mod npy;
 mod place;
 mod process;
 mod served;
+mod server;
 mod strace;
 
 use std::cell::RefCell;
@@ -27,7 +28,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-pub use disks::{LoopMount, inside_a_private_namespace};
+pub use disks::{LoopMount, inside_a_private_namespace, inside_a_private_network};
 pub use load::{
     Chunk, Style, array_of, chunks_in, close as close_chunk, csv_names, put as put_chunk,
     put_bytes, sync_path, write as write_chunk,
@@ -43,6 +44,7 @@ pub use process::{
     output_of, parked, run, start,
 };
 pub use served::{Served, place, serve};
+pub use server::Server;
 pub use strace::Strace;
 
 /// `require!(fuse)`, `require!(root)`, `require!(fusermount3)`, `require!(python)`,

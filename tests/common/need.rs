@@ -38,6 +38,16 @@ pub fn missing(need: &str) -> Option<String> {
                 )),
             }
         }
+        // Samba's own library, for what smbclient never asks of a server.
+        "samba" => {
+            let library = Command::new("/usr/bin/python3")
+                .args(["-c", "import samba.samba3.libsmb_samba_internal"])
+                .output();
+            match library {
+                Ok(output) if output.status.success() => None,
+                _ => Some("needs Samba's library for /usr/bin/python3 (python3-samba)".into()),
+            }
+        }
         "fusermount3" => missing_program(need).or_else(|| {
             let mode = fs::metadata("/dev/fuse").map_or(0, |device| device.mode());
             (mode & 0o6 != 0o6).then(|| "needs a /dev/fuse that is open to all users".into())

@@ -78,6 +78,7 @@ impl Dataset {
             receipt: entry.receipt,
             view,
             original: entry.original,
+            changed: entry.changed,
         }))
     }
 
@@ -120,8 +121,7 @@ impl Dataset {
 
     /// The next committed chunk in commit order from id `id` on: its name, and the id after it.
     pub fn next_name(&self, id: u32) -> Option<(OsString, u32)> {
-        let catalog = self.catalog();
-        (id..catalog.next_id()).find_map(|id| catalog.get(id).map(|(name, _)| (name, id + 1)))
+        next_named(&self.catalog(), id)
     }
 
     /// Every chunk committed so far has a smaller id.
@@ -146,12 +146,18 @@ impl Dataset {
     }
 }
 
+/// As [`Dataset::next_name`], of its catalog.
+pub(super) fn next_named(catalog: &Catalog, id: u32) -> Option<(OsString, u32)> {
+    (id..catalog.next_id()).find_map(|id| catalog.get(id).map(|(name, _)| (name, id + 1)))
+}
+
 /// What the catalog says of a committed chunk.
 pub(super) struct Entry {
     index: u32,
     pub(super) receipt: CatalogEntry,
     /// The header that it came with.
     pub(super) original: Arc<[u8]>,
+    changed: i64,
 }
 
 impl Entry {
@@ -161,6 +167,7 @@ impl Entry {
             index,
             receipt: *receipt,
             original: catalog.header(receipt.header),
+            changed: catalog.changed(index),
         })
     }
 

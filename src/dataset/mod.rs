@@ -21,6 +21,7 @@
 //! | `backup` | a second copy has what was committed, and nothing else |
 //! | `check` | what the disk has is what was committed |
 //! | `events`, `rejected`, `status` | refusals have reasons, and their bytes are kept (P10) |
+//! | `shown` | what `stat` says stays true over remounts |
 //! | `rescued` | no limit removes what was confirmed |
 //!
 //! Lock order: a chunk's state, `writer`, a stream's state, its layout's `end_of_file`, `holds`, `in_flight`, `follow`, `catalog`,
@@ -48,6 +49,7 @@ mod remove;
 mod rescued;
 mod resume;
 mod rewrite;
+mod shown;
 mod status;
 mod sync;
 mod turns;
@@ -74,6 +76,7 @@ pub use chunk_writer::ChunkWriter;
 pub use incoming::{Descriptors, Incoming, NoOthers};
 pub use rewrite::Committed;
 use rewrite::Rewrite;
+pub(crate) use shown::{array_modified, number_in};
 pub use status::{CSV_HEAD, Status};
 pub use sync::Waiter;
 
@@ -195,6 +198,7 @@ pub struct Dataset {
     losses: Arc<AtomicU64>,
     /// When it was last asked for, in the store's own count.
     used: AtomicU64,
+    shown: shown::Shown,
 }
 
 /// What a name in a dataset stands for now.
@@ -276,8 +280,10 @@ impl Dataset {
             losses: options.losses.clone(),
             options,
             used: AtomicU64::new(0),
+            shown: shown::Shown::default(),
         });
         dataset.begin_following()?;
+        dataset.begin_showing();
         Ok(dataset)
     }
 
@@ -353,20 +359,6 @@ impl Dataset {
             Some(array) => check_compatible(header, &array.layout),
             None => Ok(()),
         }
-    }
-
-    /// Mode, owner and time that were set of `data.npy` itself, if any were.
-    ///
-    /// # Errors
-    /// Those of reading what another daemon has written.
-    pub fn array_attributes(&self) -> Result<Option<Attributes>> {
-        self.refresh()?;
-        if !self.is_owned()
-            && let Some(verifying) = self.verifying()
-        {
-            return Ok(verifying.of_array);
-        }
-        Ok(self.catalog().of_array())
     }
 
     /// Tells the log why a chunk was refused, and where its bytes are kept.

@@ -302,6 +302,7 @@ impl Dataset {
                 }
             })?;
         writer.journal.blob().sync().context(failed)?;
+        self.keep_time_of_entries();
         self.sync_entries()
     }
 }

@@ -298,19 +298,19 @@ fn what_was_set_of_the_array_itself_is_known_again() {
         gid: 6,
         mtime: 7,
     };
-    assert_eq!(left.open(BOOT).array_attributes().unwrap(), None);
+    assert_eq!(left.open(BOOT).array_attributes(), None);
     for (mode, at) in [(0o400, 8), (0o440, 9)] {
         left.record(&Record::ArrayAttributes { set: set(mode), at });
     }
     let dataset = left.open(ANOTHER);
-    assert_eq!(dataset.array_attributes().unwrap(), Some(set(0o440)));
+    assert_eq!(dataset.array_attributes(), Some((set(0o440), 9)));
     dataset.append("b.npy", &chunk(2, 2)).unwrap();
     drop(dataset);
     let dataset = left.open(ANOTHER);
-    assert_eq!(dataset.array_attributes().unwrap(), Some(set(0o440)));
+    assert_eq!(dataset.array_attributes(), Some((set(0o440), 9)));
     // They go with the array.
     dataset.remove_array().unwrap();
-    assert_eq!(dataset.array_attributes().unwrap(), None);
+    assert_eq!(dataset.array_attributes(), None);
 }
 
 /// A user whom a later record denies them cannot read rows of it while it is verified.
@@ -346,7 +346,7 @@ fn what_was_set_last_of_the_array_itself_holds_of_a_copy_before_any_row_is_verif
     let Found::Unverified(copied) = survey_if_settled(&folder, &look).unwrap() else {
         panic!("not taken for a copy");
     };
-    assert_eq!(copied.array_attributes(), Some(set(0o400)));
+    assert_eq!(copied.array_attributes(), Some((set(0o400), 8)));
     assert_eq!(copied.array().unwrap().rows, 0);
 }
 

@@ -486,3 +486,15 @@ fn the_time_that_is_set_of_a_directory_stays_until_the_next_chunk_comes() {
     put(&mount.path("ds/5.npy"), &counted(50, 10)).unwrap();
     assert!(mtime(&stat(mount.path("ds"))) > old);
 }
+
+#[test]
+fn data_npy_that_was_removed_has_no_links() {
+    require!(fuse);
+    let mount = Mount::builder().words("allow_delete=all").start();
+    let (_mount, dataset) = with_chunks(mount, 1);
+    let open = File::open(dataset.join("data.npy")).unwrap();
+    fs::remove_file(dataset.join("0.npy")).unwrap();
+    fs::remove_file(dataset.join("data.npy")).unwrap();
+    wait_for_the_kernel();
+    assert_eq!(open.metadata().unwrap().nlink(), 0);
+}

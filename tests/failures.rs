@@ -176,7 +176,7 @@ fn unknown_handles_are_ebadf_and_unknown_inodes_estale() {
     let options = Options {
         cached: false,
         read_only: false,
-        allow_delete: false,
+        allow_delete: npyfs::fs::AllowDelete::Nothing,
         sync_interval: Duration::ZERO,
         remembered: 1 << 10,
     };

@@ -11,7 +11,7 @@ use super::handle::Handle;
 use super::inodes::{Control, Inode, Kind, ROOT};
 use super::lookup::enter;
 use super::open::{attributes_of, reserved};
-use super::{Attr, Caller, Fs, SetAttr};
+use super::{AllowDelete, Attr, Caller, Fs, SetAttr};
 use crate::dataset;
 use crate::dataset::{Dataset, Found, Incoming};
 use crate::disk::paths::DATA;
@@ -237,7 +237,7 @@ impl Fs {
     ///
     /// # Errors
     /// `EPERM` for npyfs's own and, unless the mount allows it, for committed chunks and the array;
-    /// and those of the store.
+    /// `EBUSY` for the array of chunks that have names; and those of the store.
     pub fn unlink(&self, parent: u64, name: &OsStr) -> Result<()> {
         self.writable()?;
         let node = self.inodes.get(parent)?;
@@ -248,12 +248,13 @@ impl Fs {
             return rejected.remove(name);
         }
         let dir = self.directory(parent)?.ino;
+        let deletes = self.options.allow_delete;
         match dataset::Kind::of(name) {
             dataset::Kind::Chunk if dir != ROOT => {
                 let dataset = self.dataset(dir)?;
                 match dataset.find(name)? {
                     Some(Found::InFlight(incoming)) => dataset.abort(&incoming)?,
-                    Some(Found::Committed(_)) if self.options.allow_delete => {
+                    Some(Found::Committed(_)) if deletes != AllowDelete::Nothing => {
                         dataset.forget(name)?;
                     }
                     Some(Found::Committed(_)) => {
@@ -270,8 +271,17 @@ impl Fs {
             dataset::Kind::Chunk | dataset::Kind::Ordinary => {
                 self.remove_file(dir, name)?;
             }
-            dataset::Kind::Array if dir != ROOT && self.options.allow_delete => {
-                self.dataset(dir)?.remove_array()?;
+            dataset::Kind::Array if dir != ROOT && deletes != AllowDelete::Nothing => {
+                let dataset = self.dataset(dir)?;
+                let removed = match deletes {
+                    AllowDelete::All => dataset.remove_array(),
+                    _ => Err(err!(
+                        EPERM,
+                        "{} holds all rows: only where the mount says allow_delete=all it can be removed",
+                        name.display()
+                    )),
+                };
+                self.reported(&dataset, name, removed)?;
             }
             _ => return Err(reserved(name)),
         }

@@ -73,13 +73,25 @@ pub struct Options {
     pub cached: bool,
     /// Nothing may be written through this mount.
     pub read_only: bool,
-    /// Committed chunks, arrays and whole datasets may be removed.
-    pub allow_delete: bool,
+    /// What may be removed of what is committed.
+    pub allow_delete: AllowDelete,
     /// How often datasets with unsynced rows are synced; zero for never.
     pub sync_interval: Duration,
     /// How many files that are not in use the kernel is to remember. It would keep all that it ever
     /// saw until its memory is short, at 1.1 KB each, and have us keep a node for each.
     pub remembered: usize,
+}
+
+/// What may be removed of what is committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AllowDelete {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Chunks, whose rows stay: what keeps a dataset the same as another directory removes no row.
+    Chunks,
+    /// Arrays too, and so whole datasets.
+    All,
 }
 
 /// The filesystem.

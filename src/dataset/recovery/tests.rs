@@ -289,6 +289,12 @@ fn damage_before_a_hand_over_is_no_crash() {
     assert!(left.files() == before, "changed");
 }
 
+fn forget_all(dataset: &Dataset) {
+    while let Some((name, _)) = dataset.next_name(0) {
+        dataset.forget(&name).unwrap();
+    }
+}
+
 #[test]
 fn what_was_set_of_the_array_itself_is_known_again() {
     let left = Left::new();
@@ -309,6 +315,7 @@ fn what_was_set_of_the_array_itself_is_known_again() {
     let dataset = left.open(ANOTHER);
     assert_eq!(dataset.array_attributes(), Some((set(0o440), 9)));
     // They go with the array.
+    forget_all(&dataset);
     dataset.remove_array().unwrap();
     assert_eq!(dataset.array_attributes(), None);
 }
@@ -408,6 +415,7 @@ fn an_opened_record_tells_where_the_dataset_is_and_in_which_mount() {
     assert_ne!(data, journal);
 
     // Removing the array begins a new journal in the same file.
+    forget_all(&dataset);
     dataset.remove_array().unwrap();
     let whence = left.replay().opened.unwrap().whence.unwrap();
     assert_eq!((whence.data, whence.journal), (Place::default(), journal));

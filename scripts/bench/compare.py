@@ -53,7 +53,7 @@ def copy():
     plain.mkdir(exist_ok=True)
     for mib in (256, 2048):
         source = array_file(f"{mib}.npy", mib)
-        with Mounted("-o", "allow_delete") as fs:
+        with Mounted("-o", "allow_delete=all") as fs:
             slower(f"cp of a {mib} MiB chunk", "cp to ext4", 1.3, *copies(fs, plain, source))
 
 
@@ -63,7 +63,7 @@ def copies_at_once():
     plain.mkdir(exist_ok=True)
     source = array_file("256.npy", 256)
     for datasets, limit in ((4, 1.5), (1, 2.2)):
-        with Mounted("-o", "allow_delete") as fs:
+        with Mounted("-o", "allow_delete=all") as fs:
             ours, theirs = copies(fs, plain, source, 4, datasets)
             words = "one dataset" if datasets == 1 else "four datasets"
             slower(f"four cps of 256 MiB at once into {words}", "the same to ext4", limit, ours, theirs)
@@ -155,7 +155,7 @@ def peers():
 
     rounds = min(ROUNDS, 3)
     for name, peer in (("spool and npy-append-array", spooled), ("h5py resize and write", hdf5), ("zarr append", zarred)):
-        with Mounted("-o", "allow_delete") as fs:
+        with Mounted("-o", "allow_delete=all") as fs:
             slower("10,000 chunks of 64 KiB to one array", name, 1.0, lambda n: ours(fs, n), peer, rounds)
 
 
@@ -204,7 +204,7 @@ def rsync():
         np.save(source / f"{i}.npy", values)
     plain = ARGS.scratch / "plain"
     plain.mkdir(exist_ok=True)
-    with Mounted("-o", "allow_delete") as fs:
+    with Mounted("-o", "allow_delete=all") as fs:
 
         def theirs(n):
             took = timed(lambda: run("rsync", "-a", f"{source}/", f"{plain}/rsync{n}/"))
@@ -223,7 +223,7 @@ def rsync():
 @bench
 def fortran():
     c, f = array_file("1024.npy", 1024), array_file("1024f.npy", 1024, "F")
-    with Mounted("-o", "allow_delete") as fs:
+    with Mounted("-o", "allow_delete=all") as fs:
 
         def append(source, kind):
             def work(n):
@@ -242,7 +242,7 @@ def fsync():
     """Chunks of 64 KiB, each fsynced."""
     plain = ARGS.scratch / "plain"
     plain.mkdir(exist_ok=True)
-    with Mounted("-o", "allow_delete") as fs:
+    with Mounted("-o", "allow_delete=all") as fs:
 
         def synced(directory, n, producers):
             directory.mkdir()

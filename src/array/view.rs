@@ -380,4 +380,10 @@ impl Version {
     pub(crate) fn modified(&self) -> i64 {
         self.modified
     }
+
+    /// Whether no name of the store leads to its array any more.
+    pub(crate) fn is_unlinked(&self) -> bool {
+        let layout = self.layout.upgrade();
+        layout.is_some_and(|layout| matches!(layout.data.glance(), Ok((0, _))))
+    }
 }

@@ -81,6 +81,7 @@ impl Dataset {
             receipt: entry.receipt,
             view,
             original: entry.original,
+            changed: entry.changed,
         }))
     }
 
@@ -128,9 +129,7 @@ impl Dataset {
     /// The next committed chunk in commit order from id `id` on: its name, and the id after it.
     #[doc(hidden)]
     pub fn next_name(&self, id: u32) -> Option<(OsString, u32)> {
-        let published = self.published();
-        let catalog = &published.catalog;
-        (id..catalog.next_id()).find_map(|id| catalog.get(id).map(|(name, _)| (name, id + 1)))
+        next_named(&self.published().catalog, id)
     }
 
     /// Every chunk committed so far has a smaller id.
@@ -158,12 +157,18 @@ impl Dataset {
     }
 }
 
+/// As [`Dataset::next_name`], of its catalog.
+pub(super) fn next_named(catalog: &Catalog, id: u32) -> Option<(OsString, u32)> {
+    (id..catalog.next_id()).find_map(|id| catalog.get(id).map(|(name, _)| (name, id + 1)))
+}
+
 /// What the catalog says of a committed chunk.
 pub(super) struct Entry {
     index: u32,
     pub(super) receipt: CatalogEntry,
     /// The header that it came with.
     pub(super) original: Arc<[u8]>,
+    changed: i64,
 }
 
 impl Entry {
@@ -173,6 +178,7 @@ impl Entry {
             index,
             receipt: *receipt,
             original: catalog.header(receipt.header),
+            changed: catalog.changed(index),
         })
     }
 

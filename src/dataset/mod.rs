@@ -22,6 +22,7 @@
 //! | `backup` | a second copy has what was committed, and nothing else |
 //! | `check` | what the disk has is what was committed |
 //! | `events`, `rejected`, `status` | refusals have reasons, and their bytes are kept (P10) |
+//! | `shown` | what `stat` says stays true over remounts |
 //! | `rescued` | no limit removes what was confirmed |
 //!
 //! Lock order: a chunk's state, `writer`, a stream's state, its layout's `end_of_file`, `holds`, `in_flight`, `follow`, `published`,
@@ -51,6 +52,7 @@ mod remove;
 mod rescued;
 mod resume;
 mod rewrite;
+mod shown;
 mod status;
 mod sync;
 mod turns;
@@ -78,6 +80,7 @@ pub use chunk_writer::{ChunkInfo, ChunkWriter};
 pub use incoming::{Descriptors, Incoming, NoOthers};
 pub use rewrite::Committed;
 use rewrite::Rewrite;
+pub(crate) use shown::{array_modified, number_in};
 pub use status::{CSV_HEAD, Status};
 pub use sync::Waiter;
 
@@ -204,6 +207,7 @@ pub struct Dataset {
     losses: Arc<AtomicU64>,
     /// When it was last asked for, in the store's own count.
     used: AtomicU64,
+    shown: shown::Shown,
 }
 
 /// What a name in a dataset stands for now.
@@ -285,8 +289,10 @@ impl Dataset {
             losses: options.losses.clone(),
             options,
             used: AtomicU64::new(0),
+            shown: shown::Shown::default(),
         });
         dataset.begin_following()?;
+        dataset.begin_showing();
         Ok(dataset)
     }
 
@@ -347,21 +353,6 @@ impl Dataset {
             Some(array) => check_compatible(header, &array.layout),
             None => Ok(()),
         }
-    }
-
-    /// Mode, owner and time that were set of `data.npy` itself, if any were.
-    ///
-    /// # Errors
-    /// Those of reading what another daemon has written.
-    #[doc(hidden)]
-    pub fn array_attributes(&self) -> Result<Option<Attributes>> {
-        self.refresh()?;
-        if !self.is_owned()
-            && let Some(verifying) = self.verifying()
-        {
-            return Ok(verifying.of_array);
-        }
-        Ok(self.published().catalog.of_array())
     }
 
     /// Tells the log why a chunk was refused, and where its bytes are kept.

@@ -1,4 +1,4 @@
-//! Removing: a chunk's name, or the whole array.
+//! Removing: a chunk's name, or then the whole array.
 //!
 //! Forgetting a name is a record of the journal; the rows stay. Removing the array takes its rows
 //! and all names with it, in an order that a crash may interrupt anywhere: the rename of `data.npy`
@@ -36,11 +36,12 @@ impl Dataset {
         Ok(())
     }
 
-    /// Removes the array, its rows and the names of its chunks. The dataset is empty then: the next
-    /// chunk sets its dtype and row shape. Chunks in flight go on.
+    /// Removes the array with its rows, none of whose chunks has a name any more: who keeps a dataset the same as
+    /// another directory must not empty it by one name that is not there. The dataset is empty then: the
+    /// next chunk sets its dtype and row shape. Chunks in flight go on.
     ///
     /// # Errors
-    /// `ENOENT` where there is no array, and what the store answers. After a failure in the middle
+    /// `ENOENT` where there is no array, `EBUSY` where chunks have names, and what the store answers. After a failure in the middle
     /// the array is gone, and writes are refused until the store works again.
     pub fn remove_array(&self) -> Result<()> {
         let _held = self.hold()?;
@@ -51,6 +52,13 @@ impl Dataset {
             Some(array) => array.rows,
             None => return Err(err!(ENOENT, "the dataset has no array")),
         };
+        let named = self.published().catalog.len();
+        if named > 0 {
+            return Err(err!(
+                EBUSY,
+                "{named} of its chunks still have names: {DATA} can be removed after all of them"
+            ));
+        }
         self.folder
             .rename(Path::new(DATA), Path::new(REMOVED))
             .context(|| "cannot remove data.npy".into())?;

@@ -62,6 +62,8 @@ pub struct Committed {
     pub view: View,
     /// The header that it came with.
     pub(crate) original: Arc<[u8]>,
+    /// When it was committed, renamed, or had its attributes set last, in nanoseconds since 1970.
+    pub changed: i64,
 }
 
 impl Committed {

@@ -294,6 +294,7 @@ impl Dataset {
         let closed = writer.journal.append(&[Record::Closed { rows }]);
         closed.map_err(|error| error.context("cannot close the journal"))?;
         writer.journal.blob().sync().context(failed)?;
+        self.keep_time_of_entries();
         self.sync_entries()
     }
 }

@@ -28,7 +28,7 @@ const RETRY: Duration = Duration::from_secs(10);
 pub(crate) struct Verifying {
     pub(super) files: Files,
     /// What was set of the array, by the whole journal: a user whom it denies the rows cannot read them.
-    pub(super) of_array: Option<Attributes>,
+    pub(super) of_array: Option<(Attributes, i64)>,
     stop: Stop,
     state: Mutex<State>,
     ended: Condvar,

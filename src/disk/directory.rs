@@ -32,7 +32,8 @@ use std::time::{Duration, Instant};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, openat, renameat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, futimens, mkdirat};
+use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, fsync, geteuid, syncfs, unlinkat};
 
 use crate::disk::door::{open_beneath, open_beside};
@@ -501,6 +502,19 @@ impl StoreDir for Directory {
         // None may be seen because there is none any more.
         let seen = holder != Holder::Unseen || self.is_locked(path)?;
         Ok(seen.then_some(holder))
+    }
+
+    fn set_entries_changed(&self, at: i64) -> io::Result<()> {
+        let stat = fstat(&self.fd)?;
+        let (seconds, nanos) = (at.div_euclid(1_000_000_000), at.rem_euclid(1_000_000_000));
+        if (stat.st_mtime, stat.st_mtime_nsec) < (seconds, nanos) {
+            futimens(
+                &self.fd,
+                &TimeSpec::UTIME_OMIT,
+                &TimeSpec::new(seconds, nanos),
+            )?;
+        }
+        Ok(())
     }
 
     fn hand_over(&self, array: &dyn StoreFile) -> io::Result<()> {

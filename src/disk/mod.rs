@@ -142,6 +142,14 @@ pub trait StoreDir: Send + Sync + fmt::Debug {
     fn holder(&self, path: &Path) -> io::Result<Option<Holder>> {
         Ok(self.is_locked(path)?.then_some(Holder::Unseen))
     }
+    /// Sets the directory's own time of last change of its entries, in nanoseconds since 1970, unless it is
+    /// later.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn set_entries_changed(&self, _at: i64) -> io::Result<()> {
+        Ok(())
+    }
     /// Gives a new array the owner and group of the directory, and the mode of new files.
     ///
     /// # Errors

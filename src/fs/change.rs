@@ -9,15 +9,15 @@ use nix::sys::stat::FileStat;
 
 use super::handle::Handle;
 use super::inodes::{Control, Inode, Kind, ROOT};
-use super::lookup::{enter, file_attr};
+use super::lookup::enter;
 use super::open::{attributes_of, reserved};
-use super::{Attr, Caller, Fs, SetAttr};
+use super::{AllowDelete, Attr, Caller, Fs, SetAttr};
 use crate::dataset;
 use crate::dataset::{Dataset, Found, Incoming};
-use crate::disk::{Change, clock};
-use crate::disk::{OsFile, StoreFile};
+use crate::disk::paths::DATA;
+use crate::disk::{Change, OsFile, StoreFile, clock};
 use crate::error::{Context, Errno, Result};
-use crate::store::{self, Maker, Place, Seen};
+use crate::store::{self, Place, Seen};
 
 impl Fs {
     /// Sets attributes. The size of a committed chunk stays what it is.
@@ -29,9 +29,11 @@ impl Fs {
         self.writable()?;
         let node = self.inodes.get(ino)?;
         match &node.kind {
-            Kind::Array(_) => return Err(reserved(&node.name)),
+            Kind::Array(_) if &*node.name != DATA || set.size.is_some() => {
+                return Err(reserved(&node.name));
+            }
             Kind::Control(_) => return Err(err!(EPERM, ".npyfs is npyfs's own")),
-            Kind::Dir | Kind::Entry => {}
+            Kind::Array(_) | Kind::Dir | Kind::Entry => {}
         }
         if let Some(size) = set.size {
             match set.fh {
@@ -47,17 +49,51 @@ impl Fs {
         };
         if change != Change::default() {
             if let Kind::Dir = node.kind {
-                let directory = self.same_place(ino)?.into_entry();
-                if ino != ROOT {
-                    self.check_owner(ino, directory.stat())?;
-                }
-                directory.set_attributes(&change)?;
+                self.change_directory(ino, change)?;
+            } else if let Kind::Array(_) = node.kind {
+                self.change_array(&node, &change)?;
             } else if !node.gone {
                 self.change_entry(&node, &change)?;
             }
         }
         // It is no array: which thread is told does not matter.
         self.getattr(ino, set.fh, 0)
+    }
+
+    fn change_directory(&self, ino: u64, mut change: Change) -> Result<()> {
+        let place = self.same_place(ino)?;
+        let dataset = self.inodes.dataset(ino);
+        let names_changed = dataset.as_ref().map(|dataset| dataset.names_changed());
+        if dataset.is_some() && change.mtime.is_none() {
+            // With any other change the store's directory gets the time that it is shown with: after it, the
+            // store's own time tells of the last chunk no more that it came later.
+            let shown = self.directory_attr(Some(ino), &place)?.mtime;
+            change.mtime =
+                (shown != store::mtime_system(place.stat())).then(|| clock::from_system(shown));
+        }
+        let directory = place.into_entry();
+        if ino != ROOT {
+            self.check_owner(ino, directory.stat())?;
+        }
+        directory.set_attributes(&change)?;
+        if let Some((dataset, at)) = dataset.zip(names_changed)
+            && change.mtime.is_some()
+        {
+            dataset.directory_time_was_set(at);
+        }
+        Ok(())
+    }
+
+    fn change_array(&self, node: &Inode, change: &Change) -> Result<()> {
+        let shown = self.getattr(node.ino, None, 0)?;
+        let shown = dataset::Attributes {
+            mode: shown.mode,
+            uid: shown.uid,
+            gid: shown.gid,
+            mtime: clock::from_system(shown.mtime),
+        };
+        let set = self.dataset(node.parent)?;
+        set.set_array_attributes(change, &shown)
     }
 
     fn change_entry(&self, node: &Inode, change: &Change) -> Result<()> {
@@ -132,25 +168,7 @@ impl Fs {
         result
     }
 
-    /// Makes a directory: a dataset.
-    ///
-    /// # Errors
-    /// `EPERM` for a chunk's name or npyfs's own, and those of the store.
-    pub fn mkdir(&self, parent: u64, name: &OsStr, mode: u32, caller: &Caller) -> Result<Attr> {
-        let dir = self.directory(parent)?.ino;
-        self.writable()?;
-        self.dir_name(name)?;
-        let maker = Maker {
-            mode,
-            uid: caller.uid,
-            gid: caller.gid,
-        };
-        let stat = self.place(dir)?.make_dir(name, &maker)?;
-        let node = self.name_node(dir, name, true, Some(Seen::of(&stat)));
-        Ok(file_attr(&stat).numbered(node))
-    }
-
-    fn dir_name(&self, name: &OsStr) -> Result<()> {
+    pub(super) fn dir_name(&self, name: &OsStr) -> Result<()> {
         match dataset::Kind::of(name) {
             dataset::Kind::Ordinary => Ok(()),
             dataset::Kind::Chunk => Err(err!(
@@ -221,7 +239,7 @@ impl Fs {
     ///
     /// # Errors
     /// `EPERM` for npyfs's own and, unless the mount allows it, for committed chunks and the array;
-    /// and those of the store.
+    /// `EBUSY` for the array of chunks that have names; and those of the store.
     pub fn unlink(&self, parent: u64, name: &OsStr) -> Result<()> {
         self.writable()?;
         let node = self.inodes.get(parent)?;
@@ -232,12 +250,13 @@ impl Fs {
             return rejected.remove(name);
         }
         let dir = self.directory(parent)?.ino;
+        let deletes = self.options.allow_delete;
         match dataset::Kind::of(name) {
             dataset::Kind::Chunk if dir != ROOT => {
                 let dataset = self.dataset(dir)?;
                 match dataset.find(name)? {
                     Some(Found::InFlight(incoming)) => dataset.abort(&incoming)?,
-                    Some(Found::Committed(_)) if self.options.allow_delete => {
+                    Some(Found::Committed(_)) if deletes != AllowDelete::Nothing => {
                         dataset.forget(name)?;
                     }
                     Some(Found::Committed(_)) => {
@@ -254,8 +273,17 @@ impl Fs {
             dataset::Kind::Chunk | dataset::Kind::Ordinary => {
                 self.remove_file(dir, name)?;
             }
-            dataset::Kind::Array if dir != ROOT && self.options.allow_delete => {
-                self.dataset(dir)?.remove_array()?;
+            dataset::Kind::Array if dir != ROOT && deletes != AllowDelete::Nothing => {
+                let dataset = self.dataset(dir)?;
+                let removed = match deletes {
+                    AllowDelete::All => dataset.remove_array(),
+                    _ => Err(err!(
+                        EPERM,
+                        "{} holds all rows: only where the mount says allow_delete=all it can be removed",
+                        name.display()
+                    )),
+                };
+                self.reported(&dataset, name, removed)?;
             }
             _ => return Err(reserved(name)),
         }
@@ -342,6 +370,15 @@ impl Fs {
             }
             if !placeholder {
                 self.inodes.became_chunk(ino);
+                // It has another number now, by which its descriptors are found.
+                if let Some(kernel) = self.kernel.get()
+                    && let Err(error) = kernel.forget_attributes(ino)
+                {
+                    log::debug!(
+                        "the kernel keeps the number of {}: {error}",
+                        newname.display()
+                    );
+                }
             }
             if held {
                 self.inodes.joined(from_dir, name, to_dir, newname);

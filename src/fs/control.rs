@@ -39,6 +39,27 @@ pub(crate) fn names(at_root: bool) -> &'static [(&'static str, bool)] {
     }
 }
 
+/// What something in `.npyfs` is called there; `None` of `.npyfs` itself.
+pub(crate) fn name_of(control: &Control) -> Option<&OsStr> {
+    let name = match control {
+        Control::Dir => return None,
+        Control::Log => "log",
+        Control::Status => "status.json",
+        Control::Chunks => "chunks.csv",
+        Control::Daemon => "daemon",
+        Control::Losses => "losses",
+        Control::Kept(kept) => kept.way()[1],
+        Control::KeptFile(_, name) => return Some(name),
+    };
+    Some(OsStr::new(name))
+}
+
+/// How many of those are directories.
+pub(crate) fn directories(at_root: bool) -> u32 {
+    let dirs = names(at_root).iter().filter(|(_, is_dir)| *is_dir);
+    dirs.count() as u32
+}
+
 /// A text that is read from front to back.
 #[derive(Debug)]
 pub(crate) enum GeneratedFile {

@@ -1,21 +1,22 @@
 //! Handles: what is open.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::Attr;
 use super::control::GeneratedFile;
 use crate::array::View;
 use crate::dataset::ChunkHandle;
 use crate::error::Result;
+use crate::store::Listed;
 
 /// Something open.
 #[derive(Debug)]
 pub(crate) enum Handle {
     /// A committed chunk, for reading.
-    View(View),
+    View(OpenChunk),
     /// The array or a slice, as the node of this number has it.
     Version(View, u64),
     /// A chunk, for writing.
@@ -29,9 +30,19 @@ pub(crate) enum Handle {
 }
 
 #[derive(Debug)]
+pub(crate) struct OpenChunk {
+    pub(crate) view: View,
+    pub(crate) ino: u64,
+    /// As it was when it was opened: its name may be forgotten since.
+    pub(crate) attr: Attr,
+}
+
+#[derive(Debug)]
 pub(crate) struct Chunk {
     pub(crate) writer: ChunkHandle,
     pub(crate) ino: u64,
+    /// The number that `stat` shows, and `/proc` of its descriptors.
+    pub(crate) number: u64,
     /// The flags that it was opened with.
     pub(crate) flags: i32,
     /// The thread that opened it, by the kernel's word; 0 where it is in another namespace.
@@ -72,12 +83,12 @@ pub(crate) struct Listing {
 
 #[derive(Debug, Default)]
 pub(crate) struct Names {
-    /// Everything but committed chunks: name, and whether it is a directory.
-    pub(crate) others: Vec<(OsString, bool)>,
+    /// Everything but committed chunks.
+    pub(crate) others: Vec<Listed>,
     /// Chunks from this id on were committed after the listing began.
     pub(crate) end_id: u32,
-    /// The array, which comes last.
-    pub(crate) array: bool,
+    /// The number of the array, which comes last.
+    pub(crate) array: Option<u64>,
 }
 
 /// The table of handles. A number is never used twice.
@@ -114,11 +125,12 @@ impl Handles {
             .ok_or_else(|| err!(EBADF, "handle {fh} is not open"))
     }
 
-    /// The open files of a node, and the chunks that are open for writing by it.
+    /// The open files of a node, and the chunks that are open by it.
     pub(crate) fn files_of(&self, ino: u64) -> Vec<Arc<Handle>> {
         let is_it = |handle: &&Arc<Handle>| match &***handle {
             Handle::File(open) => open.ino == ino,
             Handle::Chunk(chunk) => chunk.ino == ino,
+            Handle::View(open) => open.ino == ino,
             _ => false,
         };
         crate::lock(&self.table)

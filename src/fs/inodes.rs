@@ -12,7 +12,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
-use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 
@@ -320,15 +320,6 @@ pub(crate) struct Inodes {
     recent: usize,
 }
 
-/// The number that `stat` shows for all versions of an array or slice: cp compares what it found by
-/// name with what it opened, and a commit in between must not look like another file. Above all
-/// that nodes ever get.
-pub(crate) fn shown_number(dir: u64, name: &OsStr) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (dir, name).hash(&mut hasher);
-    (1 << 62) | (hasher.finish() >> 2)
-}
-
 impl Inodes {
     pub(crate) fn new(remembered: usize, recent: usize) -> Self {
         let root = Inode {
@@ -366,6 +357,14 @@ impl Inodes {
             .get(&ino)
             .map(|slot| slot.node.clone())
             .ok_or_else(|| err!(ESTALE, "inode {ino} is not known"))
+    }
+
+    /// A node, and what the kernel was told of it.
+    pub(crate) fn get_seen(&self, ino: u64) -> Result<(Inode, Option<Seen>)> {
+        let table = crate::lock(&self.table);
+        let slot = table.slots.get(&ino);
+        let slot = slot.ok_or_else(|| err!(ESTALE, "inode {ino} is not known"))?;
+        Ok((slot.node.clone(), table.seen.get(&ino).copied()))
     }
 
     fn look_up(table: &mut Table, key: &Key<'_>, make: impl FnOnce(u64) -> Inode) -> u64 {
@@ -616,7 +615,9 @@ impl Inodes {
         let needed = match &node.kind {
             Kind::Entry => !node.gone && dataset::Kind::of(&node.name) == dataset::Kind::Chunk,
             Kind::Control(Control::Status | Control::Chunks) => opens,
-            Kind::Control(_) | Kind::Dir | Kind::Array(_) => false,
+            // A version is opened as it was looked up.
+            Kind::Array(_) => !opens,
+            Kind::Control(_) | Kind::Dir => false,
         };
         let dir = node.parent;
         let dataset = || table.datasets.get(&dir).and_then(Weak::upgrade);

@@ -8,14 +8,14 @@
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 
-use super::control;
 use super::handle::{Handle, Listing, Names};
 use super::inodes::{Control, Kind, ROOT};
 use super::lookup::enter;
-use super::{Fs, Opened};
+use super::{Fs, Opened, control, numbers};
 use crate::dataset;
 use crate::disk::paths::DATA;
 use crate::error::Result;
+use crate::store::Listed;
 
 /// An entry of a directory.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct Entry<'a> {
     pub name: &'a OsStr,
     /// Whether it is a directory.
     pub is_dir: bool,
+    /// Its number, as `stat` shows it.
+    pub number: u64,
     /// The position after it.
     pub next: u64,
 }
@@ -71,10 +73,14 @@ impl Fs {
             *names = self.names(ino)?;
         }
         if offset < CHUNKS {
-            for (place, (name, is_dir)) in names.others.iter().enumerate().skip(offset as usize) {
-                let next = place as u64 + 1;
-                let is_dir = *is_dir;
-                if each(Entry { name, is_dir, next }) {
+            for (place, listed) in names.others.iter().enumerate().skip(offset as usize) {
+                let entry = Entry {
+                    name: &listed.name,
+                    is_dir: listed.is_dir,
+                    number: listed.inode,
+                    next: place as u64 + 1,
+                };
+                if each(entry) {
                     return Ok(());
                 }
             }
@@ -87,13 +93,16 @@ impl Fs {
         if id < names.end_id {
             chunks = Some(self.dataset(ino)?);
         }
-        while let Some((name, next)) = chunks.as_ref().and_then(|dataset| dataset.next_name(id)) {
+        while let Some(dataset) = &chunks
+            && let Some((name, number, next)) = dataset.next_numbered(id)?
+        {
             if next > names.end_id {
                 break;
             }
             let entry = Entry {
                 name: &name,
                 is_dir: false,
+                number: numbers::chunk(number),
                 next: CHUNKS + u64::from(next),
             };
             if each(entry) {
@@ -101,11 +110,12 @@ impl Fs {
             }
             id = next;
         }
-        if names.array {
+        if let Some(number) = names.array {
             // Full or not, nothing comes after it.
             each(Entry {
                 name: OsStr::new(DATA),
                 is_dir: false,
+                number,
                 next: END,
             });
         }
@@ -114,57 +124,99 @@ impl Fs {
 
     fn names(&self, ino: u64) -> Result<Names> {
         let node = self.inodes.get(ino)?;
-        let mut others: Vec<(OsString, bool)> = vec![(".".into(), true), ("..".into(), true)];
-        let (mut end_id, mut array) = (0, false);
         match &node.kind {
-            Kind::Control(Control::Dir) => {
-                let names = control::names(node.parent == ROOT);
-                others.extend(names.iter().map(|&(name, is_dir)| (name.into(), is_dir)));
-            }
-            Kind::Control(Control::Kept(kept)) => {
-                let place = self.same_place(node.parent)?;
-                if let Some(directory) = enter(&place, kept.way())? {
-                    let mut files = directory.list()?;
-                    // Newest first.
-                    files.sort_by(|a, b| b.cmp(a));
-                    others.extend(files);
+            Kind::Control(control) => self.control_names(node.parent, control),
+            _ => self.directory_names(ino, node.parent),
+        }
+    }
+
+    /// Of something in the `.npyfs` of `dir`.
+    fn control_names(&self, dir: u64, control: &Control) -> Result<Names> {
+        let place = self.same_place(dir)?;
+        let number = |control: &Control| numbers::of_control(place.stat(), control);
+        let mut others = Vec::new();
+        if let Control::Kept(kept) = control {
+            others.extend([listed(".", true, number(control))]);
+            others.extend([listed("..", true, number(&Control::Dir))]);
+            let mut files = match enter(&place, kept.way())? {
+                Some(directory) => directory.list()?,
+                None => Vec::new(),
+            };
+            // Newest first.
+            files.sort_by(|a, b| b.cmp(a));
+            others.extend(files);
+        } else {
+            others.extend([listed(".", true, number(control))]);
+            others.extend([listed("..", true, place.stat().st_ino)]);
+            let at_root = dir == ROOT;
+            for &(name, is_dir) in control::names(at_root) {
+                if let Some(control) = control::named(OsStr::new(name), at_root) {
+                    others.push(listed(name, is_dir, number(&control)));
                 }
-            }
-            _ => {
-                let mut found = self.same_place(ino)?.list()?;
-                found.sort();
-                if ino != ROOT {
-                    let dataset = self.dataset(ino)?;
-                    // In flight before the catalog's end: a chunk that is committed in between is
-                    // in the first list only.
-                    let in_flight = dataset.in_flight_names();
-                    array = dataset.snapshot()?.is_some();
-                    end_id = dataset.end_id();
-                    let stored: HashSet<OsString> =
-                        found.iter().map(|(name, _)| name.clone()).collect();
-                    for name in in_flight {
-                        if !stored.contains(&name) && dataset.chunk(&name)?.is_none() {
-                            others.push((name, false));
-                        }
-                    }
-                    // A chunk that was appended from a file beside it is listed once.
-                    let mut kept = Vec::with_capacity(found.len());
-                    for (name, is_dir) in found {
-                        if dataset::Kind::of(&name) != dataset::Kind::Chunk
-                            || dataset.chunk(&name)?.is_none()
-                        {
-                            kept.push((name, is_dir));
-                        }
-                    }
-                    found = kept;
-                }
-                others.extend(found);
             }
         }
         Ok(Names {
             others,
-            end_id,
-            array,
+            ..Names::default()
         })
+    }
+
+    /// Of a dataset's directory, or of the root, in the directory `above`.
+    fn directory_names(&self, ino: u64, above: u64) -> Result<Names> {
+        let place = self.same_place(ino)?;
+        let above = self.same_place(above)?.stat().st_ino;
+        let mut names = Names {
+            others: vec![
+                listed(".", true, place.stat().st_ino),
+                listed("..", true, above),
+            ],
+            ..Names::default()
+        };
+        let mut found = place.list()?;
+        found.sort();
+        if ino == ROOT {
+            names.others.extend(found);
+            return Ok(names);
+        }
+        let dataset = self.dataset(ino)?;
+        // In flight before the catalog's end: a chunk that is committed in between is in the first list
+        // only.
+        let in_flight = dataset.in_flight_names();
+        if dataset.snapshot()?.is_some() {
+            names.array = Some(numbers::of_array(place.stat(), OsStr::new(DATA)));
+        }
+        names.end_id = dataset.end_id();
+        let stored: HashSet<OsString> = found.iter().map(|entry| entry.name.clone()).collect();
+        for name in in_flight {
+            if !stored.contains(&name) && dataset.chunk(&name)?.is_none() {
+                let inode = numbers::of_chunk(&dataset, &name)?;
+                let is_dir = false;
+                names.others.push(Listed {
+                    name,
+                    is_dir,
+                    inode,
+                });
+            }
+        }
+        for mut entry in found {
+            let is_chunk = dataset::Kind::of(&entry.name) == dataset::Kind::Chunk;
+            // A chunk that was appended from a file beside it is listed once.
+            if is_chunk && dataset.chunk(&entry.name)?.is_some() {
+                continue;
+            }
+            if is_chunk && !entry.is_dir {
+                entry.inode = numbers::of_chunk(&dataset, &entry.name)?;
+            }
+            names.others.push(entry);
+        }
+        Ok(names)
+    }
+}
+
+fn listed(name: &str, is_dir: bool, inode: u64) -> Listed {
+    Listed {
+        name: name.into(),
+        is_dir,
+        inode,
     }
 }

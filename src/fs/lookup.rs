@@ -1,22 +1,21 @@
 //! Names and attributes.
 
 use std::ffi::OsStr;
-use std::time::SystemTime;
 
 use nix::sys::stat::FileStat;
 
-use super::control;
+use super::attr::{chunk_attr, control_attr, file_attr, in_flight_attr, view_attr};
 use super::handle::Handle;
-use super::inodes::{Control, Inode, Kept, Kind, ROOT, shown_number};
-use super::{Attr, Fs, NEVER, READ_SIZE, TTL, WRITE_SIZE};
+use super::inodes::{Control, Inode, Kept, Kind, ROOT};
+use super::{Attr, Fs, control, numbers};
 use crate::array::View;
 use crate::array::view::Version;
 use crate::dataset;
-use crate::dataset::Found;
+use crate::dataset::{Dataset, Found};
+use crate::disk::clock;
 use crate::disk::paths::{CONTROL, DATA};
-use crate::disk::{Face, clock};
 use crate::error::{Context, Errno, Result};
-use crate::store::{self, Place, Seen};
+use crate::store::{Place, Seen};
 
 impl Fs {
     /// What a name in a directory stands for now. The answer, which is for `thread`, counts as one
@@ -37,12 +36,14 @@ impl Fs {
                 attr.ok_or_else(missing)
             }
             dataset::Kind::Array if dir != ROOT => {
-                let view = self.dataset(dir)?.snapshot()?.ok_or_else(missing)?;
-                self.view_entry(dir, name, view, thread)
+                let dataset = self.dataset(dir)?;
+                let view = dataset.snapshot()?.ok_or_else(missing)?;
+                self.view_entry(dir, name, view, &dataset, thread)
             }
             dataset::Kind::Slice { start, stop } if dir != ROOT => {
-                let view = self.dataset(dir)?.slice(start, stop)?.ok_or_else(missing)?;
-                self.view_entry(dir, name, view, thread)
+                let dataset = self.dataset(dir)?;
+                let view = dataset.slice(start, stop)?.ok_or_else(missing)?;
+                self.view_entry(dir, name, view, &dataset, thread)
             }
             dataset::Kind::Array | dataset::Kind::Slice { .. } => Err(missing()),
             kind => {
@@ -50,40 +51,53 @@ impl Fs {
                 let found = self.entry_attr(dir, name, is_chunk, Self::place)?;
                 let (attr, seen) = found.ok_or_else(missing)?;
                 let node = self.name_node(dir, name, attr.is_dir, seen);
-                Ok(attr.numbered(node))
+                Ok(attr.at(node))
             }
         }
     }
 
-    fn view_entry(&self, dir: u64, name: &OsStr, view: View, thread: u32) -> Result<Attr> {
-        let mut attr = self.view_attr(dir, &view.version())?;
-        attr.node = self.inodes.version(dir, name, view, thread);
-        attr.ino = shown_number(dir, name);
+    fn view_entry(
+        &self,
+        dir: u64,
+        name: &OsStr,
+        view: View,
+        dataset: &Dataset,
+        thread: u32,
+    ) -> Result<Attr> {
+        let set = dataset.array_attributes();
+        let attr = view_attr(&view.version(), name, self.same_place(dir)?.stat(), set);
+        Ok(attr.at(self.inodes.version(dir, name, view, thread)))
+    }
+
+    fn view_attr(&self, dir: u64, name: &OsStr, view: &Version) -> Result<Attr> {
+        let set = match self.dataset(dir) {
+            Ok(dataset) => dataset.array_attributes(),
+            // It is open as it was; what was set of it is with the array that is there now.
+            Err(error) => {
+                log::debug!("{}: {error}", name.display());
+                None
+            }
+        };
+        Ok(view_attr(view, name, self.same_place(dir)?.stat(), set))
+    }
+
+    /// A directory as its chunks have changed it, where they are known. It has the number `ino`, if any.
+    pub(super) fn directory_attr(&self, ino: Option<u64>, place: &Place<'_>) -> Result<Attr> {
+        let mut attr = file_attr(place.stat());
+        attr.nlink = place.links()?;
+        if let Some(dataset) = ino.and_then(|ino| self.inodes.dataset(ino)) {
+            let times = (
+                clock::from_system(attr.mtime),
+                clock::from_system(attr.ctime),
+            );
+            let (mtime, ctime) = dataset.directory_times(times);
+            attr.mtime = clock::to_system(mtime);
+            attr.ctime = clock::to_system(ctime);
+        }
         Ok(attr)
     }
 
-    /// A version of the array, or a slice: read-only, owned by the owner of the dataset.
-    fn view_attr(&self, dir: u64, view: &Version) -> Result<Attr> {
-        let place = self.same_place(dir)?;
-        let stat = place.stat();
-        Ok(Attr {
-            node: 0,
-            ino: 0,
-            is_dir: false,
-            size: view.len(),
-            blocks: view.len().div_ceil(512),
-            mtime: clock::to_system(view.modified()),
-            mode: readable_like(stat.st_mode),
-            nlink: 1,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            blksize: READ_SIZE,
-            attr_ttl: TTL,
-            entry_ttl: NEVER,
-        })
-    }
-
-    /// An entry's attributes but for its number, and what was seen of it unless it is a chunk;
+    /// An entry's attributes but for its node, and what was seen of it unless it is a chunk;
     /// `None` where nothing has the name. `place` opens the directory.
     pub(super) fn entry_attr<'a>(
         &'a self,
@@ -93,11 +107,15 @@ impl Fs {
         place: impl FnOnce(&'a Self, u64) -> Result<Place<'a>>,
     ) -> Result<Option<(Attr, Option<Seen>)>> {
         if is_chunk && dir != ROOT {
-            match self.dataset(dir)?.find(name)? {
+            let dataset = self.dataset(dir)?;
+            let number = || numbers::of_chunk(&dataset, name);
+            match dataset.find(name)? {
                 Some(Found::InFlight(incoming)) => {
-                    return Ok(Some((in_flight_attr(&incoming.face()), None)));
+                    return Ok(Some((in_flight_attr(&incoming.face(), number()?), None)));
                 }
-                Some(Found::Committed(chunk)) => return Ok(Some((chunk_attr(&chunk), None))),
+                Some(Found::Committed(chunk)) => {
+                    return Ok(Some((chunk_attr(&chunk, number()?), None)));
+                }
                 None => {}
             }
         }
@@ -108,8 +126,17 @@ impl Fs {
         {
             return Ok(None);
         }
-        let found = place(self, dir)?.find(name)?;
-        Ok(found.map(|stat| (file_attr(&stat), Some(Seen::of(&stat)))))
+        let place = place(self, dir)?;
+        let Some(stat) = place.find(name)? else {
+            return Ok(None);
+        };
+        let mut attr = file_attr(&stat);
+        if !attr.is_dir {
+            attr.ino = self.file_number(dir, name, attr.ino)?;
+        } else if let Some(within) = place.enter(name)? {
+            attr = self.directory_attr(self.inodes.number(dir, name), &within)?;
+        }
+        Ok(Some((attr, Some(Seen::of(&stat)))))
     }
 
     /// The attributes of an inode, for `thread`; as the handle `fh` sees them, where one is given.
@@ -124,29 +151,31 @@ impl Fs {
             && let Handle::Chunk(chunk) = &*handle
             && !chunk.writer.is_new()
         {
-            return Ok(in_flight_attr(&chunk.writer.face()).numbered(ino));
+            return Ok(in_flight_attr(&chunk.writer.face(), chunk.number).at(ino));
         }
         let attr = match &node.kind {
             Kind::Dir => {
                 let place = self.same_place(ino)?;
                 self.inodes.see(ino, Seen::of(place.stat()));
-                file_attr(place.stat())
+                self.directory_attr(Some(ino), &place)?
             }
             Kind::Entry => self.entry_node_attr(&node)?,
-            Kind::Array(view) => self.view_attr(node.parent, view)?,
+            Kind::Array(view) => {
+                self.inodes.tell(ino, thread);
+                let attr = self.view_attr(node.parent, &node.name, view)?;
+                match view.is_unlinked() {
+                    true => attr.unlinked(),
+                    false => attr,
+                }
+            }
             Kind::Control(control) => {
                 let stats = self.control_stat(node.parent, control)?;
                 let (stat, dir) = stats.ok_or_else(|| gone(&node))?;
                 self.inodes.see(ino, Seen::of(&stat));
-                control_attr(&stat, &dir, control)
+                control_attr(&stat, (node.parent, &dir), control)
             }
         };
-        let mut attr = attr.numbered(ino);
-        if let Kind::Array(_) = node.kind {
-            attr.ino = shown_number(node.parent, &node.name);
-            self.inodes.tell(ino, thread);
-        }
-        Ok(attr)
+        Ok(attr.at(ino))
     }
 
     fn entry_node_attr(&self, node: &Inode) -> Result<Attr> {
@@ -163,7 +192,11 @@ impl Fs {
                     &stat.context(|| "cannot look at the file".into())?,
                 ))
             }
-            Some(Handle::Chunk(chunk)) => Ok(in_flight_attr(&chunk.writer.face())),
+            Some(Handle::Chunk(chunk)) => {
+                let attr = in_flight_attr(&chunk.writer.face(), chunk.number);
+                Ok(attr.unlinked())
+            }
+            Some(Handle::View(open)) => Ok(open.attr.clone().unlinked()),
             _ => Err(gone(node)),
         }
     }
@@ -203,8 +236,9 @@ impl Fs {
         let Some((stat, dir_stat)) = self.control_stat(dir, control)? else {
             return Ok(None);
         };
-        let ino = self.inodes.control(dir, control, Seen::of(&stat));
-        Ok(Some(control_attr(&stat, &dir_stat, control).numbered(ino)))
+        let node = self.inodes.control(dir, control, Seen::of(&stat));
+        let attr = control_attr(&stat, (dir, &dir_stat), control);
+        Ok(Some(attr.at(node)))
     }
 
     /// What a control file is in the store, or for texts the dataset's directory itself; and that
@@ -229,13 +263,6 @@ impl Fs {
     /// The kernel forgets an inode.
     pub fn forget(&self, ino: u64, count: u64) {
         self.inodes.forget(ino, count);
-    }
-}
-
-impl Attr {
-    pub(super) fn numbered(mut self, number: u64) -> Self {
-        (self.node, self.ino) = (number, number);
-        self
     }
 }
 
@@ -283,92 +310,6 @@ pub(super) fn enter<'a>(place: &Place<'a>, names: &[&str]) -> Result<Option<Plac
 
 fn gone(node: &Inode) -> crate::Error {
     err!(ESTALE, "{} is gone", node.name.display())
-}
-
-/// Read permission for those who have it on `mode`.
-fn readable_like(mode: u32) -> u32 {
-    mode & 0o444
-}
-
-pub(super) fn file_attr(stat: &FileStat) -> Attr {
-    let is_dir = store::is_dir(stat);
-    Attr {
-        node: 0,
-        ino: 0,
-        is_dir,
-        size: stat.st_size as u64,
-        blocks: stat.st_blocks as u64,
-        mtime: store::mtime_system(stat),
-        mode: stat.st_mode & 0o7777,
-        nlink: if is_dir { 2 } else { 1 },
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        blksize: WRITE_SIZE,
-        attr_ttl: TTL,
-        entry_ttl: TTL,
-    }
-}
-
-/// What was refused is its producer's; everything else is said to those who may read the dataset's
-/// directory, `dir`, whosever the file is in the store.
-fn control_attr(stat: &FileStat, dir: &FileStat, control: &Control) -> Attr {
-    let is_dir = matches!(control, Control::Dir | Control::Kept(_));
-    let mut attr = file_attr(stat);
-    if !store::is_file(stat) {
-        attr.size = 0;
-        attr.blocks = 0;
-    }
-    if !matches!(control, Control::KeptFile(..)) {
-        (attr.uid, attr.gid) = (dir.st_uid, dir.st_gid);
-        attr.mode = match control {
-            // What was refused is removed by those who may remove such a file from the dataset.
-            Control::Kept(_) => dir.st_mode & 0o1777,
-            Control::Dir => dir.st_mode & 0o555,
-            _ => readable_like(dir.st_mode),
-        };
-    }
-    attr.is_dir = is_dir;
-    attr.nlink = if is_dir { 2 } else { 1 };
-    (attr.attr_ttl, attr.entry_ttl) = (NEVER, NEVER);
-    attr
-}
-
-fn chunk_attr(chunk: &dataset::Committed) -> Attr {
-    let attributes = &chunk.receipt.attributes;
-    Attr {
-        node: 0,
-        ino: 0,
-        is_dir: false,
-        size: chunk.view.len(),
-        blocks: 0,
-        mtime: clock::to_system(attributes.mtime),
-        mode: attributes.mode,
-        nlink: 1,
-        uid: attributes.uid,
-        gid: attributes.gid,
-        blksize: WRITE_SIZE,
-        attr_ttl: TTL,
-        entry_ttl: TTL,
-    }
-}
-
-pub(super) fn in_flight_attr(face: &Face) -> Attr {
-    Attr {
-        node: 0,
-        ino: 0,
-        is_dir: false,
-        size: face.len,
-        blocks: 0,
-        mtime: face.mtime.map_or_else(SystemTime::now, clock::to_system),
-        mode: face.mode,
-        nlink: 1,
-        uid: face.uid,
-        gid: face.gid,
-        blksize: WRITE_SIZE,
-        // A refusal takes the name away, and the kernel is to see that at once.
-        attr_ttl: NEVER,
-        entry_ttl: NEVER,
-    }
 }
 
 /// Whether a name is one of the array's own.

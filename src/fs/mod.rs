@@ -9,8 +9,10 @@
 //! | --- | --- |
 //! | `inodes` | what the kernel knows by an inode number |
 //! | `handle` | what is open |
-//! | `lookup` | names and attributes |
+//! | `lookup` | names |
+//! | `attr`, `numbers` | what `stat` shows |
 //! | `open` | opening, reading, writing and closing |
+//! | `make` | making directories, and files of no bytes |
 //! | `change` | renaming, removing, setting attributes |
 //! | `list` | directories |
 //! | `descriptors` | which descriptors are left after a close |
@@ -22,6 +24,7 @@
 //! The lock of a listing, and of a `chunks.csv` that is being read, are held while the engine is called, which may
 //! open its dataset: only a reader of the same handle waits for them. No other lock of this layer is.
 
+mod attr;
 mod change;
 mod control;
 mod descriptors;
@@ -29,6 +32,8 @@ mod handle;
 mod inodes;
 mod list;
 mod lookup;
+mod make;
+mod numbers;
 mod open;
 mod openings;
 mod parting;
@@ -45,6 +50,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
+pub use attr::Attr;
 pub use inodes::ROOT;
 pub use list::Entry;
 pub(crate) use openings::near;
@@ -68,13 +74,25 @@ pub struct Options {
     pub cached: bool,
     /// Nothing may be written through this mount.
     pub read_only: bool,
-    /// Committed chunks, arrays and whole datasets may be removed.
-    pub allow_delete: bool,
+    /// What may be removed of what is committed.
+    pub allow_delete: AllowDelete,
     /// How often datasets with unsynced rows are synced; zero for never.
     pub sync_interval: Duration,
     /// How many files that are not in use the kernel is to remember. It would keep all that it ever
     /// saw until its memory is short, at 1.1 KB each, and have us keep a node for each.
     pub remembered: usize,
+}
+
+/// What may be removed of what is committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AllowDelete {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Chunks, whose rows stay: what keeps a dataset the same as another directory removes no row.
+    Chunks,
+    /// Arrays too, and so whole datasets.
+    All,
 }
 
 /// The filesystem.
@@ -142,37 +160,6 @@ impl Caller {
     }
 }
 
-/// What `stat` shows.
-#[derive(Clone, Debug)]
-pub struct Attr {
-    /// The number that requests are to name it by.
-    pub node: u64,
-    /// The inode's number as `stat` shows it: the same, but for versions of an array.
-    pub ino: u64,
-    /// A directory, or a file.
-    pub is_dir: bool,
-    /// Size in bytes.
-    pub size: u64,
-    /// Blocks of 512 bytes that it takes in the store beyond the array's.
-    pub blocks: u64,
-    /// Time of last change.
-    pub mtime: SystemTime,
-    /// Permission bits.
-    pub mode: u32,
-    /// Links.
-    pub nlink: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// How many bytes to write at a time.
-    pub blksize: u32,
-    /// How long the kernel may keep these attributes.
-    pub attr_ttl: Duration,
-    /// How long the kernel may keep the name.
-    pub entry_ttl: Duration,
-}
-
 /// How the kernel is to treat an open file.
 #[derive(Debug)]
 pub enum Mode {
@@ -214,17 +201,6 @@ pub struct SetAttr {
 
 /// How many copies, conversions and waits for the disk go on at once.
 const WORKERS: usize = 16;
-/// For names and attributes that change only through this mount, or rarely.
-const TTL: Duration = Duration::from_secs(1);
-/// For names that stand for something else with every commit.
-const NEVER: Duration = Duration::ZERO;
-/// cp writes this many bytes at a time, if `st_blksize` says so.
-const WRITE_SIZE: u32 = 1 << 20;
-/// Python's buffer is as large as `st_blksize` says, and the kernel pins all of it for a direct read
-/// of the header alone: at 1 MiB that took half the time of opening an array. cp out of the mount is
-/// as fast with it.
-const READ_SIZE: u32 = 256 << 10;
-
 impl Fs {
     /// A filesystem over a store.
     ///
@@ -345,9 +321,14 @@ impl Fs {
 
     /// A node that is a directory of the store.
     fn directory(&self, ino: u64) -> Result<Inode> {
-        let node = self.inodes.get(ino)?;
+        self.directory_seen(ino).map(|(node, _)| node)
+    }
+
+    /// As [`Fs::directory`], with what the kernel was told of it.
+    fn directory_seen(&self, ino: u64) -> Result<(Inode, Option<Seen>)> {
+        let (node, seen) = self.inodes.get_seen(ino)?;
         match node.kind {
-            Kind::Dir if !node.gone => Ok(node),
+            Kind::Dir if !node.gone => Ok((node, seen)),
             Kind::Dir => Err(err!(ESTALE, "{} is gone", node.name.display())),
             Kind::Control(_) => Err(err!(EPERM, ".npyfs is npyfs's own")),
             _ => Err(err!(ENOTDIR, "{} is not a directory", node.name.display())),

@@ -5,12 +5,13 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::attr::{TTL, chunk_attr, file_attr, in_flight_attr};
 use super::control::GeneratedFile;
 use super::descriptors::Closing;
-use super::handle::{Chunk, Handle, OpenFile};
+use super::handle::{Chunk, Handle, OpenChunk, OpenFile};
 use super::inodes::{Control, Inode, Kind, ROOT};
-use super::lookup::{enter, file_attr, in_flight_attr, is_array};
-use super::{Attr, Caller, Fs, Mode, Opened, TTL, read_file};
+use super::lookup::{enter, is_array};
+use super::{Attr, Caller, Fs, Mode, Opened, numbers, read_file};
 use crate::array::View;
 use crate::chunk::status::Start;
 use crate::dataset;
@@ -46,15 +47,17 @@ impl Fs {
         flags: i32,
         caller: &Caller,
     ) -> Result<(Attr, Opened)> {
-        let dir = self.directory(parent)?.ino;
+        let (dir, seen) = self.directory_seen(parent)?;
+        let dir = dir.ino;
         self.writable()?;
         match dataset::Kind::of(name) {
             dataset::Kind::Chunk => {
+                let inherited = seen.and_then(|seen| seen.group_for_others());
                 let face = Face {
                     len: 0,
                     mode: mode & 0o7777,
                     uid: caller.uid,
-                    gid: caller.gid,
+                    gid: inherited.unwrap_or(caller.gid),
                     mtime: None,
                 };
                 let start = if flags & libc::O_EXCL != 0 {
@@ -64,14 +67,15 @@ impl Fs {
                 };
                 let dataset = self.dataset(dir)?;
                 let writer = dataset.begin_as(name, face, start, wants_write(flags))?;
-                let mut attr = in_flight_attr(&writer.face());
+                let number = numbers::of_chunk(&dataset, name)?;
+                let mut attr = in_flight_attr(&writer.face(), number);
                 if attr.size == 0 {
                     // Until the first write, which the kernel takes as the end of what it knows.
                     attr.attr_ttl = TTL;
                 }
                 let node = self.name_node(dir, name, false, None);
-                let opened = self.opened_chunk_for_writing(writer, node, flags, caller);
-                Ok((attr.numbered(node), opened))
+                let opened = self.opened_chunk_for_writing(writer, (node, number), flags, caller);
+                Ok((attr.at(node), opened))
             }
             dataset::Kind::Ordinary => {
                 let maker = Maker {
@@ -82,7 +86,7 @@ impl Fs {
                 let (file, stat) = self.place(dir)?.create(name, flags, &maker)?;
                 let node = self.name_node(dir, name, false, Some(Seen::of(&stat)));
                 let opened = self.opened_file(node, file, flags);
-                Ok((file_attr(&stat).numbered(node), opened))
+                Ok((file_attr(&stat).at(node), opened))
             }
             _ => Err(reserved(name)),
         }
@@ -91,13 +95,14 @@ impl Fs {
     fn opened_chunk_for_writing(
         &self,
         writer: ChunkHandle,
-        ino: u64,
+        (ino, number): (u64, u64),
         flags: i32,
         caller: &Caller,
     ) -> Opened {
         let fh = self.handles.insert(Handle::Chunk(Chunk {
             writer,
             ino,
+            number,
             flags,
             opener: caller.pid,
             closes: AtomicU64::new(0),
@@ -110,19 +115,30 @@ impl Fs {
 
     fn open_chunk(&self, node: &Inode, face: Face, flags: i32, caller: &Caller) -> Result<Opened> {
         let dataset = self.dataset(node.parent)?;
+        let number = numbers::of_chunk(&dataset, &node.name)?;
         let writer = dataset.begin_as(&node.name, face, start_of(flags), wants_write(flags))?;
-        Ok(self.opened_chunk_for_writing(writer, node.ino, flags, caller))
+        Ok(self.opened_chunk_for_writing(writer, (node.ino, number), flags, caller))
     }
 
-    fn opened_chunk(&self, dataset: &dataset::Dataset, view: View) -> Opened {
+    fn opened_chunk(
+        &self,
+        dataset: &dataset::Dataset,
+        chunk: dataset::Committed,
+        node: &Inode,
+    ) -> Result<Opened> {
         // The pages of an inode are shared by all who have it open, and a reused name has one inode.
         let mode = if dataset.reuses_names() {
             Mode::Direct
         } else {
             Mode::Cached
         };
-        let fh = self.handles.insert(Handle::View(view));
-        Opened { fh, mode }
+        let number = numbers::of_chunk(dataset, &node.name)?;
+        let fh = self.handles.insert(Handle::View(OpenChunk {
+            attr: chunk_attr(&chunk, number).at(node.ino),
+            view: chunk.view,
+            ino: node.ino,
+        }));
+        Ok(Opened { fh, mode })
     }
 
     fn opened_file(&self, ino: u64, file: std::fs::File, flags: i32) -> Opened {
@@ -187,12 +203,12 @@ impl Fs {
             let dataset = self.dataset(node.parent)?;
             match dataset.find(name)? {
                 Some(Found::Committed(chunk)) if !write => {
-                    return Ok(self.opened_chunk(&dataset, chunk.view));
+                    return self.opened_chunk(&dataset, *chunk, node);
                 }
                 Some(Found::InFlight(incoming)) if !write => {
                     // Where a name is reused, it shows what it stood for until the next is whole.
                     if let Some(chunk) = dataset.chunk(name)? {
-                        return Ok(self.opened_chunk(&dataset, chunk.view));
+                        return self.opened_chunk(&dataset, chunk, node);
                     }
                     // What was created and closed reads as the empty file that it is.
                     if incoming.face().len == 0 {
@@ -271,6 +287,7 @@ impl Fs {
             mtime: None,
         };
         let dataset = self.dataset(node.parent)?;
+        let number = numbers::of_chunk(&dataset, &node.name)?;
         let writer = dataset.begin_as(&node.name, face, start_of(flags), wants_write(flags))?;
         match place.remove(&node.name) {
             // Another handle of the same chunk was faster.
@@ -280,7 +297,7 @@ impl Fs {
             }
             _ => {
                 self.inodes.became_chunk(node.ino);
-                Ok(self.opened_chunk_for_writing(writer, node.ino, flags, caller))
+                Ok(self.opened_chunk_for_writing(writer, (node.ino, number), flags, caller))
             }
         }
     }
@@ -335,7 +352,9 @@ impl Fs {
     /// The view that a handle reads, where it is one.
     pub fn view(&self, fh: u64) -> Option<View> {
         match self.handles.get(fh).as_deref() {
-            Ok(Handle::View(view) | Handle::Version(view, _)) => Some(view.clone()),
+            Ok(Handle::View(OpenChunk { view, .. }) | Handle::Version(view, _)) => {
+                Some(view.clone())
+            }
             _ => None,
         }
     }
@@ -346,7 +365,9 @@ impl Fs {
     /// `EBADF`, the refusal of a chunk, and those of the store.
     pub fn read(&self, fh: u64, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         match &*self.handles.get(fh)? {
-            Handle::View(view) | Handle::Version(view, _) => view.read_at(buffer, offset),
+            Handle::View(OpenChunk { view, .. }) | Handle::Version(view, _) => {
+                view.read_at(buffer, offset)
+            }
             Handle::File(open) => read_file(&open.file, offset, buffer),
             Handle::GeneratedFile(text) => {
                 let text = text.read(offset, buffer.len())?;
@@ -421,7 +442,7 @@ impl Fs {
                 let node = self.inodes.get(chunk.ino);
                 let closed = chunk.writer.flush(&Closing {
                     device: self.device.get().map(String::as_str),
-                    ino: chunk.ino,
+                    ino: chunk.number,
                     name: node.as_ref().map_or(OsStr::new(""), |node| &node.name),
                     flags: chunk.flags,
                     opener: chunk.opener,

@@ -11,10 +11,10 @@ use std::ffi::OsStr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
-use super::Fs;
 use super::handle::Handle;
 use super::inodes::ROOT;
 use super::workers::{Job, Workers};
+use super::{AllowDelete, Fs};
 use crate::dataset::{self, Dataset};
 
 /// How many datasets may be opened at once.
@@ -244,7 +244,7 @@ impl Fs {
 
     /// Of a removal. One of what is committed waits for the producer that commits.
     pub fn unlink_route(&self, parent: u64, name: &OsStr) -> Route {
-        let slow = self.options.allow_delete;
+        let slow = self.options.allow_delete != AllowDelete::Nothing;
         let need = if slow { Need::Free } else { Need::Open };
         match dataset::Kind::of(name) {
             dataset::Kind::Chunk | dataset::Kind::Array => self.route(parent, need, slow),

@@ -111,7 +111,7 @@ fn attributes(attr: &Attr) -> FileAttr {
         blocks: attr.blocks,
         atime: attr.mtime,
         mtime: attr.mtime,
-        ctime: attr.mtime,
+        ctime: attr.ctime,
         crtime: attr.mtime,
         kind: if attr.is_dir {
             FileType::Directory

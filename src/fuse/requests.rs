@@ -166,15 +166,30 @@ impl Filesystem for Adapter {
 
     fn mknod(
         &self,
-        _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        reply.error(Errno::EPERM);
+        if mode & libc::S_IFMT != libc::S_IFREG {
+            return reply.error(Errno::EPERM);
+        }
+        let route = self.fs.create_route(parent.0, name);
+        let (name, caller) = (name.to_owned(), caller(request));
+        let (device, unique) = (self.device.clone(), request.unique().0);
+        let asked = name.clone();
+        let ask = move |fs: &Fs| fs.make_file(parent.0, &asked, mode & !umask, &caller);
+        let answer = move |fs: &Fs, made: crate::Result<Attr>| match made {
+            Ok(attr) => device.entry(unique, &attr, reply),
+            Err(error) => {
+                let subject = Subject::Name(parent.0, &name);
+                reply.error(failed(fs, "mknod", &subject, &error));
+            }
+        };
+        self.dispatch("mknod", route, ask, answer);
     }
 
     fn link(
@@ -396,8 +411,6 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        // The kernel's way of saying that an entry's inode is not known: it is found by lookup.
-        const UNKNOWN: INodeNo = INodeNo(0xffff_ffff);
         let fs = self.fs.clone();
         self.run("readdir", self.fs.readdir_route(ino.0), move || {
             let listed = fs.readdir(ino.0, fh.0, offset, |entry| {
@@ -406,7 +419,7 @@ impl Filesystem for Adapter {
                 } else {
                     FileType::RegularFile
                 };
-                reply.add(UNKNOWN, entry.next, kind, entry.name)
+                reply.add(INodeNo(entry.number), entry.next, kind, entry.name)
             });
             match listed {
                 Ok(()) => reply.ok(),

@@ -59,10 +59,26 @@ pub(crate) struct Catalog {
     header_numbers: HashMap<Arc<[u8]>, u32>,
     /// What streams have committed, in the order of their rows.
     runs: Vec<RunRecord>,
-    /// What was set of `data.npy` itself.
-    of_array: Option<Attributes>,
+    /// What was set of `data.npy` itself, and when.
+    of_array: Option<(Attributes, i64)>,
+    /// Of the chunks that were renamed, what they were called first.
+    origins: HashMap<u32, Origin>,
+    /// How many chunks were called so first and have another name since.
+    moved: HashMap<Box<[u8]>, u32>,
+    /// When a chunk's name or attributes were changed last.
+    changed: HashMap<u32, i64>,
+    /// When a chunk came, went or was renamed last.
+    listed: i64,
     /// Rows that have a receipt, are of a run, or are known to be another program's.
     rows: u64,
+}
+
+/// The first name of a chunk that was renamed, and how many had been renamed before that were called
+/// so first.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    name: KeptName,
+    before: u32,
 }
 
 /// The least that a chunk takes in the journal, in bytes.
@@ -90,19 +106,20 @@ impl Catalog {
                 Ok(())
             }
             Record::Chunk(chunk) => self.insert(chunk),
-            Record::Rename { from, to, .. } => self.rename(from, to),
-            Record::Attributes { name, set, .. } => {
+            Record::Rename { from, to, at } => self.rename(from, to, *at),
+            Record::Attributes { name, set, at } => {
                 let id = self
                     .id(name)
                     .ok_or(InvalidRecord("attributes of no chunk"))?;
                 self.receipts[id as usize].attributes = *set;
+                self.changed.extend(at.map(|at| (id, at)));
                 Ok(())
             }
             Record::Foreign { first_row, rows } => self.grow(*first_row, *rows),
-            Record::Forgotten { name, .. } => self.forget(name),
+            Record::Forgotten { name, at } => self.forget(name, *at),
             Record::Run(run) => self.go_on(run),
-            Record::ArrayAttributes { set, .. } => {
-                self.of_array = Some(*set);
+            Record::ArrayAttributes { set, at } => {
+                self.of_array = Some((*set, *at));
                 Ok(())
             }
             Record::Array { .. }
@@ -169,6 +186,7 @@ impl Catalog {
             name_at,
         });
         self.index_insert(id);
+        self.listed = self.listed.max(chunk.committed);
         Ok(())
     }
 
@@ -178,7 +196,7 @@ impl Catalog {
         (at, name.len() as u8)
     }
 
-    fn rename(&mut self, from: &[u8], to: &[u8]) -> Result<(), InvalidRecord> {
+    fn rename(&mut self, from: &[u8], to: &[u8], at: Option<i64>) -> Result<(), InvalidRecord> {
         if self.id(to).is_some() {
             return Err(InvalidRecord("a rename onto a chunk"));
         }
@@ -187,15 +205,68 @@ impl Catalog {
             .ok_or(InvalidRecord("a rename of no chunk"))?;
         let (name_at, name_len) = self.push_name(to);
         let receipt = &mut self.receipts[id as usize];
+        let name = KeptName(receipt.name_at, receipt.name_len);
         (receipt.name_at, receipt.name_len) = (name_at, name_len);
+        self.origins.entry(id).or_insert_with(|| {
+            let moved = self.moved.entry(from.into()).or_default();
+            let before = *moved;
+            *moved += 1;
+            Origin { name, before }
+        });
+        self.changed.extend(at.map(|at| (id, at)));
+        self.listed = self.listed.max(at.unwrap_or(i64::MIN));
         self.index_insert(id);
         Ok(())
     }
 
-    fn forget(&mut self, name: &[u8]) -> Result<(), InvalidRecord> {
+    fn forget(&mut self, name: &[u8], at: Option<i64>) -> Result<(), InvalidRecord> {
         let id = self.take(name).ok_or(InvalidRecord("no chunk to forget"))?;
         self.receipts[id as usize].name_len = 0;
+        self.origins.remove(&id);
+        self.changed.remove(&id);
+        self.listed = self.listed.max(at.unwrap_or(i64::MIN));
         Ok(())
+    }
+
+    /// What a chunk of this name was or will be called first, and how many have been renamed before it that
+    /// were called so first: the two tell it from every other chunk that has a name, whatever is
+    /// renamed later.
+    pub(crate) fn origin<'a>(&'a self, name: &'a [u8]) -> (&'a [u8], u32) {
+        // Where nothing was ever renamed nothing is looked for.
+        let id = (!self.origins.is_empty()).then(|| self.id(name)).flatten();
+        id.and_then(|id| self.origin_of(id))
+            .unwrap_or_else(|| self.unmoved(name))
+    }
+
+    fn origin_of(&self, id: u32) -> Option<(&[u8], u32)> {
+        let origin = self.origins.get(&id)?;
+        Some((self.kept_name(origin.name).as_bytes(), origin.before))
+    }
+
+    fn unmoved<'a>(&self, name: &'a [u8]) -> (&'a [u8], u32) {
+        let moved = match self.moved.is_empty() {
+            true => None,
+            false => self.moved.get(name),
+        };
+        (name, moved.copied().unwrap_or(0))
+    }
+
+    /// As [`Catalog::origin`], of the chunk with this id.
+    pub(crate) fn origin_by_id(&self, id: u32) -> (&[u8], u32) {
+        self.origin_of(id)
+            .unwrap_or_else(|| self.unmoved(self.name_bytes(id)))
+    }
+
+    /// When a chunk was committed, renamed, or had its attributes set last.
+    pub(crate) fn changed(&self, id: u32) -> i64 {
+        let committed = self.receipts[id as usize].committed;
+        let changed = self.changed.get(&id).copied();
+        changed.map_or(committed, |changed| changed.max(committed))
+    }
+
+    /// When a chunk came, went or was renamed last; 0 before the first.
+    pub(crate) fn listed(&self) -> i64 {
+        self.listed
     }
 
     fn index_insert(&mut self, id: u32) {
@@ -349,8 +420,8 @@ impl Catalog {
         &self.runs
     }
 
-    /// What was set of `data.npy` itself.
-    pub(crate) fn of_array(&self) -> Option<Attributes> {
+    /// What was set of `data.npy` itself, and when.
+    pub(crate) fn of_array(&self) -> Option<(Attributes, i64)> {
         self.of_array
     }
 }

@@ -99,15 +99,15 @@ fn check_mark(
             let other = top
                 .list()?
                 .into_iter()
-                .find(|(name, _)| name != "lost+found");
+                .find(|entry| entry.name != "lost+found");
             match other {
                 // The mark was removed, since the store was moved.
                 _ if has_control => Ok(()),
                 None => Ok(()),
-                Some((name, _)) => Err(err!(
+                Some(entry) => Err(err!(
                     EEXIST,
                     "{shown} holds {} and is no backup: name an empty directory, or one that does not exist yet",
-                    name.display()
+                    entry.name.display()
                 )),
             }
         }
@@ -147,7 +147,7 @@ impl Work<'_> {
         let mut found = from.list()?;
         found.sort();
         let mut changed = false;
-        for (name, is_dir) in found {
+        for super::Listed { name, is_dir, .. } in found {
             let done = if is_dir {
                 self.enter(from, to, &name).map(|made| changed |= made)
             } else {

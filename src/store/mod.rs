@@ -36,7 +36,7 @@ use crate::stop::Stop;
 pub use backup::{Witness, back_up};
 use registry::Registry;
 pub use seen::{Now, Seen};
-pub use tree::{Entry, Place};
+pub use tree::{Entry, Listed, Place};
 
 /// How a store is to be treated.
 #[derive(Clone, Debug)]
@@ -188,6 +188,12 @@ pub fn mtime(stat: &FileStat) -> i64 {
 /// As [`mtime`], in the system's type.
 pub fn mtime_system(stat: &FileStat) -> SystemTime {
     clock::to_system(mtime(stat))
+}
+
+/// The time of last change of a file's bytes or attributes.
+pub fn ctime_system(stat: &FileStat) -> SystemTime {
+    let seconds = stat.st_ctime.saturating_mul(1_000_000_000);
+    clock::to_system(seconds.saturating_add(stat.st_ctime_nsec))
 }
 
 /// An error for a path that is not there.

@@ -44,6 +44,11 @@ impl Seen {
         self.inode() == other.inode()
     }
 
+    /// The group that a set-group-ID directory hands on to what is made in it.
+    pub fn group_for_others(&self) -> Option<u32> {
+        (self.mode & libc::S_ISGID != 0).then_some(self.gid)
+    }
+
     /// Device and inode.
     pub fn inode(&self) -> (u64, u64) {
         (self.device, self.inode)

@@ -70,6 +70,17 @@ pub struct Place<'a> {
     stat: FileStat,
 }
 
+/// An ordinary file or directory in a listing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed {
+    /// Its name.
+    pub name: OsString,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+    /// Its number in the store.
+    pub inode: u64,
+}
+
 /// A directory or ordinary file, held for looking and for setting its attributes.
 #[derive(Debug)]
 pub struct Entry<'a> {
@@ -168,7 +179,8 @@ impl Store {
             return Err(err!(ENOTEMPTY, "{} has chunks", path.display()));
         }
         // Also what is not shown: it would be found when the journal is gone already.
-        if let Some((other, _)) = place.raw_list()?.iter().find(|(name, _)| name != CONTROL) {
+        let others = place.raw_list()?;
+        if let Some((other, ..)) = others.iter().find(|(name, ..)| name != CONTROL) {
             return Err(not_empty(other));
         }
         let control = place.control()?;
@@ -184,7 +196,7 @@ impl Store {
                 let name = name.as_bytes();
                 OURS.iter().any(|ours| name.starts_with(ours.as_bytes()))
             };
-            if let Some((other, _)) = control.raw_list()?.iter().find(|(name, _)| !ours(name)) {
+            if let Some((other, ..)) = control.raw_list()?.iter().find(|(name, ..)| !ours(name)) {
                 return Err(not_empty(&Path::new(CONTROL).join(other).into_os_string()));
             }
         }
@@ -328,6 +340,17 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// How many links it has that are shown: none by its `.npyfs`.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn links(&self) -> Result<u32> {
+        let links = self.stat.st_nlink as u32;
+        // Two are its own and its name's. A filesystem that does not count them says 1.
+        let hidden = links > 2 && self.enter(OsStr::new(CONTROL))?.is_some();
+        Ok(links - u32::from(hidden))
+    }
+
     /// Whether there is anything of this name, shown or not.
     fn exists(&self, name: &OsStr) -> Result<bool> {
         match fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
@@ -362,7 +385,7 @@ impl<'a> Place<'a> {
         format!("cannot {what} {}", self.path.join(name).display())
     }
 
-    fn raw_list(&self) -> Result<Vec<(OsString, Option<nix::dir::Type>)>> {
+    fn raw_list(&self) -> Result<Vec<(OsString, Option<nix::dir::Type>, u64)>> {
         let failed = || format!("cannot list {}", self.path.display());
         let mut dir = Dir::from_fd(self.readable()?).context(failed)?;
         let mut found = Vec::new();
@@ -370,19 +393,19 @@ impl<'a> Place<'a> {
             let entry = entry.context(failed)?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if name != "." && name != ".." {
-                found.push((name.to_owned(), entry.file_type()));
+                found.push((name.to_owned(), entry.file_type(), entry.ino()));
             }
         }
         Ok(found)
     }
 
-    /// The names that npyfs shows as ordinary files (`false`) and directories (`true`).
+    /// What npyfs shows as ordinary files and directories.
     ///
     /// # Errors
     /// The operating system's.
-    pub fn list(&self) -> Result<Vec<(OsString, bool)>> {
+    pub fn list(&self) -> Result<Vec<Listed>> {
         let mut found = Vec::new();
-        for (name, kind) in self.raw_list()? {
+        for (name, kind, inode) in self.raw_list()? {
             if name == CONTROL || name == DATA {
                 continue;
             }
@@ -395,7 +418,11 @@ impl<'a> Place<'a> {
                     None => continue,
                 },
             };
-            found.push((name, is_dir));
+            found.push(Listed {
+                name,
+                is_dir,
+                inode,
+            });
         }
         Ok(found)
     }
@@ -435,7 +462,8 @@ impl<'a> Place<'a> {
         let change = Change {
             uid: geteuid().is_root().then_some(uid.as_raw()),
             gid: geteuid().is_root().then_some(gid.as_raw()),
-            mode: Some(maker.mode),
+            // With the bit that makes it hand its group on in turn.
+            mode: Some(maker.mode | self.stat.st_mode & libc::S_ISGID),
             mtime: None,
         };
         set_attributes(&made.fd, &change).context(failed)?;
@@ -452,7 +480,7 @@ impl<'a> Place<'a> {
     /// Removes what is in `.npyfs` and not more than `depth` directories deep; other filesystems
     /// that are mounted there are left alone.
     fn clear(&self, depth: usize) -> Result<()> {
-        for (name, _) in self.raw_list()? {
+        for (name, ..) in self.raw_list()? {
             match self.enter(&name)? {
                 Some(inner) if depth == 0 || inner.stat.st_dev != self.stat.st_dev => {
                     return Err(err!(

@@ -670,7 +670,8 @@ fn a_mount_whose_store_cannot_be_reached_is_not_called_good() {
 #[test]
 fn a_check_calls_nothing_damaged_that_is_only_being_changed() {
     require!(fuse);
-    let mount = Mount::builder().words("allow_delete,names=reuse").start();
+    let mount = Mount::builder().words("allow_delete=all,names=reuse");
+    let mount = mount.start();
     let chunks = small(30);
     fs::create_dir(mount.path("run")).unwrap();
     fs::create_dir(mount.path("quiet")).unwrap();
@@ -689,9 +690,13 @@ fn a_check_calls_nothing_damaged_that_is_only_being_changed() {
                 for chunk in &chunks[..6] {
                     put_chunk(&dataset, *chunk).unwrap();
                 }
+                for chunk in &chunks[..6] {
+                    fs::remove_file(dataset.join(chunk.name())).unwrap();
+                }
                 fs::remove_file(dataset.join("data.npy")).unwrap();
                 fs::create_dir(&short).unwrap();
                 put_chunk(&short, chunks[0]).unwrap();
+                fs::remove_file(short.join(chunks[0].name())).unwrap();
                 fs::remove_file(short.join("data.npy")).unwrap();
                 fs::remove_dir(&short).unwrap();
             }

@@ -34,7 +34,7 @@ pub fn serve(place: &Path, options: store::Options) {
     let options = Options {
         cached: false,
         read_only: false,
-        allow_delete: false,
+        allow_delete: npyfs::fs::AllowDelete::Nothing,
         sync_interval: Duration::from_millis(100),
         remembered: 1 << 10,
     };

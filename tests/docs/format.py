@@ -64,6 +64,9 @@ while at < len(journal):
         time, *set_to = struct.unpack_from("<qIIIq", payload)
         assert time > 10**18 and payload[28:] in chunks
         chunks[payload[28:]] = tuple(set_to)
+    elif kind == 15:
+        time, *of_array = struct.unpack("<qIIIq", payload)
+        assert time > 10**18
     elif kind in (7, 9):
         assert struct.unpack("<Q", payload)[0] <= rows
     elif kind == 11:
@@ -73,7 +76,8 @@ while at < len(journal):
         assert places[2] == inode and places[0] in (0, os.stat(f"{store}/data.npy").st_ino)
     else:
         raise AssertionError(f"kind {kind}")
-assert total == rows and kinds[-1] == 9 and {1, 2, 3, 7, 11, 12, 13} <= set(kinds), kinds
+assert total == rows and kinds[-1] == 9 and {1, 2, 3, 7, 11, 12, 13, 15} <= set(kinds), kinds
+assert (of_array[0], of_array[3]) == (0o640, 10**9)
 assert len(data) == length + rows * row_bytes
 assert chunks[b"first.npy"][0] == 0o640 and chunks[b"first.npy"][3] == 10**9
 print(len(chunks))

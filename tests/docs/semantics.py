@@ -72,9 +72,13 @@ put(at("data[::2].npy"), one)
 assert rows() == 12
 assert np.load(at("data[-2:].npy")).shape == (2, 3)
 assert np.load(at("data[5:99].npy")).shape == (7, 3)
+os.chmod(at("data.npy"), 0o640)
+os.utime(at("data.npy"), (1, 1))
+stat = os.stat(at("data.npy"))
+assert (stat.st_mode & 0o7777, stat.st_mtime) == (0o640, 1) and stat.st_ctime > 1
+fails("EPERM", os.chmod, at("data[0:2].npy"), 0o600)
 for name in ("data.npy", "data[0:2].npy"):
     fails("EPERM", os.open, at(name), os.O_WRONLY)
-    fails("EPERM", os.chmod, at(name), 0o600)
     fails("EPERM", os.truncate, at(name), 0)
     fails("EPERM", os.remove, at(name))
     fails("EPERM", os.rename, at(name), at("other.npy"))
@@ -159,7 +163,9 @@ fails("EINVAL", os.close, fd)
 assert rows() == 28
 
 # Committed chunks
-assert os.stat(at("one.npy")).st_blocks == 0
+stat = os.stat(at("one.npy"))
+assert stat.st_blocks == -(-len(one) // 512) and stat.st_ino >> 61 == 1
+assert {entry.name: entry.inode() for entry in os.scandir(ds)}["one.npy"] == stat.st_ino
 put(at("one.npy"), one)
 put(at("one.npy"), b"")
 fails("EEXIST", put, at("one.npy"), two)
@@ -179,6 +185,7 @@ os.chmod(at("one.npy"), 0o640)
 os.utime(at("one.npy"), (1, 1))
 stat = os.stat(at("one.npy"))
 assert (stat.st_mode & 0o7777, stat.st_mtime, stat.st_atime) == (0o640, 1, 1)
+number = stat.st_ino
 os.rename(at("one.npy"), at("first.npy"))
 fails("EEXIST", os.rename, at("first.npy"), at("w.npy"))
 fails("EPERM", os.rename, at("first.npy"), at("first.txt"))
@@ -186,6 +193,7 @@ os.mkdir(os.path.join(root, "other"))
 fails("EPERM", os.rename, at("first.npy"), os.path.join(root, "other/first.npy"))
 with open(at("first.npy"), "rb") as file:
     assert mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)[:] == one
+assert os.stat(at("first.npy")).st_ino == number
 assert rows() == 28
 
 # Snapshots

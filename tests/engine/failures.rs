@@ -175,7 +175,7 @@ fn unknown_handles_are_ebadf_and_unknown_inodes_estale() {
     let options = npyfs::fs::Options {
         cached: false,
         read_only: false,
-        allow_delete: false,
+        allow_delete: npyfs::fs::AllowDelete::Nothing,
         sync_interval: Duration::ZERO,
         remembered: 1 << 10,
     };

@@ -405,7 +405,8 @@ impl System for Mounted<'_> {
             other => other.unwrap(),
         };
         let stat = fs::metadata(self.path(name)).unwrap();
-        assert_eq!((stat.size(), stat.blocks()), (bytes.len() as u64, 0));
+        let size = bytes.len() as u64;
+        assert_eq!((stat.size(), stat.blocks()), (size, size.div_ceil(512)));
         Some(Seen {
             bytes,
             mode: stat.mode() & 0o7777,

@@ -7,6 +7,7 @@ mod common;
 mod languages;
 mod last_close;
 mod mapped_producers;
+mod mirrors;
 mod numpy;
 mod producers;
 mod rsyncd;

@@ -245,7 +245,7 @@ def closed():
     it.unmount()
     it.done()
 
-    it = Dataset("removed", "allow_delete")
+    it = Dataset("removed", "allow_delete=all")
     it.mount()
     plain(it)
     for chunk in list(it.chunks):

@@ -96,6 +96,8 @@ fn usage<C: CommandFactory>(message: String) -> clap::Error {
 
 #[cfg(test)]
 mod tests {
+    use npyfs::fs::AllowDelete;
+
     use super::*;
 
     fn try_mount(line: &str) -> Result<MountArgs, String> {
@@ -129,6 +131,21 @@ mod tests {
         assert_eq!(words.tuning, options.tuning);
         assert_eq!(words.flags, options.flags);
         assert_eq!(words.tuning.rejected_limit, Some(2048));
+        assert_eq!(words.tuning.allow_delete, AllowDelete::Chunks);
+        let all = [
+            "-o allow_delete=all",
+            "-o allow-delete=all",
+            "--allow-delete=all",
+        ];
+        for all in all.map(|all| mount(&format!("npyfs mount s m {all}"))) {
+            assert_eq!(all.tuning.allow_delete, AllowDelete::All);
+        }
+        assert_eq!(
+            mount("npyfs mount s m").tuning.allow_delete,
+            AllowDelete::Nothing
+        );
+        let error = try_mount("npyfs mount s m -o allow_delete=yes").unwrap_err();
+        assert!(error.contains("'allow_delete=yes': must be all"), "{error}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use npyfs::fs::AllowDelete;
 
 /// What to mount, where and how.
 #[derive(Args, Clone, Debug)]
@@ -36,10 +37,12 @@ pub(crate) struct MountArgs {
 /// npyfs's own options.
 #[derive(Args, Clone, Debug, Default, PartialEq)]
 pub(crate) struct Tuning {
-    /// Let rm work on datasets: removing a chunk forgets its name and keeps its rows, removing
-    /// data.npy removes the array with all its rows and names
-    #[arg(long)]
-    pub(crate) allow_delete: bool,
+    /// Let rm work on chunks: it forgets the chunk's name and keeps its rows. With `all`, let it work on
+    /// data.npy too, after all its chunks: it removes the array with all its rows
+    #[arg(long, value_name = "all", num_args = 0..=1, require_equals = true,
+          default_value = "nothing", hide_default_value = true,
+          default_missing_value = "chunks", value_parser = parse_deletes)]
+    pub(crate) allow_delete: AllowDelete,
     /// What writing a committed name again means: `once` compares, and refuses other bytes with
     /// EEXIST; `reuse` appends at each close of a file that was opened empty, also of the same bytes,
     /// and the name then shows the newest chunk
@@ -136,7 +139,10 @@ impl MountArgs {
         let tuning = &mut self.tuning;
         let told = |error: String| format!("mount option '{word}': {error}");
         match (name.replace('_', "-").as_str(), value) {
-            ("allow-delete", None) => tuning.allow_delete = true,
+            ("allow-delete", None) => tuning.allow_delete = AllowDelete::Chunks,
+            ("allow-delete", Some(value)) => {
+                tuning.allow_delete = parse_deletes(value).map_err(told)?;
+            }
             ("cached", None) => tuning.cached = true,
             ("names", Some(value)) => tuning.names = parse_names(value).map_err(told)?,
             ("threads", Some(value)) => tuning.threads = parse_threads(value).map_err(told)?,
@@ -161,6 +167,16 @@ fn parse_names(text: &str) -> Result<Names, String> {
         "once" => Ok(Names::Once),
         "reuse" => Ok(Names::Reuse),
         _ => Err("must be once or reuse".into()),
+    }
+}
+
+/// What follows the option's name; `nothing` and `chunks` stand for its absence and for the name alone.
+fn parse_deletes(text: &str) -> Result<AllowDelete, String> {
+    match text {
+        "nothing" => Ok(AllowDelete::Nothing),
+        "chunks" => Ok(AllowDelete::Chunks),
+        "all" => Ok(AllowDelete::All),
+        _ => Err("must be all, or stand without a value".into()),
     }
 }
 

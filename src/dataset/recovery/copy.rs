@@ -101,7 +101,7 @@ impl Copied {
     }
 
     /// What was set of the array itself, by the whole journal.
-    pub(crate) fn array_attributes(&self) -> Option<Attributes> {
+    pub(crate) fn array_attributes(&self) -> Option<(Attributes, i64)> {
         self.replay.catalog.of_array()
     }
 }

@@ -1,8 +1,8 @@
 //! The two answers that fuser cannot give, each of which saves a GETATTR.
 //!
-//! LOOKUP: every version of an array is a node of its own, and all of them show one inode number,
-//! because cp compares what it found by name with what it opened. fuser 0.18 puts one number into
-//! both places of its answer.
+//! LOOKUP: the number that a node is asked for by is not the one that `stat` shows: that one is the same after
+//! a remount, and for every version of an array, each of which is a node of its own. fuser 0.18 puts one
+//! number into both places of its answer.
 //!
 //! CREATE: the name of a chunk in flight may vanish with a refusal and must not be kept, but its
 //! attributes may be. fuser 0.18 takes one time for both.
@@ -65,16 +65,21 @@ impl Device {
         flags: FopenFlags,
         reply: ReplyCreate,
     ) {
-        if attr.attr_ttl != attr.entry_ttl {
+        let mut shown = attributes(attr);
+        let mut ttl = attr.attr_ttl.min(attr.entry_ttl);
+        if attr.attr_ttl != attr.entry_ttl || attr.node != attr.ino {
             let message = entry_message(unique, attr, Some((fh, flags)));
             if self.send(message.bytes()) == Sent::Answered {
                 std::mem::forget(reply);
                 return;
             }
         }
-        // One time for both, so the shorter.
-        let ttl = attr.attr_ttl.min(attr.entry_ttl);
-        reply.created(&ttl, &attributes(attr), Generation(0), fh, flags);
+        // One time for both, so the shorter; and none where the kernel learns the node's number only.
+        if attr.node != attr.ino {
+            shown.ino = INodeNo(attr.node);
+            ttl = Duration::ZERO;
+        }
+        reply.created(&ttl, &shown, Generation(0), fh, flags);
     }
 
     pub(in crate::fuse) fn file(&self) -> Option<&File> {
@@ -108,11 +113,12 @@ enum Sent {
 }
 
 fn entry_message(unique: u64, attr: &Attr, opened: Option<(FileHandle, FopenFlags)>) -> Message {
-    let since = attr.mtime.duration_since(UNIX_EPOCH);
-    let (secs, nanos) = match since {
+    let split = |time: SystemTime| match time.duration_since(UNIX_EPOCH) {
         Ok(since) => (since.as_secs(), since.subsec_nanos()),
-        Err(_) => before_epoch(attr.mtime),
+        Err(_) => before_epoch(time),
     };
+    // Of access, modification and change.
+    let times = [attr.mtime, attr.mtime, attr.ctime].map(split);
     let kind = if attr.is_dir {
         libc::S_IFDIR
     } else {
@@ -135,8 +141,8 @@ fn entry_message(unique: u64, attr: &Attr, opened: Option<(FileHandle, FopenFlag
     message.u64(attr.ino);
     message.u64(attr.size);
     message.u64(attr.blocks);
-    (0..3).for_each(|_| message.u64(secs)); // of access, modification and change
-    (0..3).for_each(|_| message.u32(nanos));
+    times.iter().for_each(|&(secs, _)| message.u64(secs));
+    times.iter().for_each(|&(_, nanos)| message.u32(nanos));
     message.u32(kind | attr.mode & 0o7777);
     message.u32(attr.nlink);
     message.u32(attr.uid);
@@ -203,6 +209,7 @@ mod tests {
             size: 4096,
             blocks: 8,
             mtime: UNIX_EPOCH - Duration::from_millis(1500),
+            ctime: UNIX_EPOCH + Duration::from_secs(9),
             mode: 0o444,
             nlink: 1,
             uid: 3,
@@ -227,6 +234,7 @@ mod tests {
         assert_eq!(u64_at(message, 56), 1 << 62);
         assert_eq!(u64_at(message, 64), 4096);
         assert_eq!(u64_at(message, 88) as i64, -2, "seconds of modification");
+        assert_eq!(u64_at(message, 96), 9, "seconds of change");
         assert_eq!(message[HEADER + ENTRY - 12..][..4], [0; 4], "rdev");
     }
 }

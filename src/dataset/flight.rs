@@ -42,7 +42,7 @@ impl Dataset {
     ) -> Result<ChunkHandle> {
         crate::chunk::name::check_chunk_name(name)?;
         let _held = self.hold_for(name)?;
-        self.mend_if_failed();
+        self.resume_if_failed()?;
         let id = ChunkHandle::next_id();
         // Held while the catalog is asked: a chunk is in the catalog before it leaves this table, so
         // a name that is in neither is free.

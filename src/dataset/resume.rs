@@ -17,6 +17,7 @@ use crate::disk::Open;
 use crate::disk::paths::NEW_DATA;
 use crate::disk::paths::REMOVED;
 use crate::error::{Context, Result};
+use crate::wait;
 
 /// When to try next: a store that goes on failing is not to be kept busy by it.
 #[derive(Debug, Default)]
@@ -47,13 +48,17 @@ impl Dataset {
 
     /// Lets writes go on if they are refused because the store failed, and it works again. Whether
     /// it does is seen by the next write.
-    pub(super) fn mend_if_failed(&self) {
-        if self.has_failed()
-            && let Ok(mut guard) = self.mine()
+    pub(super) fn resume_if_failed(&self) -> Result<()> {
+        if !self.has_failed() {
+            return Ok(());
+        }
+        wait::may_wait()?;
+        if let Ok(mut guard) = self.mine()
             && let Some(writer) = guard.as_mut()
         {
             self.resume(writer);
         }
+        Ok(())
     }
 
     pub(super) fn resume(&self, writer: &mut Writer) {

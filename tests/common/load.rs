@@ -95,6 +95,12 @@ pub fn close(file: File) -> io::Result<()> {
     nix::unistd::close(file.into_raw_fd()).map_err(io::Error::from)
 }
 
+/// Waits until all that was written is where a kill of the daemon leaves it: a write may be answered
+/// before its bytes are stored.
+pub fn wait_until_stored(file: &File) {
+    file.set_len(file.metadata().unwrap().len()).unwrap();
+}
+
 fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)

@@ -31,7 +31,7 @@ use tempfile::TempDir;
 pub use disks::{LoopMount, inside_a_private_namespace, inside_a_private_network};
 pub use load::{
     Chunk, Style, array_of, chunks_in, close as close_chunk, csv_names, put as put_chunk,
-    put_bytes, sync_path, write as write_chunk,
+    put_bytes, sync_path, wait_until_stored, write as write_chunk,
 };
 pub use need::{User, bare_python, missing, python, python_command, script, script_command, skip};
 pub use npy::{

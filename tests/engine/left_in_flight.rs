@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Mount, User, array_of, counted, kept, put, rows_of, with_dict};
+use common::{Mount, User, array_of, counted, kept, put, rows_of, wait_until_stored, with_dict};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use npyfs::{Dataset, Options};
@@ -61,6 +61,7 @@ fn begin(path: &Path, of: u64, rows: u64) -> File {
     let bytes = part(of, rows);
     file.write_all_at(&bytes[200..], 200).unwrap();
     file.write_all_at(&bytes[..200], 0).unwrap();
+    wait_until_stored(&file);
     file
 }
 
@@ -159,6 +160,7 @@ fn a_chunk_that_was_moved_out_of_the_tail_is_kept() {
     // Takes the place of its first rows; the rest is moved with its own writes.
     put(&dataset.join("small.npy"), &counted(1, 1)).unwrap();
     file.write_all(&bytes[bytes.len() / 2..]).unwrap();
+    wait_until_stored(&file);
     let (mount, dataset) = killed(mount);
     drop(file);
     let [only] = &kept(&dataset, "rejected")[..] else {

@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use common::{Chunk, Mount, Style, chunks_in, put_chunk, sync_path};
+use common::{Chunk, Mount, Style, chunks_in, put_chunk, sync_path, wait_until_stored};
 
 fn of_style(style: Style, n: usize) -> Vec<Chunk> {
     let all = (0..).map(|number| Chunk::new(0, number));
@@ -24,6 +24,7 @@ fn begin(dataset: &Path, chunk: Chunk) -> File {
             .unwrap();
     }
     file.write_all_at(&bytes[..half], 0).unwrap();
+    wait_until_stored(&file);
     file
 }
 

@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::journal::Record;
 use crate::journal::catalog::Catalog;
 use crate::npy::Header;
+use crate::wait;
 
 /// How much of a list is written at once, in bytes.
 const PIECE: usize = 1 << 20;
@@ -35,6 +36,16 @@ struct Before {
 impl Dataset {
     /// Lets go of files that are not the store's any more, and takes in what is there now.
     pub(super) fn give_up(
+        &self,
+        guard: MutexGuard<'_, Option<Writer>>,
+        loss: Loss,
+        told: Told,
+    ) -> Error {
+        // Nothing that finds the loss can be begun anew as if it had not, and it is a rare case.
+        wait::anyhow(|| self.give_up_now(guard, loss, told))
+    }
+
+    fn give_up_now(
         &self,
         mut guard: MutexGuard<'_, Option<Writer>>,
         loss: Loss,

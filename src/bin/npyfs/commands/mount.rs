@@ -1,7 +1,7 @@
 //! `npyfs mount`: everything that can be refused is refused here, before a daemon exists.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -108,6 +108,15 @@ fn start_log(file: Option<File>, level: &str) {
     // It tells of answers to processes that were killed, and to a mount that is gone.
     builder.filter_module("fuser::reply", LevelFilter::Off);
     builder.parse_env(Env::default().default_filter_or(level));
+    // A name in it may hold anything.
+    builder.format(|out, record| {
+        let (level, target) = (record.level(), record.target());
+        let style = out.default_level_style(level);
+        let said = record.args().to_string();
+        let said = npyfs::printable::text(&said);
+        let time = out.timestamp();
+        writeln!(out, "[{time} {style}{level:<5}{style:#} {target}] {said}")
+    });
     if let Some(file) = file {
         builder.target(Target::Pipe(Box::new(file)));
     }

@@ -11,3 +11,5 @@ mod demo;
 mod docs;
 mod lock_holder;
 mod readme;
+mod status;
+mod why;

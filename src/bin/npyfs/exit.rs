@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     Ok = 0,
-    /// Kept for `check` and `backup`.
+    /// Kept for `check`, `backup` and `status`.
     Damage = 1,
     Usage = 2,
     MountPoint = 3,
@@ -22,7 +22,7 @@ pub(crate) enum Exit {
 
 const TABLE: [(Exit, &str); 11] = [
     (Exit::Ok, "done"),
-    (Exit::Damage, "check or backup found damage"),
+    (Exit::Damage, "check, backup or status found damage"),
     (Exit::Usage, "wrong arguments or an unknown mount option"),
     (Exit::MountPoint, "the mount point cannot be used"),
     (Exit::Store, "the store or the dataset cannot be used"),

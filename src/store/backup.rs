@@ -97,9 +97,11 @@ fn check_mark(
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // A store that was mounted has one too, with what its daemons had to say.
             let control = top.enter(OsStr::new(CONTROL))?;
-            let said = |control: &Place<'_>| control.find(OsStr::new("log"));
             let was_backup = match &control {
-                Some(control) => said(control)?.is_none(),
+                Some(control) => {
+                    let has = |name: &str| control.find(OsStr::new(name)).map(|it| it.is_some());
+                    !(has("log")? || has("daemon.log")?)
+                }
                 None => false,
             };
             let other = top

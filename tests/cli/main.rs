@@ -7,6 +7,7 @@ mod common;
 mod automount;
 mod check;
 mod commands;
+mod daemon_log;
 mod demo;
 mod docs;
 mod lock_holder;

@@ -45,7 +45,10 @@ fn why_tells_the_last_refusal_of_a_name_or_of_a_dataset() {
     let path = mount.path("run/nonsense.npy");
     crate::common::kill(mount.pid(), "KILL");
     let dead = || fs::read_dir(mount.path("")).is_err();
-    assert!(crate::common::eventually(std::time::Duration::from_secs(5), dead));
+    assert!(crate::common::eventually(
+        std::time::Duration::from_secs(5),
+        dead
+    ));
     assert!(why(&path).contains("nonsense.npy refused: "));
     mount.crash();
 }

@@ -22,7 +22,8 @@ pub(crate) struct MountArgs {
     /// option below without its dashes
     #[arg(short = 'o', value_name = "OPT[,OPT...]", value_delimiter = ',')]
     pub(crate) words: Vec<String>,
-    /// Append the daemon's log to this file (a background daemon has no other place for it)
+    /// Append the daemon's log to this file [default: the terminal; in the background syslog, or where
+    /// there is none STORE/.npyfs/daemon.log]
     #[arg(long, value_name = "FILE")]
     pub(crate) log_file: Option<PathBuf>,
     #[command(flatten)]

@@ -1,20 +1,19 @@
 //! `npyfs mount`: everything that can be refused is refused here, before a daemon exists.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use env_logger::{Builder, Env, Target};
-use log::LevelFilter;
 use nix::unistd::{AccessFlags, access};
 use npyfs::fs::Fs;
 use npyfs::fuse::Adapter;
 use npyfs::store::Store;
 
 use crate::daemon::attach::Remains;
+use crate::daemon::log::Log;
 use crate::daemon::{self, Plan, Served, signals};
 use crate::exit::{Exit, Failure, OrExit};
 use crate::mount_options::{MountArgs, Names, Tuning};
@@ -34,36 +33,50 @@ pub(crate) fn run(args: MountArgs) -> Result<(), Failure> {
     if let Some(directory) = args.log_file.as_deref().and_then(Path::parent) {
         super::must_answer(directory)?;
     }
-    let log_file = args.log_file.as_deref().map(open_log).transpose()?;
+    let log = log_of(&args, &store)?;
     let plan = Plan {
         store,
         mountpoint,
         flags: args.flags,
         threads: args.tuning.threads,
         remains: Mutex::new(remains),
+        reopens: (!args.foreground).then(|| log.clone()),
     };
     let make = || build(&plan, &args.tuning);
-    let to_file = log_file.is_some();
+    let is_seen = matches!(log, Log::Terminal);
     // Before the fork and before any thread: a signal that comes while the mount is being made
     // waits, and then ends it.
     signals::block().or_exit(Exit::Failed, || "cannot block signals".into())?;
     if args.foreground {
-        start_log(log_file, "info");
+        log.start(false);
         daemon::serve(&plan, make, || {
-            warn_if_exposed(&plan, to_file);
+            warn_if_exposed(&plan, is_seen);
             Ok(())
         })
     } else {
         daemon::background::start(|ready| {
-            // The terminal is the parent's: it is told of trouble only.
-            let level = if to_file { "info" } else { "warn" };
-            start_log(log_file, level);
+            log.start(true);
             daemon::serve(&plan, make, || {
                 // While the terminal is still there.
-                warn_if_exposed(&plan, to_file);
+                warn_if_exposed(&plan, is_seen);
                 ready.report()
             })
         })
+    }
+}
+
+fn log_of(args: &MountArgs, store: &Path) -> Result<Log, Failure> {
+    match &args.log_file {
+        Some(path) => Log::named(path).or_exit(Exit::Usage, || {
+            format!("cannot write to the log file {}", path.display())
+        }),
+        None if args.foreground => Ok(Log::Terminal),
+        None => Ok(Log::of_background(store, args.flags.read_only).unwrap_or_else(|error| {
+            crate::output::warn(format_args!(
+                "the daemon's log goes nowhere: there is no syslog, and the store takes no file: {error}"
+            ));
+            Log::Terminal
+        })),
     }
 }
 
@@ -100,37 +113,6 @@ fn build(plan: &Plan, tuning: &Tuning) -> npyfs::Result<Served<Adapter>> {
         let_go: Box::new(move || parted.let_go()),
         close: Box::new(move || fs.close()),
     })
-}
-
-/// `RUST_LOG` decides what is logged; without it, `level` and what is worse.
-fn start_log(file: Option<File>, level: &str) {
-    let mut builder = Builder::new();
-    // It tells of answers to processes that were killed, and to a mount that is gone.
-    builder.filter_module("fuser::reply", LevelFilter::Off);
-    builder.parse_env(Env::default().default_filter_or(level));
-    // A name in it may hold anything.
-    builder.format(|out, record| {
-        let (level, target) = (record.level(), record.target());
-        let style = out.default_level_style(level);
-        let said = record.args().to_string();
-        let said = npyfs::printable::text(&said);
-        let time = out.timestamp();
-        writeln!(out, "[{time} {style}{level:<5}{style:#} {target}] {said}")
-    });
-    if let Some(file) = file {
-        builder.target(Target::Pipe(Box::new(file)));
-    }
-    builder.init();
-}
-
-fn open_log(path: &Path) -> Result<File, Failure> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .or_exit(Exit::Usage, || {
-            format!("cannot write to the log file {}", path.display())
-        })
 }
 
 fn check_store(path: &Path, read_only: bool) -> Result<PathBuf, Failure> {
@@ -210,7 +192,7 @@ fn check_mountpoint(path: &Path) -> Result<(PathBuf, Vec<Remains>), Failure> {
 
 /// Says so, in the log and to the user who mounts, where users whom the mount lets in can also go to the
 /// store itself.
-fn warn_if_exposed(plan: &Plan, logs_to_file: bool) {
+fn warn_if_exposed(plan: &Plan, is_seen: bool) {
     let others = |path: &Path, bits: u32| {
         fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & bits != 0)
     };
@@ -224,7 +206,7 @@ fn warn_if_exposed(plan: &Plan, logs_to_file: bool) {
         store.display()
     );
     log::warn!("{warning}");
-    if logs_to_file {
+    if !is_seen {
         crate::output::warn(&warning);
     }
 }

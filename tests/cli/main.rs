@@ -11,6 +11,7 @@ mod daemon_log;
 mod demo;
 mod docs;
 mod lock_holder;
+mod options;
 mod readme;
 mod status;
 mod why;

@@ -54,6 +54,40 @@ impl Exit {
     }
 }
 
+/// The codes of mount(8), which are those of the programs that it calls.
+const OF_MOUNT: [(u8, &str); 5] = [
+    (0, "mounted"),
+    (1, "wrong arguments or an unknown mount option"),
+    (2, "the system failed"),
+    (8, "a signal came before the mount was ready"),
+    (
+        32,
+        "the mount failed: the store, the mount point or the kernel",
+    ),
+];
+
+impl Exit {
+    /// What mount(8) understands.
+    pub(crate) fn for_mount(self) -> u8 {
+        match self {
+            Exit::Ok => 0,
+            Exit::Usage => 1,
+            Exit::Failed => 2,
+            Exit::Interrupted => 8,
+            _ => 32,
+        }
+    }
+}
+
+/// As [`help`], for the program that mount(8) calls.
+pub(crate) fn help_for_mount() -> String {
+    let mut text = String::from("Exit codes:");
+    for (number, meaning) in OF_MOUNT {
+        text.push_str(&format!("\n  {number:>2}  {meaning}"));
+    }
+    text
+}
+
 /// The table as `--help` shows it.
 pub(crate) fn help() -> String {
     let mut text = String::from("Exit codes:");
@@ -103,6 +137,16 @@ impl<T, E: fmt::Display> OrExit<T> for Result<T, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_code_is_one_of_mounts_for_mount() {
+        for (exit, _) in TABLE {
+            let known = OF_MOUNT
+                .iter()
+                .any(|(number, _)| *number == exit.for_mount());
+            assert!(known, "{exit:?}");
+        }
+    }
 
     #[test]
     fn the_table_is_in_order_and_reversible() {

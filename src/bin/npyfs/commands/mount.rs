@@ -5,7 +5,6 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
 
 use nix::unistd::{AccessFlags, access};
 use npyfs::fs::Fs;
@@ -19,8 +18,6 @@ use crate::exit::{Exit, Failure, OrExit};
 use crate::mount_options::{MountArgs, Names, Tuning};
 use crate::mountinfo;
 
-/// Seconds of work that a power cut may cost a producer that does not call fsync.
-const SYNC_INTERVAL: Duration = Duration::from_secs(5);
 const REMEMBERED: usize = 128 << 10;
 
 pub(crate) fn run(args: MountArgs) -> Result<(), Failure> {
@@ -38,7 +35,7 @@ pub(crate) fn run(args: MountArgs) -> Result<(), Failure> {
         store,
         mountpoint,
         flags: args.flags,
-        threads: args.tuning.threads,
+        threads: args.tuning.threads.0,
         remains: Mutex::new(remains),
         reopens: (!args.foreground).then(|| log.clone()),
     };
@@ -82,23 +79,19 @@ fn log_of(args: &MountArgs, store: &Path) -> Result<Log, Failure> {
 
 /// The filesystem and how to close it. Runs in the daemon, where threads may start.
 fn build(plan: &Plan, tuning: &Tuning) -> npyfs::Result<Served<Adapter>> {
-    let mut options = npyfs::store::Options {
+    let options = npyfs::store::Options {
         read_only: plan.flags.read_only,
         reuse_names: tuning.names == Names::Reuse,
+        memory: usize::try_from(tuning.memory_limit.0).unwrap_or(usize::MAX),
+        rejected_limit: tuning.rejected_limit.0,
         ..Default::default()
     };
-    if let Some(limit) = tuning.memory_limit {
-        options.memory = usize::try_from(limit).unwrap_or(usize::MAX);
-    }
-    if let Some(limit) = tuning.rejected_limit {
-        options.rejected_limit = limit;
-    }
     let store = Store::open(&plan.store, options)?;
     let options = npyfs::fs::Options {
         cached: tuning.cached,
         allow_delete: tuning.allow_delete,
         read_only: plan.flags.read_only,
-        sync_interval: tuning.sync_interval.unwrap_or(SYNC_INTERVAL),
+        sync_interval: tuning.sync_interval.0,
         remembered: tuning.remembered.unwrap_or(REMEMBERED),
     };
     let fs = Fs::new(store, options)?;
@@ -123,7 +116,10 @@ fn check_store(path: &Path, read_only: bool) -> Result<PathBuf, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return refuse(format!("{shown} does not exist: make the store first"));
         }
-        Err(error) => return refuse(format!("cannot use {shown} as a store: {error}")),
+        Err(error) => {
+            let why = format!("cannot use {shown} as a store: {error}");
+            return Err(Failure::new(unless_silent(&error, Exit::Store), why));
+        }
     };
     if !store.is_dir() {
         return refuse(format!("{shown} is not a directory"));
@@ -147,6 +143,14 @@ fn check_store(path: &Path, read_only: bool) -> Result<PathBuf, Failure> {
     Ok(store)
 }
 
+/// A mount on the way that does not answer is the same failure for every command.
+fn unless_silent(error: &io::Error, exit: Exit) -> Exit {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Exit::Busy,
+        _ => exit,
+    }
+}
+
 /// The canonical mount point, with dead mounts of ours taken away, and what is left of them.
 fn check_mountpoint(path: &Path) -> Result<(PathBuf, Vec<Remains>), Failure> {
     let shown = path.display();
@@ -156,7 +160,10 @@ fn check_mountpoint(path: &Path) -> Result<(PathBuf, Vec<Remains>), Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return refuse(format!("{shown} does not exist: make the directory first"));
         }
-        Err(error) => return refuse(format!("cannot mount at {shown}: {error}")),
+        Err(error) => {
+            let why = format!("cannot mount at {shown}: {error}");
+            return Err(Failure::new(unless_silent(&error, Exit::MountPoint), why));
+        }
     };
     let mut remains = Vec::new();
     loop {

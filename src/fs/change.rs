@@ -385,6 +385,9 @@ impl Fs {
         } else {
             self.dir_name(newname)?;
             self.move_entry((&from, from_dir, name), to_dir, newname, no_replace)?;
+            if store::is_file(&stat) {
+                self.note_ordinary(to_dir, newname);
+            }
         }
         self.inodes.renamed(from_dir, name, to_dir, newname);
         Ok(())

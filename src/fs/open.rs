@@ -85,6 +85,7 @@ impl Fs {
                     gid: caller.gid,
                 };
                 let (file, stat) = self.place(dir)?.create(name, flags, &maker)?;
+                self.note_ordinary(dir, name);
                 let node = self.name_node(dir, name, false, Some(Seen::of(&stat)));
                 let opened = self.opened_file(node, file, flags);
                 Ok((file_attr(&stat).at(node), opened))

@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
@@ -70,6 +71,19 @@ impl Fs {
         }
         let path = self.inodes.path(dir);
         path.map_or(true, |path| self.store.report_in(&path, &name, error))
+    }
+
+    /// Tells the log of a file that was made or renamed, and which its producer may take for a chunk.
+    pub(super) fn note_ordinary(&self, dir: u64, name: &OsStr) {
+        let is_archive = name.as_bytes().ends_with(b".npz") && !name.as_bytes().starts_with(b".");
+        if dir == ROOT || !is_archive {
+            return;
+        }
+        if let Ok(path) = self.inodes.path(dir) {
+            let what =
+                "stays a plain file: the arrays in an .npz are not appended; save each as a .npy";
+            self.store.note_in(&path, name, what);
+        }
     }
 
     /// Reads a log that was not there when it was opened, and may be by now.

@@ -10,6 +10,7 @@ use super::sparing::Sparing;
 use crate::dataset::events::{Events, Recent, append, line};
 use crate::disk::{Directory, StoreDir};
 use crate::error::{Errno, Error, Result};
+use crate::printable;
 
 /// The root's log, and what was told lately in others.
 #[derive(Debug)]
@@ -61,6 +62,26 @@ impl Store {
             Ok(Arc::new(Sparing::new(Arc::new(directory), &self.registry)))
         };
         self.tell(path, name, error, folder)
+    }
+
+    /// Notes in the log of the dataset at `path`, which need not be open, what is to be known of a name,
+    /// if it was not told just now.
+    pub fn note_in(&self, path: &Path, name: &OsStr, what: &str) {
+        if self.telling.read_only {
+            return;
+        }
+        let whole = path.join(name);
+        let admitted = crate::lock(&self.telling.recent).admit(whole.as_os_str(), what);
+        if admitted.is_none() {
+            return;
+        }
+        let line = format!("{} {what}", printable::name(name));
+        let written = self
+            .directory(path)
+            .and_then(|fd| append(&Directory::from_fd(fd), &line));
+        if let Err(failure) = written {
+            log::warn!("{}: {line}: {failure}", path.display());
+        }
     }
 
     /// The dataset at `path` could not be opened.

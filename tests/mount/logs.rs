@@ -267,3 +267,69 @@ fn a_read_only_mount_tells_no_log() {
     assert!(!mount.store(".npyfs").exists());
     assert_eq!(log(&reader.path("")), "");
 }
+
+/// What is written, and words of the line that it leads to.
+#[test]
+fn a_reason_says_what_to_do_instead() {
+    require!(fuse, python);
+    let mut mount = Mount::new();
+    mount.tolerate_warnings();
+    let dataset = mount.path("run");
+    fs::create_dir(&dataset).unwrap();
+    let script = r#"
+import sys, numpy as np
+at = sys.argv[1] + "/"
+def refused(write):
+    try:
+        write()
+    except OSError:
+        return
+    sys.exit("not refused")
+np.save(at + "a.npy", np.zeros((2, 3)))
+refused(lambda: np.arange(10.).tofile(at + "zeros.npy"))
+refused(lambda: np.full(10, 0.1).tofile(at + "raw.npy"))
+refused(lambda: np.save(at + "row.npy", np.zeros(3)))
+refused(lambda: np.lib.format.open_memmap(at + "map.npy", "w+", "<f8", (5, 3)))
+np.savez(at + "archive.npz", a=np.zeros((2, 3)))
+np.savez(at + "archive.npz", a=np.zeros((2, 3)))
+open(at + "notes.txt", "w").close()
+part = np.lib.format.open_memmap(at + "map.npy.part", "w+", "<f8", (5, 3))
+part[:] = 1
+part.flush()
+import os
+os.rename(at + "map.npy.part", at + "map.npy")
+print(np.load(at + "data.npy").shape)
+"#;
+    let said = crate::common::python(script, &[&dataset]);
+    assert_eq!(said.trim(), "(7, 3)");
+    has_line(
+        &dataset,
+        &[
+            "zeros.npy refused: the header is blank",
+            "raw numbers (tofile)",
+        ],
+    );
+    has_line(
+        &dataset,
+        &["raw.npy refused: not a .npy file", "raw numbers (tofile)"],
+    );
+    has_line(
+        &dataset,
+        &[
+            "row.npy refused: rows of shape ()",
+            "save one row with shape (1, 3)",
+        ],
+    );
+    has_line(
+        &dataset,
+        &[
+            "map.npy refused: ends after 0 of 5 rows",
+            "made as NAME.npy.part and renamed",
+        ],
+    );
+    has_line(
+        &dataset,
+        &["archive.npz stays a plain file", "save each as a .npy"],
+    );
+    assert!(!log(&dataset).contains("notes.txt"));
+}

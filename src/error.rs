@@ -24,6 +24,7 @@ pub struct Error {
     source: Option<Source>,
     /// Nothing was done: a thread that may wait is to begin anew.
     waits: bool,
+    is_logged: bool,
 }
 
 impl Error {
@@ -34,6 +35,7 @@ impl Error {
             message: message.into(),
             source: None,
             waits: false,
+            is_logged: false,
         }
     }
 
@@ -62,6 +64,7 @@ impl Error {
             errno,
             waits: inner.is_some_and(|error| error.waits),
             message: message.into(),
+            is_logged: inner.is_some_and(|error| error.is_logged),
             source: Some(Arc::new(source)),
         }
     }
@@ -73,12 +76,26 @@ impl Error {
         self
     }
 
+    /// The same error, of which a log that its user can read has told: who hears of it later, once more
+    /// or as the cause of another, need not tell of it again.
+    #[must_use]
+    pub fn logged(mut self) -> Self {
+        self.is_logged = true;
+        self
+    }
+
+    /// Whether a log is to be told of it: none has, and it is an answer.
+    pub(crate) fn is_to_be_logged(&self) -> bool {
+        !self.is_logged && !self.waits
+    }
+
     /// This error as the cause of a wider one, which keeps the errno.
     #[must_use]
     pub fn context(self, message: impl Into<String>) -> Self {
         Self {
             errno: self.errno,
             waits: self.waits,
+            is_logged: self.is_logged,
             message: message.into(),
             source: Some(Arc::new(self)),
         }

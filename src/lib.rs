@@ -57,6 +57,8 @@ pub mod fuse;
 pub(crate) mod journal;
 pub mod npy;
 #[doc(hidden)]
+pub mod printable;
+#[doc(hidden)]
 pub mod proc;
 pub(crate) mod stop;
 #[doc(hidden)]

@@ -4,11 +4,13 @@
 //! there and does not pass through here.
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Once;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -32,6 +34,26 @@ pub fn fork() -> Result<ForkResult> {
     // SAFETY: the only thread is this one, so no lock of the allocator or of another library is
     // held by a thread that the child will not have.
     unsafe { nix::unistd::fork() }.context(|| "cannot fork".into())
+}
+
+/// Sends a line to syslog, by syslog(3): it connects anew when what listens was started anew, which
+/// libraries beside the C library's do not.
+pub fn syslog(level: log::Level, text: &str) {
+    static OPENED: Once = Once::new();
+    let priority = match level {
+        log::Level::Error => libc::LOG_ERR,
+        log::Level::Warn => libc::LOG_WARNING,
+        log::Level::Info => libc::LOG_INFO,
+        log::Level::Debug | log::Level::Trace => libc::LOG_DEBUG,
+    };
+    // It ends where a C string does.
+    let text = CString::new(text.replace('\0', "?")).unwrap_or_default();
+    // SAFETY: the name and the format are C strings that live for ever, and the format takes one C
+    // string, which lives until the call returns. Both may be called by any thread.
+    unsafe {
+        OPENED.call_once(|| libc::openlog(c"npyfs".as_ptr(), libc::LOG_PID, libc::LOG_DAEMON));
+        libc::syslog(priority, c"%s".as_ptr(), text.as_ptr());
+    }
 }
 
 /// Returns what is allocated for a conversion to the system when it is freed: glibc would learn

@@ -32,12 +32,17 @@ pub(crate) fn check_compatible(header: &Header, layout: &Layout) -> Result<()> {
         ));
     }
     if header.row_shape() != layout.row_shape() {
-        return Err(err!(
-            EINVAL,
+        let (is, holds) = (header.row_shape(), layout.row_shape());
+        let mut why = format!(
             "rows of shape {}, this dataset holds rows of shape {}",
-            shape_text(header.row_shape()),
-            shape_text(layout.row_shape())
-        ));
+            shape_text(is),
+            shape_text(holds)
+        );
+        if header.shape() == holds {
+            let one: Vec<u64> = [&[1], holds].concat();
+            why.push_str(&format!(": save one row with shape {}", shape_text(&one)));
+        }
+        return Err(err!(EINVAL, "{why}"));
     }
     Ok(())
 }

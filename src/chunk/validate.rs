@@ -63,9 +63,16 @@ pub(crate) fn check_len(header: &Header, len: u64) -> Result<()> {
             .checked_div(header.row_bytes())
             .unwrap_or(rows);
         let missing = expected - len;
+        // As numpy's open_memmap leaves it before it maps the file.
+        let hint = match len == header.len() {
+            true => {
+                "; a file that is to be mapped (open_memmap) is made as NAME.npy.part and renamed"
+            }
+            false => "",
+        };
         return Err(err!(
             EINVAL,
-            "ends after {whole} of {rows} rows: {missing} of {expected} bytes are missing, {} rows",
+            "ends after {whole} of {rows} rows: {missing} of {expected} bytes are missing, {} rows{hint}",
             rows - whole
         ));
     }

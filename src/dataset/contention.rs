@@ -1,6 +1,5 @@
 //! A dataset whose lock another process holds: which one that is, and whether it is worth waiting for.
 
-use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Mutex;
 use std::thread::sleep;
@@ -9,10 +8,9 @@ use std::time::{Duration, Instant};
 use crate::dataset::Dataset;
 use crate::disk::Holder;
 use crate::disk::paths::LOCK;
-use crate::error::{Errno, Error};
+use crate::error::Error;
 
-/// What was found is told for that long before it is looked for again, and a refusal is no more than
-/// once in that time in the log: producers may try again and again.
+/// What was found is told for that long before it is looked for again: producers may try again and again.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// How long a holder that may be about to let go is waited for.
@@ -30,7 +28,6 @@ pub(super) struct Contention(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     found: Option<(Instant, Holder)>,
-    logged: Option<Instant>,
     /// When one was waited for in vain.
     waited: Option<Instant>,
 }
@@ -61,21 +58,6 @@ impl Dataset {
     pub(super) fn refused_by_holder(&self) -> Option<Error> {
         let holder = self.holder()?;
         Some(err!(EBUSY, "the dataset is being written by {holder}"))
-    }
-
-    /// Tells the log of a refusal that is another process's doing.
-    pub(super) fn report_contention(&self, name: &OsStr, error: &Error) {
-        if error.errno() != Errno::EBUSY {
-            return;
-        }
-        {
-            let mut state = crate::lock(&self.contention.0);
-            if !is_past(state.logged, FRESH) {
-                return;
-            }
-            state.logged = Some(Instant::now());
-        }
-        self.report(name, error);
     }
 
     /// Whether a request that needs the lock had better wait with [`Dataset::await_lock`] first.

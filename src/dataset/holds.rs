@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::sync::atomic::Ordering;
 
 use super::Dataset;
-use crate::error::Result;
+use crate::error::{Errno, Result};
 
 /// An owned dataset that is not let go of.
 #[derive(Debug)]
@@ -38,8 +38,13 @@ impl Dataset {
     /// # Errors
     /// As there.
     pub(super) fn hold_for(&self, name: &OsStr) -> Result<Held<'_>> {
-        self.hold()
-            .inspect_err(|error| self.report_contention(name, error))
+        self.hold().map_err(|error| match error.errno() {
+            Errno::EBUSY => {
+                self.report(name, &error);
+                error.logged()
+            }
+            _ => error,
+        })
     }
 
     /// As [`Dataset::close`], unless a chunk is in flight, something else needs it, or the store failed

@@ -35,7 +35,7 @@ mod chunk_handle;
 mod chunk_writer;
 mod commit;
 mod contention;
-mod events;
+pub(crate) mod events;
 mod flight;
 #[doc = include_str!("FORMAT.md")]
 pub mod format {}
@@ -355,21 +355,32 @@ impl Dataset {
         }
     }
 
-    /// Tells the log why a chunk was refused, and where its bytes are kept.
-    fn report_refusal(&self, name: &OsStr, error: &Error, kept: Option<&str>) {
-        let mut line = format!("{} refused: {error}", name.display());
-        if let Some(kept) = kept {
-            line.push_str(&format!(" (what was received is kept as {kept})"));
-        }
-        if let Err(error) = self.events.refusal(&line) {
-            log::warn!("{}: {line}: {error}", self.label());
-        }
+    /// Tells the log why a name was refused, and where its bytes are kept. False where it has told the
+    /// same of that name just now.
+    fn report_refusal(&self, name: &OsStr, error: &Error, kept: Option<&str>) -> bool {
+        let told = self.events.refusal(name, error, kept);
+        told.unwrap_or_else(|failure| {
+            log::warn!(
+                "{}: {} refused: {error}: {failure}",
+                self.label(),
+                name.display()
+            );
+            true
+        })
     }
 
-    /// Tells the log, for the filesystem's own refusals.
+    /// Tells the log, for the filesystem's own refusals, unless it was told. False where it has told the
+    /// same of that name just now.
     #[doc(hidden)]
-    pub fn report(&self, name: &OsStr, error: &Error) {
-        self.report_refusal(name, error, None);
+    pub fn report(&self, name: &OsStr, error: &Error) -> bool {
+        !error.is_to_be_logged() || self.report_refusal(name, error, None)
+    }
+
+    /// Tells the log how often what it has told of was refused since.
+    pub(crate) fn report_counts(&self) {
+        if let Err(error) = self.events.tell_counts() {
+            log::warn!("{}: {error}", self.label());
+        }
     }
 
     fn note(&self, line: &str) {

@@ -224,8 +224,9 @@ impl Rewrite {
     }
 
     fn refuse(&self, state: &mut State, error: Error) -> Error {
+        self.dataset.report(&self.name, &error);
+        let error = error.logged();
         state.refused = Some(error.clone());
-        self.dataset.report_refusal(&self.name, &error, None);
         error
     }
 
@@ -451,8 +452,8 @@ impl Dataset {
     pub(crate) fn compare_committed(&self, name: &OsStr, data: &[u8], offset: u64) -> Result<()> {
         if self.committed_chunk(name)?.differs_at(data, offset)? {
             let error = other_bytes();
-            self.report_refusal(name, &error, None);
-            return Err(error);
+            self.report(name, &error);
+            return Err(error.logged());
         }
         Ok(())
     }

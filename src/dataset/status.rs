@@ -51,10 +51,21 @@ pub struct Verifying {
 }
 
 impl Status {
+    /// How it is, in a word or two.
+    fn state(&self) -> &'static str {
+        match &self.verifying {
+            Some(Verifying { failure: None, .. }) => "verifying",
+            Some(_) => "not verified",
+            None if self.damaged.is_empty() => "ok",
+            None => "damaged",
+        }
+    }
+
     /// The JSON object of `status.json`.
     #[doc(hidden)]
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::json!({
+            "state": self.state(),
             "dtype": self.dtype,
             "row_shape": self.row_shape,
             "rows": self.rows,

@@ -160,12 +160,10 @@ impl Fs {
 
     /// A refusal that concerns no chunk in flight goes to the log from here.
     fn reported<T>(&self, dataset: &Dataset, name: &OsStr, result: Result<T>) -> Result<T> {
-        if let Err(error) = &result
-            && !error.would_wait()
-        {
-            dataset.report(name, error);
-        }
-        result
+        result.map_err(|error| {
+            dataset.report(name, &error);
+            error.logged()
+        })
     }
 
     pub(super) fn dir_name(&self, name: &OsStr) -> Result<()> {
@@ -387,6 +385,9 @@ impl Fs {
         } else {
             self.dir_name(newname)?;
             self.move_entry((&from, from_dir, name), to_dir, newname, no_replace)?;
+            if store::is_file(&stat) {
+                self.note_ordinary(to_dir, newname);
+            }
         }
         self.inodes.renamed(from_dir, name, to_dir, newname);
         Ok(())

@@ -15,7 +15,7 @@ pub(crate) fn named(name: &OsStr, at_root: bool) -> Option<Control> {
     match (name.to_str()?, at_root) {
         ("daemon", true) => Some(Control::Daemon),
         ("losses", true) => Some(Control::Losses),
-        ("log", false) => Some(Control::Log),
+        ("log", _) => Some(Control::Log),
         ("status.json", false) => Some(Control::Status),
         ("chunks.csv", false) => Some(Control::Chunks),
         ("rejected", false) => Some(Control::Kept(Kept::Rejected)),
@@ -27,7 +27,7 @@ pub(crate) fn named(name: &OsStr, at_root: bool) -> Option<Control> {
 /// The names that a listing of `.npyfs` shows.
 pub(crate) fn names(at_root: bool) -> &'static [(&'static str, bool)] {
     if at_root {
-        &[("daemon", false)]
+        &[("daemon", false), ("log", false)]
     } else {
         &[
             ("chunks.csv", false),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use super::Attr;
 use super::control::GeneratedFile;
+use super::telling::LateLog;
 use crate::array::View;
 use crate::dataset::ChunkHandle;
 use crate::error::Result;
@@ -25,6 +26,8 @@ pub(crate) enum Handle {
     File(OpenFile),
     /// What npyfs says.
     GeneratedFile(GeneratedFile),
+    /// A log that was not there yet.
+    LateLog(LateLog),
     /// A directory being listed.
     Dir(Listing),
 }

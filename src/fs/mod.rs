@@ -19,6 +19,7 @@
 //! | `control` | `.npyfs` |
 //! | `openings` | where a request is served, and opening datasets |
 //! | `parting` | what is open of a mount that is gone |
+//! | `telling` | a line in a log for each refusal |
 //! | `workers` | threads for what takes long |
 //!
 //! The lock of a listing, and of a `chunks.csv` that is being read, are held while the engine is called, which may
@@ -39,6 +40,7 @@ mod openings;
 mod parting;
 #[doc = include_str!("SEMANTICS.md")]
 pub mod semantics {}
+mod telling;
 mod workers;
 
 use std::ffi::OsStr;
@@ -307,6 +309,9 @@ impl Fs {
         };
         match node.kind {
             Kind::Dir => self.inodes.path(ino),
+            Kind::Control(control) => {
+                self.path(node.parent, telling::control_path(&control).as_os_str())
+            }
             _ => self.path(node.parent, &node.name),
         }
         .unwrap_or_else(|_| PathBuf::from(&*node.name))
@@ -451,6 +456,7 @@ fn watch(interval: Duration, ticks: &Receiver<()>, store: &Weak<Store>) {
         if looked.elapsed() >= LOOK_EVERY {
             let all = looked_at_all.elapsed() >= LOOK_AT_ALL_EVERY;
             store.look_if_mine(all);
+            store.report_counts();
             looked = Instant::now();
             if all {
                 looked_at_all = looked;

@@ -11,6 +11,7 @@ use super::descriptors::Closing;
 use super::handle::{Chunk, Handle, OpenChunk, OpenFile};
 use super::inodes::{Control, Inode, Kind, ROOT};
 use super::lookup::{enter, is_array};
+use super::telling::LateLog;
 use super::{Attr, Caller, Fs, Mode, Opened, numbers, read_file};
 use crate::array::View;
 use crate::chunk::status::Start;
@@ -84,6 +85,7 @@ impl Fs {
                     gid: caller.gid,
                 };
                 let (file, stat) = self.place(dir)?.create(name, flags, &maker)?;
+                self.note_ordinary(dir, name);
                 let node = self.name_node(dir, name, false, Some(Seen::of(&stat)));
                 let opened = self.opened_file(node, file, flags);
                 Ok((file_attr(&stat).at(node), opened))
@@ -319,6 +321,9 @@ impl Fs {
             }
             Control::Log | Control::KeptFile(..) => match self.open_stored(node, control)? {
                 Some(file) => Handle::File(OpenFile::new(node.ino, file, libc::O_RDONLY)),
+                None if matches!(control, Control::Log) => {
+                    Handle::LateLog(LateLog::new(node.clone()))
+                }
                 None => whole(String::new()),
             },
         };
@@ -374,6 +379,7 @@ impl Fs {
                 buffer[..text.len()].copy_from_slice(&text);
                 Ok(text.len())
             }
+            Handle::LateLog(log) => self.read_late(log, offset, buffer),
             Handle::Dir(_) => Err(err!(EISDIR, "handle {fh} is a directory")),
             Handle::Chunk(chunk) => chunk.writer.read(buffer, offset),
         }
@@ -405,9 +411,11 @@ impl Fs {
                 Ok(())
             }
             Handle::Chunk(chunk) => chunk.writer.write(data, offset, ack),
-            Handle::View(_) | Handle::Version(..) | Handle::GeneratedFile(_) | Handle::Dir(_) => {
-                Err(err!(EBADF, "handle {fh} is not open for writing"))
-            }
+            Handle::View(_)
+            | Handle::Version(..)
+            | Handle::GeneratedFile(_)
+            | Handle::LateLog(_)
+            | Handle::Dir(_) => Err(err!(EBADF, "handle {fh} is not open for writing")),
         }
     }
 
@@ -489,7 +497,7 @@ impl Fs {
                     .context(|| "cannot sync the file".into())?;
                 return Ok(None);
             }
-            Handle::GeneratedFile(_) => return Ok(None),
+            Handle::GeneratedFile(_) | Handle::LateLog(_) => return Ok(None),
             Handle::View(_) | Handle::Version(..) | Handle::Dir(_) => {}
         }
         let node = self.inodes.get(ino)?;

@@ -290,7 +290,7 @@ impl Fs {
         };
         match &*handle {
             Handle::Chunk(chunk) if chunk.writer.is_new() => Route::Here(None),
-            Handle::File(_) | Handle::GeneratedFile(_) => near(true),
+            Handle::File(_) | Handle::GeneratedFile(_) | Handle::LateLog(_) => near(true),
             Handle::Chunk(_) | Handle::View(_) | Handle::Version(..) | Handle::Dir(_) => {
                 match self.inodes.get(ino) {
                     Ok(node) => self.route(node.parent, Need::Open, true),

@@ -66,10 +66,14 @@ enum Subject<'a> {
     Name(u64, &'a OsStr),
 }
 
-/// Logs a failed operation, once, and gives its errno.
+/// Logs a failed operation, for its user and for the daemon's, and gives its errno.
 fn failed(fs: &Fs, operation: &str, subject: &Subject<'_>, error: &Error) -> Errno {
     let number = error.errno();
-    let level = if is_expected(number) {
+    let is_new = match *subject {
+        Subject::Inode(ino) => fs.report(ino, None, error),
+        Subject::Name(parent, name) => fs.report(parent, Some(name), error),
+    };
+    let level = if is_expected(number) || !is_new {
         log::Level::Debug
     } else {
         log::Level::Warn

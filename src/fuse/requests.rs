@@ -156,12 +156,14 @@ impl Filesystem for Adapter {
     fn symlink(
         &self,
         _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
+        parent: INodeNo,
+        name: &OsStr,
         _target: &Path,
         reply: ReplyEntry,
     ) {
-        reply.error(Errno::EPERM);
+        self.serve("symlink", || {
+            reply.error(no_link(&self.fs, "symlink", parent, name));
+        });
     }
 
     fn mknod(
@@ -196,11 +198,13 @@ impl Filesystem for Adapter {
         &self,
         _request: &Request,
         _ino: INodeNo,
-        _newparent: INodeNo,
-        _newname: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        reply.error(Errno::EPERM);
+        self.serve("link", || {
+            reply.error(no_link(&self.fs, "link", newparent, newname));
+        });
     }
 
     fn rename(
@@ -567,6 +571,11 @@ impl Filesystem for Adapter {
             Err(error) => reply.error(failed(&self.fs, "statfs", &Subject::Inode(ino.0), &error)),
         });
     }
+}
+
+fn no_link(fs: &Fs, operation: &str, parent: INodeNo, name: &OsStr) -> Errno {
+    let error = err!(EPERM, "there are no links here: copy the file");
+    failed(fs, operation, &Subject::Name(parent.0, name), &error)
 }
 
 /// Has the dataset that the operation has found synced, if it has, and answers after that.

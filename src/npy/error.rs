@@ -104,8 +104,8 @@ pub enum HeaderError {
 impl fmt::Display for HeaderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotNpy => f.write_str("not a .npy file: it does not begin with \\x93NUMPY"),
-            Self::Blank => f.write_str("the header is blank: its writer never filled it in"),
+            Self::NotNpy => f.write_str("not a .npy file: it does not begin with \\x93NUMPY; raw numbers (tofile) have no header: np.save writes one"),
+            Self::Blank => f.write_str("the header is blank: its writer never filled it in, or these are raw numbers (tofile), which have none: np.save writes one"),
             Self::Version { major, minor } => write!(
                 f,
                 "format version {major}.{minor} is unknown; 1.0, 2.0 and 3.0 are supported"

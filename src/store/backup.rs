@@ -95,14 +95,22 @@ fn check_mark(
             ))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let has_control = top.find(OsStr::new(CONTROL))?.is_some();
+            // A store that was mounted has one too, with what its daemons had to say.
+            let control = top.enter(OsStr::new(CONTROL))?;
+            let was_backup = match &control {
+                Some(control) => {
+                    let has = |name: &str| control.find(OsStr::new(name)).map(|it| it.is_some());
+                    !(has("log")? || has("daemon.log")?)
+                }
+                None => false,
+            };
             let other = top
                 .list()?
                 .into_iter()
                 .find(|entry| entry.name != "lost+found");
             match other {
                 // The mark was removed, since the store was moved.
-                _ if has_control => Ok(()),
+                _ if was_backup => Ok(()),
                 None => Ok(()),
                 Some(entry) => Err(err!(
                     EEXIST,

@@ -74,8 +74,11 @@ impl Store {
             losses: self.losses.clone(),
             boot: None,
         };
-        Dataset::open_in(Arc::new(folder), path, options)
-            .map_err(|error| error.context(format!("cannot open the dataset {}", path.display())))
+        let folder = Arc::new(folder);
+        Dataset::open_in(folder.clone(), path, options).map_err(|error| {
+            let error = error.context(format!("cannot open the dataset {}", path.display()));
+            self.report_unopened(path, error, folder)
+        })
     }
 
     /// How many datasets may be open that are not in use.
@@ -109,6 +112,13 @@ impl Store {
     pub fn look_if_mine(&self, all: bool) {
         self.one_by_one().for_each(|it| it.look_if_mine(all));
         self.look_at_root();
+    }
+
+    /// Tells the logs how often what they have told of was refused since: to be called about once a
+    /// second.
+    pub fn report_counts(&self) {
+        self.one_by_one().for_each(|it| it.report_counts());
+        self.telling.tell_counts();
     }
 
     /// Whether the store's path still leads to the directory that was opened. Its datasets are written

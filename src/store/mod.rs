@@ -9,6 +9,7 @@
 //! | `registry` | which datasets are open |
 //! | `seen` | what was seen of a file, so that another in its place is noticed |
 //! | `sparing` | what is done where no descriptor is left |
+//! | `telling` | refusals of which no open dataset tells |
 //! | `tree` | directories and ordinary files |
 
 mod backup;
@@ -16,6 +17,7 @@ mod datasets;
 mod registry;
 mod seen;
 mod sparing;
+mod telling;
 mod tree;
 
 use std::fs::File;
@@ -100,6 +102,7 @@ pub struct Store {
     stop: Stop,
     registry: Arc<Registry>,
     losses: Arc<AtomicU64>,
+    telling: telling::Telling,
     /// Its path was seen to lead elsewhere.
     moved: AtomicBool,
 }
@@ -133,7 +136,9 @@ impl Store {
                 root.display()
             ));
         }
+        let itself = dir.try_clone().context(|| "no descriptor is left".into())?;
         Ok(Arc::new(Store {
+            telling: telling::Telling::new(Directory::from_fd(itself.into()), options.read_only),
             root,
             fd: dir.into(),
             memory: Budget::new(options.memory),

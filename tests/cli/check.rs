@@ -415,7 +415,11 @@ fn every_row_of_a_dataset_that_was_not_closed_is_read_once() {
     flip(&data, last + 16);
     let (read, said) = read_by_a_check(&copy);
     assert_eq!(read, rows * 32, "{said}");
-    let line = format!("DAMAGED: {} dropped by recovery", chunks[5].name());
+    let line = format!(
+        "DAMAGED: {}: its {} rows",
+        chunks[5].name(),
+        chunks[5].rows()
+    );
     assert_eq!(said.matches(&line).count(), 1, "{said}");
 }
 

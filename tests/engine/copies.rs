@@ -14,8 +14,8 @@ use std::thread::{scope, sleep};
 use std::time::Duration;
 
 use common::{
-    Chunk, LoopMount, Mount, Style, chunks_in, inside_a_private_namespace, npyfs, put_chunk, run,
-    sync_path,
+    Chunk, LoopMount, Mount, Style, chunks_in, inside_a_private_namespace, npyfs, output_of,
+    put_chunk, run, sync_path,
 };
 use npyfs::{Dataset, Options};
 
@@ -527,7 +527,8 @@ fn a_copy_with_a_flipped_byte_in_its_first_chunk_is_served_and_not_written_to() 
     let status = fs::read_to_string(dataset.join(".npyfs/status.json")).unwrap();
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     assert_eq!(status["damaged"], serde_json::json!([bad.name()]));
-    let table = run(Command::new(npyfs()).arg("status").arg(&dataset));
+    let table = output_of(Command::new(npyfs()).arg("status").arg(&dataset)).unwrap();
+    assert_eq!(table.status.code(), Some(1), "{table:?}");
     let table = String::from_utf8(table.stdout).unwrap();
     assert!(
         table.contains(&format!("DAMAGED: {}", bad.name())),

@@ -676,7 +676,7 @@ fn a_mounted_copy_can_be_read_and_not_written_to_while_it_is_verified() {
         assert_eq!(status["verifying"]["of"], 8 * CHUNKS * ROWS);
         let table = run(Command::new(npyfs()).arg("status").arg(&at));
         let table = String::from_utf8(table.stdout).unwrap();
-        let line = format!("{}: VERIFYING: 23.4 KiB of 62.5 KiB", at.display());
+        let line = format!("{}: VERIFYING: 23.44 KiB of 62.50 KiB", at.display());
         assert!(table.contains(&line), "{table}");
         // Others are served.
         fs::create_dir(root.join("other")).unwrap();

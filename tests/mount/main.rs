@@ -13,6 +13,7 @@ mod full_disk;
 mod inside_the_store;
 mod killed;
 mod locking;
+mod logs;
 mod mounting;
 mod names;
 mod opening;

@@ -361,7 +361,10 @@ fn help_lists_the_exit_codes() {
     for arguments in [&["--help"][..], &["-h"]] {
         let output = run(Command::new(npyfs()).args(arguments));
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(said.contains("1  check or backup found damage"), "{said}");
+        assert!(
+            said.contains("1  check, backup or status found damage"),
+            "{said}"
+        );
         assert!(said.contains("2  wrong arguments"), "{said}");
     }
 }

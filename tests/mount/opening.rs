@@ -15,8 +15,8 @@ use std::thread;
 use std::time::Duration;
 
 use common::{
-    Chunk, Mount, Served, chunks_in, close, counted, errno, eventually, place, put, put_chunk,
-    row_numbers, rows_of, run, serve,
+    Chunk, Mount, Served, chunks_in, close, counted, errno, eventually, npyfs, output_of, place,
+    put, put_chunk, row_numbers, rows_of, run, serve,
 };
 use nix::errno::Errno;
 use npyfs::dataset::{Face, NoOthers, Start};
@@ -441,6 +441,36 @@ const REQUESTS: [Request; 14] = [
         assert_eq!(errno(fs::remove_dir(&known.path)), Errno::ENOTEMPTY);
     }),
 ];
+
+#[test]
+fn status_shows_a_dataset_that_hangs_as_a_row_and_those_after_it_too() {
+    if let Some(place) = place() {
+        return serve(&place, options(128));
+    }
+    let mut served =
+        Served::start("status_shows_a_dataset_that_hangs_as_a_row_and_those_after_it_too");
+    let names = ["a", "b", "b-2", "c"].map(String::from);
+    fill(&served.store(), &names);
+    tell(&served.store().join("b"), ".hold-open");
+    let root = served.path("");
+    let output = served.answer(move || {
+        let mut status = Command::new(npyfs());
+        output_of(status.args(["status", "--json"]).arg(root)).unwrap()
+    });
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = found.as_array().unwrap().iter();
+    let states: Vec<_> = rows.map(|row| (&row["path"], &row["state"])).collect();
+    let expected = names.map(|name| {
+        let state = if name == "b" { "silent" } else { "ok" };
+        (served.path(name).to_str().unwrap().into(), state.into())
+    });
+    assert_eq!(
+        states,
+        expected.each_ref().map(|(path, state)| (path, state))
+    );
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    untell(&served.store().join("b"), ".hold-open");
+}
 
 #[test]
 fn no_request_opens_a_dataset_where_it_keeps_others_waiting() {

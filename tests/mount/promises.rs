@@ -750,8 +750,7 @@ fn p10_the_log_says_why_with_both_sides() {
     // The log is the store's, and outlives the mount.
     let log = fs::read_to_string(dataset.join(".npyfs/log")).unwrap();
     let mount = mount.remount();
-    assert_eq!(
-        fs::read_to_string(mount.store("run7/.npyfs/log")).unwrap(),
-        log
-    );
+    let later = fs::read_to_string(mount.store("run7/.npyfs/log")).unwrap();
+    // How often the same was refused since may have come to it.
+    assert!(later.starts_with(&log), "{later}");
 }

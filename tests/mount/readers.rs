@@ -386,7 +386,7 @@ fn the_control_directory_is_reachable_and_not_listed() {
         names(&dataset.join(".npyfs")),
         ["chunks.csv", "log", "rejected", "rescued", "status.json"]
     );
-    assert_eq!(names(&mount.path(".npyfs")), ["daemon"]);
+    assert_eq!(names(&mount.path(".npyfs")), ["daemon", "log"]);
     assert_eq!(text(&dataset.join(".npyfs/log")), "");
     assert!(!dataset.join(".npyfs/chunks.log").exists());
     // So a copy of the directory is a copy of the data.

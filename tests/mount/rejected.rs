@@ -68,7 +68,7 @@ fn the_bytes_of_a_truncated_chunk_are_kept() {
     for said in [
         "small.npy refused: ends after 22 of 50 rows: 3528 of 6528 bytes are missing, 28 rows (what was received is kept as .npyfs/rejected/",
         "big.npy refused: ends after 15624 of 20000 rows: 560128 of 2560128 bytes are missing, 4376 rows (what was received is kept as ",
-        "header.npy refused: ends after 0 of 50 rows: 6400 of 6528 bytes are missing, 50 rows\n",
+        "header.npy refused: ends after 0 of 50 rows: 6400 of 6528 bytes are missing, 50 rows; a file that is to be mapped (open_memmap) is made as NAME.npy.part",
         "other.npy refused: dtype '<f4', this dataset holds '<i8'\n",
     ] {
         assert!(log.contains(said), "no '{said}' in\n{log}");

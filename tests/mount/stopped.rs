@@ -121,8 +121,8 @@ fn every_command_gives_up_on_a_mount_that_does_not_answer() {
         (7, vec![word("status"), &link]),
         (7, vec![word("umount"), &root]),
         (7, vec![word("umount"), &link]),
-        (3, vec![word("mount"), &place, &root]),
-        (4, vec![word("mount"), &run, &place]),
+        (7, vec![word("mount"), &place, &root]),
+        (7, vec![word("mount"), &run, &place]),
     ];
     for (code, arguments) in commands {
         let (got, said) = refusal(&ended(&arguments));

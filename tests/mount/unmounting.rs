@@ -15,6 +15,10 @@ fn every_terminating_signal_ends_it_cleanly() {
     require!(fuse);
     for signal in ["INT", "TERM", "HUP", "QUIT"] {
         for background in [false, true] {
+            // In the background it has the log opened anew.
+            if background && signal == "HUP" {
+                continue;
+            }
             let builder = Mount::builder();
             let builder = if background {
                 builder.background()

@@ -3,7 +3,7 @@
 //! A child process asks them, and may wait for ever in the kernel, where not even SIGKILL always
 //! reaches it. This process waits no longer than it wants.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::{ForkResult, Pid, pipe2};
+use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, pipe2};
 
 /// How long a filesystem has time to answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
@@ -40,7 +40,14 @@ pub(crate) fn ask(question: impl FnOnce(&mut File) -> io::Result<()>) -> io::Res
         }),
         ForkResult::Child => {
             drop(reader);
-            let answered = question(&mut writer.into());
+            // One that waits for ever must not have whoever reads our output wait for its end, too.
+            let let_go = OpenOptions::new().read(true).write(true).open("/dev/null");
+            let answered = let_go.and_then(|null| {
+                dup2_stdin(&null)?;
+                dup2_stdout(&null)?;
+                dup2_stderr(&null)?;
+                question(&mut writer.into())
+            });
             // Only the parent returns to main.
             std::process::exit(i32::from(answered.is_err()));
         }

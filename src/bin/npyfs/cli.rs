@@ -24,7 +24,7 @@ struct Cli {
 
 /// How mount(8) calls: the letters are its own, not ours.
 #[derive(Parser, Debug)]
-#[command(name = "mount.npyfs", version, after_help = exit::help())]
+#[command(name = "mount.npyfs", version, after_help = exit::help_for_mount())]
 struct HelperCli {
     /// The directory that keeps the datasets
     store: PathBuf,
@@ -45,7 +45,7 @@ struct HelperCli {
     /// Accepted: the type that mount(8) was asked for
     #[arg(short = 't', value_name = "TYPE")]
     fstype: Option<String>,
-    #[arg(short = 'o', value_name = "OPT[,OPT...]", value_delimiter = ',')]
+    #[arg(short = 'o', value_name = "OPT[,OPT...]")]
     words: Vec<String>,
 }
 
@@ -62,10 +62,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Command, clap::Error> {
             foreground: false,
             words: form.words,
             log_file: None,
-            tuning: Tuning {
-                threads: 2,
-                ..Tuning::default()
-            },
+            tuning: Tuning::default(),
             flags: MountFlags::default(),
             fake: form.fake,
         };
@@ -81,7 +78,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Command, clap::Error> {
 }
 
 /// By our name as mount(8)'s helper, or with a path where a subcommand stands.
-fn called_by_mount(arguments: &[OsString]) -> bool {
+pub(crate) fn called_by_mount(arguments: &[OsString]) -> bool {
     let name = arguments
         .first()
         .and_then(|name| Path::new(name).file_name());
@@ -99,6 +96,7 @@ mod tests {
     use npyfs::fs::AllowDelete;
 
     use super::*;
+    use crate::mount_options::Size;
 
     fn try_mount(line: &str) -> Result<MountArgs, String> {
         let arguments = line.split(' ').map(OsString::from).collect();
@@ -130,7 +128,7 @@ mod tests {
         );
         assert_eq!(words.tuning, options.tuning);
         assert_eq!(words.flags, options.flags);
-        assert_eq!(words.tuning.rejected_limit, Some(2048));
+        assert_eq!(words.tuning.rejected_limit, Size(2048));
         assert_eq!(words.tuning.allow_delete, AllowDelete::Chunks);
         let all = [
             "-o allow_delete=all",
@@ -158,7 +156,7 @@ mod tests {
         for form in forms {
             let args = mount(form);
             assert_eq!(args.store, Path::new("/s"), "{form}");
-            assert_eq!(args.tuning.threads, 2, "{form}");
+            assert_eq!(args.tuning, Tuning::default(), "{form}");
             assert!(args.flags.read_only && !args.flags.suid, "{form}");
             assert!(!args.foreground && !args.fake, "{form}");
         }
@@ -170,9 +168,30 @@ mod tests {
         for (line, said) in [
             (
                 "npyfs mount s m -o ro,noatim",
-                "unknown mount option 'noatim'",
+                "unknown mount option 'noatim': did you mean noatime?",
             ),
-            ("npyfs mount s m -o ro=1", "unknown mount option 'ro=1'"),
+            (
+                "npyfs mount s m -o alow-delete",
+                "'alow-delete': did you mean allow_delete[=all]?",
+            ),
+            (
+                "npyfs mount s m -o memlimit=1G",
+                "'memlimit=1G': did you mean memory_limit=SIZE?",
+            ),
+            (
+                "npyfs mount s m -o zzz",
+                "npyfs's: allow_delete[=all], allow_other",
+            ),
+            ("npyfs mount s m -o ro=1", "'ro=1': ro takes no value"),
+            (
+                "npyfs mount s m -o threads",
+                "give it a value, as threads=N",
+            ),
+            (
+                "npyfs mount s m -o uid=7",
+                "'uid=7': npyfs shows the owners",
+            ),
+            ("npyfs mount s m -o umask=022", "chown and chmod"),
             (
                 "npyfs mount s m -o threads=0",
                 "'threads=0': must be a number from 1 to 64",
@@ -198,5 +217,15 @@ mod tests {
             assert!(error.contains(said), "{line}: {error}");
         }
         mount("mount.npyfs /s /m -s -o never-heard-of");
+    }
+
+    #[test]
+    fn a_comma_between_quotes_is_part_of_a_word() {
+        let label = r#"context="system_u:object_r:tmp_t:s0:c127,c456""#;
+        let line = format!(r#"mount.npyfs /s /m -o {label},ro,log_file="/a,b",nofail"#);
+        let args = mount(&line);
+        assert_eq!(args.flags.labels, [label]);
+        assert_eq!(args.log_file.as_deref(), Some(Path::new("/a,b")));
+        assert!(args.flags.read_only);
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     Ok = 0,
-    /// Kept for `check` and `backup`.
+    /// Kept for `check`, `backup` and `status`.
     Damage = 1,
     Usage = 2,
     MountPoint = 3,
@@ -22,7 +22,7 @@ pub(crate) enum Exit {
 
 const TABLE: [(Exit, &str); 11] = [
     (Exit::Ok, "done"),
-    (Exit::Damage, "check or backup found damage"),
+    (Exit::Damage, "check, backup or status found damage"),
     (Exit::Usage, "wrong arguments or an unknown mount option"),
     (Exit::MountPoint, "the mount point cannot be used"),
     (Exit::Store, "the store or the dataset cannot be used"),
@@ -52,6 +52,40 @@ impl Exit {
             .find(|exit| *exit as u8 == number)
             .unwrap_or(Exit::Failed)
     }
+}
+
+/// The codes of mount(8), which are those of the programs that it calls.
+const OF_MOUNT: [(u8, &str); 5] = [
+    (0, "mounted"),
+    (1, "wrong arguments or an unknown mount option"),
+    (2, "the system failed"),
+    (8, "a signal came before the mount was ready"),
+    (
+        32,
+        "the mount failed: the store, the mount point or the kernel",
+    ),
+];
+
+impl Exit {
+    /// What mount(8) understands.
+    pub(crate) fn for_mount(self) -> u8 {
+        match self {
+            Exit::Ok => 0,
+            Exit::Usage => 1,
+            Exit::Failed => 2,
+            Exit::Interrupted => 8,
+            _ => 32,
+        }
+    }
+}
+
+/// As [`help`], for the program that mount(8) calls.
+pub(crate) fn help_for_mount() -> String {
+    let mut text = String::from("Exit codes:");
+    for (number, meaning) in OF_MOUNT {
+        text.push_str(&format!("\n  {number:>2}  {meaning}"));
+    }
+    text
 }
 
 /// The table as `--help` shows it.
@@ -103,6 +137,16 @@ impl<T, E: fmt::Display> OrExit<T> for Result<T, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_code_is_one_of_mounts_for_mount() {
+        for (exit, _) in TABLE {
+            let known = OF_MOUNT
+                .iter()
+                .any(|(number, _)| *number == exit.for_mount());
+            assert!(known, "{exit:?}");
+        }
+    }
 
     #[test]
     fn the_table_is_in_order_and_reversible() {

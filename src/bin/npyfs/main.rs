@@ -15,7 +15,9 @@ mod output;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let ended = match cli::parse(std::env::args_os().collect()) {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let for_mount = cli::called_by_mount(&arguments);
+    let ended = match cli::parse(arguments) {
         Ok(command) => command.run(),
         Err(said) => output::instead_of_a_command(&said),
     };
@@ -23,7 +25,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::from(exit::Exit::Ok as u8),
         Err(failure) => {
             output::complain(&failure);
-            ExitCode::from(failure.exit as u8)
+            ExitCode::from(match for_mount {
+                true => failure.exit.for_mount(),
+                false => failure.exit as u8,
+            })
         }
     }
 }

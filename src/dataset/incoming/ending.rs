@@ -282,6 +282,8 @@ impl Incoming {
             Errno::EIO | Errno::ESTALE => self.dataset.pay().err().unwrap_or(error),
             _ => error,
         };
+        // Below, with what becomes of its bytes.
+        let error = error.logged();
         self.shared.refuse(error.clone());
         let body = std::mem::replace(&mut state.body, Body::Head);
         let len = state.len;

@@ -41,8 +41,9 @@ pub(super) fn survey_of_nothing(
         .map(|commit| dropped_note(&replay, commit, since));
     let mut notes: Vec<Finding> = dropped.collect();
     if remains {
-        let line = "data.npy had not reached the disk: set aside in .npyfs/rescued";
-        notes.push(Finding::Loss(line.into()));
+        notes.push(Finding::SetAside(
+            "data.npy had not reached the disk".into(),
+        ));
     }
     let replay = match replay.unverified.first() {
         Some(first) => read_replay(

@@ -38,6 +38,13 @@ pub(crate) fn pending(survey: &Survey, live: bool) -> Pending {
     for note in survey.notes.iter().cloned() {
         match note {
             Finding::Loss(line) => pending.damage.push(line),
+            // Nothing was done yet.
+            Finding::Dropped(name, why) => pending.damage.push(format!(
+                "{name}: {why}: its name goes when the dataset is opened next"
+            )),
+            Finding::SetAside(what) => pending.damage.push(format!(
+                "{what}: to be set aside in .npyfs/rescued when the dataset is opened next"
+            )),
             // A daemon at work is between two steps.
             Finding::Info(_) | Finding::Repair(_) if live => {}
             // One that has closed the dataset is not.

@@ -137,6 +137,10 @@ pub(crate) struct Survey {
 pub(crate) enum Finding {
     /// Rows are lost.
     Loss(String),
+    /// A chunk that goes, and why.
+    Dropped(String, String),
+    /// What is set aside.
+    SetAside(String),
     /// Something was found out of order, and nothing is lost. A crash explains it.
     Repair(String),
     /// Another program's work, or what is only to be told.
@@ -147,6 +151,8 @@ impl std::fmt::Display for Finding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Finding::Loss(line) | Finding::Repair(line) | Finding::Info(line) => f.write_str(line),
+            Finding::Dropped(name, why) => write!(f, "{name} dropped by recovery: {why}"),
+            Finding::SetAside(what) => write!(f, "{what}: set aside in .npyfs/rescued"),
         }
     }
 }
@@ -176,11 +182,10 @@ fn dropped_note(replay: &Replay, commit: &Unverified, since: Since) -> Finding {
         Since::Copied => "are not in this copy",
         Since::Died | Since::Restarted => "had not reached the disk",
     };
-    Finding::Loss(format!(
-        "{} dropped by recovery: its {} rows {why}",
-        replay.name(commit),
-        commit.rows
-    ))
+    Finding::Dropped(
+        replay.name(commit).into_owned(),
+        format!("its {} rows {why}", commit.rows),
+    )
 }
 
 pub(crate) fn open_if_there(
@@ -422,8 +427,8 @@ fn look_at(folder: &Arc<dyn StoreDir>, look: &Look<'_>, deep: bool) -> Result<Fo
             let there = rows_in(&layout, file_len).clamp(known, count);
             if there > known {
                 plan.reject_rows = there - known;
-                notes.push(Finding::Loss(format!(
-                    "{} rows after row {known} have no record and may be garbage: set aside in .npyfs/rescued",
+                notes.push(Finding::SetAside(format!(
+                    "{} rows after row {known} have no record and may be garbage",
                     there - known
                 )));
             }

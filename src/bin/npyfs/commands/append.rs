@@ -175,7 +175,9 @@ fn append(dataset: &Arc<Dataset>, chunk: &Chunk<'_>) -> npyfs::Result<String> {
             "appended as",
         ),
     };
-    done.inspect_err(|error| dataset.report(name, error))?;
+    done.inspect_err(|error| {
+        dataset.report(name, error);
+    })?;
     let receipt = dataset
         .chunk(name)?
         .ok_or_else(|| err!(ESTALE, "its name was removed meanwhile"))?

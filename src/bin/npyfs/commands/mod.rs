@@ -11,6 +11,7 @@ mod salvage;
 mod status;
 mod umount;
 mod walk;
+mod why;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Backup(backup::Args),
     /// Hand out what is kept of chunks that came to nothing, and of rows that were set aside
     Salvage(salvage::Args),
+    /// Say why a chunk was refused, or what a dataset refused last
+    Why(why::Args),
 }
 
 impl Command {
@@ -50,6 +53,7 @@ impl Command {
             Command::Append(args) => append::run(&args),
             Command::Backup(args) => backup::run(&args),
             Command::Salvage(args) => salvage::run(&args),
+            Command::Why(args) => why::run(&args),
         }
     }
 }

@@ -1,27 +1,23 @@
 //! `npyfs mount`: everything that can be refused is refused here, before a daemon exists.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
 
-use env_logger::{Builder, Env, Target};
-use log::LevelFilter;
 use nix::unistd::{AccessFlags, access};
 use npyfs::fs::Fs;
 use npyfs::fuse::Adapter;
 use npyfs::store::Store;
 
 use crate::daemon::attach::Remains;
+use crate::daemon::log::Log;
 use crate::daemon::{self, Plan, Served, signals};
 use crate::exit::{Exit, Failure, OrExit};
 use crate::mount_options::{MountArgs, Names, Tuning};
 use crate::mountinfo;
 
-/// Seconds of work that a power cut may cost a producer that does not call fsync.
-const SYNC_INTERVAL: Duration = Duration::from_secs(5);
 const REMEMBERED: usize = 128 << 10;
 
 pub(crate) fn run(args: MountArgs) -> Result<(), Failure> {
@@ -34,58 +30,68 @@ pub(crate) fn run(args: MountArgs) -> Result<(), Failure> {
     if let Some(directory) = args.log_file.as_deref().and_then(Path::parent) {
         super::must_answer(directory)?;
     }
-    let log_file = args.log_file.as_deref().map(open_log).transpose()?;
+    let log = log_of(&args, &store)?;
     let plan = Plan {
         store,
         mountpoint,
         flags: args.flags,
-        threads: args.tuning.threads,
+        threads: args.tuning.threads.0,
         remains: Mutex::new(remains),
+        reopens: (!args.foreground).then(|| log.clone()),
     };
     let make = || build(&plan, &args.tuning);
-    let to_file = log_file.is_some();
+    let is_seen = matches!(log, Log::Terminal);
     // Before the fork and before any thread: a signal that comes while the mount is being made
     // waits, and then ends it.
     signals::block().or_exit(Exit::Failed, || "cannot block signals".into())?;
     if args.foreground {
-        start_log(log_file, "info");
+        log.start(false);
         daemon::serve(&plan, make, || {
-            warn_if_exposed(&plan, to_file);
+            warn_if_exposed(&plan, is_seen);
             Ok(())
         })
     } else {
         daemon::background::start(|ready| {
-            // The terminal is the parent's: it is told of trouble only.
-            let level = if to_file { "info" } else { "warn" };
-            start_log(log_file, level);
+            log.start(true);
             daemon::serve(&plan, make, || {
                 // While the terminal is still there.
-                warn_if_exposed(&plan, to_file);
+                warn_if_exposed(&plan, is_seen);
                 ready.report()
             })
         })
     }
 }
 
+fn log_of(args: &MountArgs, store: &Path) -> Result<Log, Failure> {
+    match &args.log_file {
+        Some(path) => Log::named(path).or_exit(Exit::Usage, || {
+            format!("cannot write to the log file {}", path.display())
+        }),
+        None if args.foreground => Ok(Log::Terminal),
+        None => Ok(Log::of_background(store, args.flags.read_only).unwrap_or_else(|error| {
+            crate::output::warn(format_args!(
+                "the daemon's log goes nowhere: there is no syslog, and the store takes no file: {error}"
+            ));
+            Log::Terminal
+        })),
+    }
+}
+
 /// The filesystem and how to close it. Runs in the daemon, where threads may start.
 fn build(plan: &Plan, tuning: &Tuning) -> npyfs::Result<Served<Adapter>> {
-    let mut options = npyfs::store::Options {
+    let options = npyfs::store::Options {
         read_only: plan.flags.read_only,
         reuse_names: tuning.names == Names::Reuse,
+        memory: usize::try_from(tuning.memory_limit.0).unwrap_or(usize::MAX),
+        rejected_limit: tuning.rejected_limit.0,
         ..Default::default()
     };
-    if let Some(limit) = tuning.memory_limit {
-        options.memory = usize::try_from(limit).unwrap_or(usize::MAX);
-    }
-    if let Some(limit) = tuning.rejected_limit {
-        options.rejected_limit = limit;
-    }
     let store = Store::open(&plan.store, options)?;
     let options = npyfs::fs::Options {
         cached: tuning.cached,
         allow_delete: tuning.allow_delete,
         read_only: plan.flags.read_only,
-        sync_interval: tuning.sync_interval.unwrap_or(SYNC_INTERVAL),
+        sync_interval: tuning.sync_interval.0,
         remembered: tuning.remembered.unwrap_or(REMEMBERED),
     };
     let fs = Fs::new(store, options)?;
@@ -102,28 +108,6 @@ fn build(plan: &Plan, tuning: &Tuning) -> npyfs::Result<Served<Adapter>> {
     })
 }
 
-/// `RUST_LOG` decides what is logged; without it, `level` and what is worse.
-fn start_log(file: Option<File>, level: &str) {
-    let mut builder = Builder::new();
-    // It tells of answers to processes that were killed, and to a mount that is gone.
-    builder.filter_module("fuser::reply", LevelFilter::Off);
-    builder.parse_env(Env::default().default_filter_or(level));
-    if let Some(file) = file {
-        builder.target(Target::Pipe(Box::new(file)));
-    }
-    builder.init();
-}
-
-fn open_log(path: &Path) -> Result<File, Failure> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .or_exit(Exit::Usage, || {
-            format!("cannot write to the log file {}", path.display())
-        })
-}
-
 fn check_store(path: &Path, read_only: bool) -> Result<PathBuf, Failure> {
     let shown = path.display();
     let refuse = |why: String| Err(Failure::new(Exit::Store, why));
@@ -132,7 +116,10 @@ fn check_store(path: &Path, read_only: bool) -> Result<PathBuf, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return refuse(format!("{shown} does not exist: make the store first"));
         }
-        Err(error) => return refuse(format!("cannot use {shown} as a store: {error}")),
+        Err(error) => {
+            let why = format!("cannot use {shown} as a store: {error}");
+            return Err(Failure::new(unless_silent(&error, Exit::Store), why));
+        }
     };
     if !store.is_dir() {
         return refuse(format!("{shown} is not a directory"));
@@ -156,6 +143,14 @@ fn check_store(path: &Path, read_only: bool) -> Result<PathBuf, Failure> {
     Ok(store)
 }
 
+/// A mount on the way that does not answer is the same failure for every command.
+fn unless_silent(error: &io::Error, exit: Exit) -> Exit {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Exit::Busy,
+        _ => exit,
+    }
+}
+
 /// The canonical mount point, with dead mounts of ours taken away, and what is left of them.
 fn check_mountpoint(path: &Path) -> Result<(PathBuf, Vec<Remains>), Failure> {
     let shown = path.display();
@@ -165,7 +160,10 @@ fn check_mountpoint(path: &Path) -> Result<(PathBuf, Vec<Remains>), Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return refuse(format!("{shown} does not exist: make the directory first"));
         }
-        Err(error) => return refuse(format!("cannot mount at {shown}: {error}")),
+        Err(error) => {
+            let why = format!("cannot mount at {shown}: {error}");
+            return Err(Failure::new(unless_silent(&error, Exit::MountPoint), why));
+        }
     };
     let mut remains = Vec::new();
     loop {
@@ -201,7 +199,7 @@ fn check_mountpoint(path: &Path) -> Result<(PathBuf, Vec<Remains>), Failure> {
 
 /// Says so, in the log and to the user who mounts, where users whom the mount lets in can also go to the
 /// store itself.
-fn warn_if_exposed(plan: &Plan, logs_to_file: bool) {
+fn warn_if_exposed(plan: &Plan, is_seen: bool) {
     let others = |path: &Path, bits: u32| {
         fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & bits != 0)
     };
@@ -215,7 +213,7 @@ fn warn_if_exposed(plan: &Plan, logs_to_file: bool) {
         store.display()
     );
     log::warn!("{warning}");
-    if logs_to_file {
+    if !is_seen {
         crate::output::warn(&warning);
     }
 }

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use npyfs::dataset::{CONTROL, DATA};
 
-use crate::exit::{Exit, Failure, OrExit};
 use crate::mountinfo::{self, Entry};
 
 /// What is at and below a directory.
@@ -41,23 +40,6 @@ pub(super) fn first_below(directory: &Path, table: &[Entry]) -> Option<PathBuf> 
     };
     search.visit(directory, &mut |found| found == directory);
     search.found.datasets.pop().filter(|it| it != directory)
-}
-
-/// As [`search`], where it is a failure that a directory cannot be searched.
-pub(super) fn datasets(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
-    if directory.is_file() {
-        let why = format!("{} is a file: name a directory", directory.display());
-        return Err(Failure::new(Exit::Store, why));
-    }
-    let table =
-        mountinfo::read().or_exit(Exit::Failed, || "cannot read the table of mounts".into())?;
-    let mut found = search(directory, &table);
-    match found.unreadable.pop() {
-        Some((path, error)) => {
-            Err(error).or_exit(Exit::Failed, || format!("cannot read {}", path.display()))
-        }
-        None => Ok(found.datasets),
-    }
 }
 
 /// A directory in this one, as a store has for each of its datasets.

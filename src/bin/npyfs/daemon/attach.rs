@@ -182,6 +182,10 @@ fn mount_by_call(plan: &Plan) -> npyfs::Result<OwnedFd> {
     if plan.flags.allow_other {
         data.push_str(",allow_other");
     }
+    for label in &plan.flags.labels {
+        data.push(',');
+        data.push_str(label);
+    }
     let mut flags = MsFlags::MS_NOATIME;
     flags.set(MsFlags::MS_RDONLY, plan.flags.read_only);
     flags.set(MsFlags::MS_NOEXEC, plan.flags.no_exec);
@@ -194,7 +198,14 @@ fn mount_by_call(plan: &Plan) -> npyfs::Result<OwnedFd> {
         flags,
         Some(data.as_str()),
     )
-    .map_err(|errno| Error::new(errno, format!("mount(2) failed: {}", errno.desc())))?;
+    .map_err(|errno| {
+        let mut why = format!("mount(2) failed: {}", errno.desc());
+        if errno == Errno::EINVAL && !plan.flags.labels.is_empty() {
+            let labels = plan.flags.labels.join(",");
+            why.push_str(&format!(": no security module here takes {labels}"));
+        }
+        Error::new(errno, why)
+    })?;
     Ok(device.into())
 }
 
@@ -212,6 +223,10 @@ fn mount_by_helper(plan: &Plan) -> npyfs::Result<OwnedFd> {
         if set {
             options.push(word);
         }
+    }
+    for label in &plan.flags.labels {
+        options.push(",");
+        options.push(label);
     }
     options.push(",fsname=");
     options.push(mountinfo::escape_commas(plan.store.as_os_str()));

@@ -8,6 +8,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod background;
+pub(crate) mod log;
 mod notify;
 mod parting;
 pub(crate) mod signals;
@@ -32,6 +33,9 @@ pub(crate) struct Plan {
     pub(crate) threads: usize,
     /// What is left of the dead mounts that were in the way.
     pub(crate) remains: Mutex<Vec<Remains>>,
+    /// Of a daemon in the background: the log that SIGHUP has it open anew. In front it ends the mount,
+    /// whose terminal is gone.
+    pub(crate) reopens: Option<log::Log>,
 }
 
 /// A filesystem to serve, and what to do when it no longer is.
@@ -94,7 +98,7 @@ pub(crate) fn serve<F: Filesystem>(
         .close()
         .or_exit(Exit::Failed, || format!("cannot close the store {shown}"));
     if let (Err(_), Err(second)) = (&outcome, &closed) {
-        log::error!("{second}");
+        ::log::error!("{second}");
     }
     outcome.and(closed)
 }
@@ -124,11 +128,12 @@ fn mount_and_run<F: Filesystem>(
         })
         .and_then(|session| {
             attach(session.notifier(), File::from(second), attached.device());
-            signals::watch(Arc::clone(&attached), stop, closer.clone())
+            let ending = (stop, closer.clone());
+            signals::watch(Arc::clone(&attached), ending, plan.reopens.clone())
                 .or_exit(Exit::Failed, || "cannot start the signal thread".into())?;
             parting::watch(Arc::clone(&attached), let_go)
                 .or_exit(Exit::Failed, || "cannot watch the table of mounts".into())?;
-            log::info!(
+            ::log::info!(
                 "mounted {} at {}",
                 plan.store.display(),
                 plan.mountpoint.display()
@@ -152,7 +157,7 @@ fn mount_and_run<F: Filesystem>(
     };
     notify::stopping();
     attached.sweep();
-    log::info!("unmounted {}", plan.mountpoint.display());
+    ::log::info!("unmounted {}", plan.mountpoint.display());
     ended.or_exit(Exit::Failed, || "the session failed".into())
 }
 
@@ -169,7 +174,7 @@ fn drop_later(remains: &Mutex<Vec<Remains>>) {
         drop(remains);
     });
     if let Err(error) = dropped {
-        log::debug!("no thread for what is left of a dead mount: {error}");
+        ::log::debug!("no thread for what is left of a dead mount: {error}");
     }
 }
 
@@ -178,6 +183,6 @@ fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
-        log::warn!("cannot raise the limit of open files: {error}");
+        ::log::warn!("cannot raise the limit of open files: {error}");
     }
 }

@@ -11,6 +11,7 @@ use std::thread;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::attach::Attached;
+use super::log::Log;
 use super::{Closer, Stop};
 use crate::exit::Exit;
 
@@ -42,14 +43,20 @@ pub(crate) fn block() -> nix::Result<()> {
 /// - The second does not wait for files: the store is closed and the process ends, and with it
 ///   the connection; who still has a file open gets `ENOTCONN`.
 /// - The third does not wait for the store either: the next start recovers it.
-pub(super) fn watch(attached: Arc<Attached>, stop: Stop, closer: Closer) -> io::Result<()> {
+///
+/// Where there is a log to be opened anew, SIGHUP does that and nothing else.
+pub(super) fn watch(
+    attached: Arc<Attached>,
+    (stop, closer): (Stop, Closer),
+    reopens: Option<Log>,
+) -> io::Result<()> {
     thread::Builder::new()
         .name("npyfs-signals".into())
-        .spawn(move || take_signals(&attached, &stop, &closer))
+        .spawn(move || take_signals(&attached, (&stop, &closer), reopens.as_ref()))
         .map(drop)
 }
 
-fn take_signals(attached: &Attached, stop: &Stop, closer: &Closer) {
+fn take_signals(attached: &Attached, (stop, closer): (&Stop, &Closer), reopens: Option<&Log>) {
     let signals = terminating();
     let mut taken = 0;
     loop {
@@ -60,6 +67,11 @@ fn take_signals(attached: &Attached, stop: &Stop, closer: &Closer) {
                 return;
             }
         };
+        if let (Signal::SIGHUP, Some(log)) = (signal, reopens) {
+            log.reopen();
+            log::info!("{signal}: the log goes on here");
+            continue;
+        }
         taken += 1;
         match taken {
             1 => {

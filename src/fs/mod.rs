@@ -16,7 +16,7 @@
 //! | `change` | renaming, removing, setting attributes |
 //! | `list` | directories |
 //! | `descriptors` | which descriptors are left after a close |
-//! | `control` | `.npyfs` |
+//! | `control`, `texts` | `.npyfs` |
 //! | `openings` | where a request is served, and opening datasets |
 //! | `parting` | what is open of a mount that is gone |
 //! | `workers` | threads for what takes long |
@@ -39,6 +39,7 @@ mod openings;
 mod parting;
 #[doc = include_str!("SEMANTICS.md")]
 pub mod semantics {}
+mod texts;
 mod workers;
 
 use std::ffi::OsStr;

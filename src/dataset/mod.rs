@@ -21,7 +21,7 @@
 //! | `resume` | a store that failed is written to again once it works |
 //! | `backup` | a second copy has what was committed, and nothing else |
 //! | `check` | what the disk has is what was committed |
-//! | `events`, `rejected`, `status` | refusals have reasons, and their bytes are kept (P10) |
+//! | `events`, `rejected`, `status`, `csv` | refusals have reasons, and their bytes are kept (P10) |
 //! | `shown` | what `stat` says stays true over remounts |
 //! | `rescued` | no limit removes what was confirmed |
 //!
@@ -35,6 +35,7 @@ mod chunk_handle;
 mod chunk_writer;
 mod commit;
 mod contention;
+mod csv;
 pub(crate) mod events;
 mod flight;
 #[doc = include_str!("FORMAT.md")]
@@ -77,11 +78,13 @@ pub use backup::{Copied, back_up};
 pub use check::{Report, accept_damage, check, lost_chunks, open_to_check};
 pub use chunk_handle::ChunkHandle;
 pub use chunk_writer::{ChunkInfo, ChunkWriter};
+pub use csv::CSV_HEAD;
+pub(crate) use csv::CsvEdition;
 pub use incoming::{Descriptors, Incoming, NoOthers};
 pub use rewrite::Committed;
 use rewrite::Rewrite;
 pub(crate) use shown::{array_modified, number_in};
-pub use status::{CSV_HEAD, Status};
+pub use status::Status;
 pub use sync::Waiter;
 
 use commit::Writer;
@@ -208,6 +211,8 @@ pub struct Dataset {
     /// When it was last asked for, in the store's own count.
     used: AtomicU64,
     shown: shown::Shown,
+    /// How long `chunks.csv` was when that was asked for last.
+    csv: Mutex<Option<CsvEdition>>,
 }
 
 /// What a name in a dataset stands for now.
@@ -290,6 +295,7 @@ impl Dataset {
             options,
             used: AtomicU64::new(0),
             shown: shown::Shown::default(),
+            csv: Mutex::default(),
         });
         dataset.begin_following()?;
         dataset.begin_showing();

@@ -1,13 +1,10 @@
-//! What npyfs says of a dataset: `status.json` and `chunks.csv`.
-
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+//! What npyfs says of a dataset: `status.json`.
 
 use super::published::Published;
+use crate::chunk::name::spell;
 use crate::dataset::Dataset;
 use crate::disk::clock;
 use crate::error::Result;
-use crate::journal::catalog::CatalogEntry;
 
 /// A dataset in figures.
 #[derive(Clone, Debug)]
@@ -86,9 +83,6 @@ impl Status {
     }
 }
 
-/// The first line of `chunks.csv`.
-pub const CSV_HEAD: &str = "name,first_row,rows,committed_at,uid\n";
-
 impl Dataset {
     /// The dataset in figures.
     ///
@@ -100,7 +94,7 @@ impl Dataset {
         let mut in_flight: Vec<String> = self
             .in_flight_names()
             .into_iter()
-            .map(|name| name.to_string_lossy().into_owned())
+            .map(|name| spell(&name).into_owned())
             .collect();
         in_flight.sort();
         let owner = self.owner();
@@ -134,52 +128,5 @@ impl Dataset {
             verifying,
             damaged: self.damage().map_or_else(Vec::new, |damage| damage.names()),
         })
-    }
-
-    /// The line of `chunks.csv` for the chunk of this id, and the next id; `None` at the end.
-    #[doc(hidden)]
-    pub fn csv_line(&self, id: u32) -> Option<(String, u32)> {
-        let published = self.published();
-        let catalog = &published.catalog;
-        let mut id = id;
-        while id < catalog.next_id() {
-            if let Some((name, receipt)) = catalog.get(id) {
-                return Some((csv_line(&name, receipt), id + 1));
-            }
-            id += 1;
-        }
-        None
-    }
-}
-
-/// The line of `chunks.csv` for this chunk.
-pub(super) fn csv_line(name: &OsStr, receipt: &CatalogEntry) -> String {
-    format!(
-        "{},{},{},{},{}\n",
-        csv_field(name),
-        receipt.first_row,
-        receipt.rows,
-        clock::iso(receipt.committed),
-        receipt.attributes.uid
-    )
-}
-
-fn csv_field(name: &OsStr) -> String {
-    let text = String::from_utf8_lossy(name.as_bytes());
-    if text.contains(['"', ',', '\n', '\r']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text.into_owned()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_with_commas_and_quotes_stays_one_field() {
-        assert_eq!(csv_field("plain.npy".as_ref()), "plain.npy");
-        assert_eq!(csv_field("a,\"b\".npy".as_ref()), "\"a,\"\"b\"\".npy\"");
     }
 }

@@ -32,7 +32,9 @@ impl Fs {
             Kind::Array(_) if &*node.name != DATA || set.size.is_some() => {
                 return Err(reserved(&node.name));
             }
-            Kind::Control(_) => return Err(err!(EPERM, ".npyfs is npyfs's own")),
+            Kind::Control(_) | Kind::Text(_) => {
+                return Err(err!(EPERM, ".npyfs is npyfs's own"));
+            }
             Kind::Array(_) | Kind::Dir | Kind::Entry => {}
         }
         if let Some(size) = set.size {

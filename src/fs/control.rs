@@ -1,13 +1,12 @@
 //! `.npyfs`: what npyfs says about a dataset, as files.
 //!
-//! Reachable by name and not listed, so that `cp -r` and `rm -r` pass it by. The texts are made
-//! when they are opened or read, and have no size until then: they are read with direct I/O.
+//! Reachable by name and not listed, so that `cp -r` and `rm -r` pass it by.
 
 use std::ffi::OsStr;
 use std::sync::{Arc, Mutex};
 
 use super::inodes::{Control, Kept};
-use crate::dataset::{CSV_HEAD, Dataset};
+use crate::dataset::{CSV_HEAD, CsvEdition, Dataset};
 use crate::error::Result;
 
 /// The control file of a name in `.npyfs`; the root of the mount has others than a dataset.
@@ -60,30 +59,38 @@ pub(crate) fn directories(at_root: bool) -> u32 {
     dirs.count() as u32
 }
 
-/// A text that is read from front to back.
+/// A text that is read.
 #[derive(Debug)]
 pub(crate) enum GeneratedFile {
     /// All of it.
-    Whole(Vec<u8>),
+    Whole(Arc<[u8]>),
     /// The lines of `chunks.csv`, made as they are read.
     Csv {
         dataset: Arc<Dataset>,
+        edition: CsvEdition,
         state: Mutex<Csv>,
     },
 }
 
+/// A part of the text, as it is read mostly from front to back.
 #[derive(Debug, Default)]
 pub(crate) struct Csv {
     /// Offset of `window` in the text.
     at: u64,
     window: Vec<u8>,
     next_id: u32,
+    /// Where lines begin, about [`STEP`] bytes from each other: offset and id. A reader that goes back, as
+    /// the kernel does that reads ahead in pieces, begins at one of them.
+    marks: Vec<(u64, u32)>,
 }
 
+const STEP: u64 = 1 << 20;
+
 impl GeneratedFile {
-    pub(crate) fn csv(dataset: Arc<Dataset>) -> GeneratedFile {
+    pub(crate) fn csv(dataset: Arc<Dataset>, edition: CsvEdition) -> GeneratedFile {
         GeneratedFile::Csv {
             dataset,
+            edition,
             state: Mutex::default(),
         }
     }
@@ -96,31 +103,47 @@ impl GeneratedFile {
                 let end = start.saturating_add(len).min(text.len());
                 Ok(text[start..end].to_vec())
             }
-            GeneratedFile::Csv { dataset, state } => {
-                Ok(crate::lock(state).read(dataset, offset, len))
-            }
+            GeneratedFile::Csv {
+                dataset,
+                edition,
+                state,
+            } => crate::lock(state).read(dataset, edition, offset, len),
         }
     }
 }
 
 impl Csv {
-    fn read(&mut self, dataset: &Dataset, offset: u64, len: usize) -> Vec<u8> {
+    fn read(
+        &mut self,
+        dataset: &Dataset,
+        edition: &CsvEdition,
+        offset: u64,
+        len: usize,
+    ) -> Result<Vec<u8>> {
         if offset < self.at {
-            *self = Csv::default();
+            let before = self.marks.partition_point(|&(at, _)| at <= offset);
+            let mark = before.checked_sub(1).map(|mark| self.marks[mark]);
+            (self.at, self.next_id) = mark.unwrap_or((0, 0));
+            self.window.clear();
         }
         if self.at == 0 && self.next_id == 0 && self.window.is_empty() {
             self.window.extend_from_slice(CSV_HEAD.as_bytes());
         }
         let end = offset + len as u64;
         while self.at + (self.window.len() as u64) < end {
-            let Some((line, next)) = dataset.csv_line(self.next_id) else {
+            let here = self.at + self.window.len() as u64;
+            let last = self.marks.last().map_or(0, |&(at, _)| at);
+            if here >= last + STEP {
+                self.marks.push((here, self.next_id));
+            }
+            let Some((line, next)) = dataset.csv_line_of(edition, self.next_id)? else {
                 break;
             };
             self.next_id = next;
             self.window.extend_from_slice(line.as_bytes());
             // What is before the offset is not read again, but for a reader that goes back.
             let skip = (offset.saturating_sub(self.at) as usize).min(self.window.len());
-            if skip >= 1 << 20 {
+            if skip as u64 >= STEP {
                 self.window.drain(..skip);
                 self.at += skip as u64;
             }
@@ -130,6 +153,6 @@ impl Csv {
         let read = self.window[start..stop].to_vec();
         self.window.drain(..start);
         self.at += start as u64;
-        read
+        Ok(read)
     }
 }

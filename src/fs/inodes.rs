@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
+use super::texts::Text;
 use crate::array::View;
 use crate::array::view::Version;
 use crate::dataset;
@@ -74,6 +75,8 @@ pub(crate) enum Kind {
     Array(Arc<Version>),
     /// Something in the `.npyfs` of the parent.
     Control(Control),
+    /// A text there, as it was at one moment.
+    Text(Arc<Text>),
 }
 
 /// What tells two nodes apart.
@@ -81,6 +84,7 @@ pub(crate) enum Kind {
 enum Key<'a> {
     Name(u64, &'a OsStr),
     Control(u64, &'a Control),
+    Text(u64, &'a Text),
     /// Directory, name, backing array, first row and row count.
     Version(u64, &'a OsStr, usize, u64, u64),
 }
@@ -103,6 +107,7 @@ impl Inode {
             Kind::Dir | Kind::Entry => Key::Name(self.parent, &self.name),
             Kind::Array(view) => version(self.parent, &self.name, view),
             Kind::Control(control) => Key::Control(self.parent, control),
+            Kind::Text(text) => Key::Text(self.parent, text),
         }
     }
 }
@@ -467,6 +472,21 @@ impl Inodes {
         ino
     }
 
+    /// The number of a text in the `.npyfs` of `dir`.
+    pub(crate) fn text(&self, dir: u64, text: Text, seen: Seen) -> u64 {
+        let text = Arc::new(text);
+        let mut table = crate::lock(&self.table);
+        let ino = Self::look_up(&mut table, &Key::Text(dir, &text), |ino| Inode {
+            ino,
+            parent: dir,
+            name: OsStr::new("").into(),
+            kind: Kind::Text(text.clone()),
+            gone: false,
+        });
+        table.see(ino, Some(seen));
+        ino
+    }
+
     /// Whether the kernel caches pages of arrays. Once it does, it may have some for good.
     pub(crate) fn set_uncached(&self, uncached: bool) {
         crate::lock(&self.table).uncached = uncached;
@@ -614,7 +634,7 @@ impl Inodes {
         let node = &table.slots.get(&ino)?.node;
         let needed = match &node.kind {
             Kind::Entry => !node.gone && dataset::Kind::of(&node.name) == dataset::Kind::Chunk,
-            Kind::Control(Control::Status | Control::Chunks) => opens,
+            Kind::Text(text) => opens && text.is_list(),
             // A version is opened as it was looked up.
             Kind::Array(_) => !opens,
             Kind::Control(_) | Kind::Dir => false,

@@ -168,6 +168,7 @@ impl Fs {
                     false => attr,
                 }
             }
+            Kind::Text(text) => self.text_attr(node.parent, text)?,
             Kind::Control(control) => {
                 let stats = self.control_stat(node.parent, control)?;
                 let (stat, dir) = stats.ok_or_else(|| gone(&node))?;
@@ -229,6 +230,9 @@ impl Fs {
             &Control::Kept(kept) => Control::KeptFile(kept, name.into()),
             _ => return Err(err!(ENOTDIR, "not a directory")),
         };
+        if let Some(text) = self.text(dir.parent, &found)? {
+            return self.text_entry(dir.parent, text);
+        }
         self.control_entry(dir.parent, &found)?.ok_or_else(missing)
     }
 

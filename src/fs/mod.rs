@@ -16,7 +16,7 @@
 //! | `change` | renaming, removing, setting attributes |
 //! | `list` | directories |
 //! | `descriptors` | which descriptors are left after a close |
-//! | `control` | `.npyfs` |
+//! | `control`, `texts` | `.npyfs` |
 //! | `openings` | where a request is served, and opening datasets |
 //! | `parting` | what is open of a mount that is gone |
 //! | `telling` | a line in a log for each refusal |
@@ -41,6 +41,7 @@ mod parting;
 #[doc = include_str!("SEMANTICS.md")]
 pub mod semantics {}
 mod telling;
+mod texts;
 mod workers;
 
 use std::ffi::OsStr;

@@ -177,8 +177,9 @@ impl Fs {
                 let fh = self.handles.insert(Handle::Version(view, ino));
                 Ok(Opened { fh, mode })
             }
-            Kind::Control(_) if write => Err(err!(EPERM, ".npyfs is npyfs's own")),
+            Kind::Control(_) | Kind::Text(_) if write => Err(err!(EPERM, ".npyfs is npyfs's own")),
             Kind::Control(control) => self.open_control(&node, control),
+            Kind::Text(text) => self.open_text(&node, text),
             Kind::Entry => self.open_entry(&node, flags, write, caller),
         }
     }
@@ -216,7 +217,7 @@ impl Fs {
                     if incoming.face().len == 0 {
                         let fh = self
                             .handles
-                            .insert(Handle::GeneratedFile(GeneratedFile::Whole(Vec::new())));
+                            .insert(Handle::GeneratedFile(GeneratedFile::Whole(Arc::default())));
                         return Ok(Opened {
                             fh,
                             mode: Mode::Direct,
@@ -305,31 +306,29 @@ impl Fs {
     }
 
     fn open_control(&self, node: &Inode, control: &Control) -> Result<Opened> {
-        let whole = |text: String| Handle::GeneratedFile(GeneratedFile::Whole(text.into_bytes()));
         let handle = match control {
             Control::Dir | Control::Kept(_) => {
                 return Err(err!(EISDIR, "{} is a directory", dataset::CONTROL));
             }
-            Control::Daemon => whole(format!("{}\n", std::process::id())),
-            Control::Losses => whole(format!("{}\n", self.store.losses_by_now())),
-            Control::Status => {
-                let status = self.dataset(node.parent)?.status()?;
-                whole(format!("{:#}\n", status.to_json()))
-            }
-            Control::Chunks => {
-                Handle::GeneratedFile(GeneratedFile::csv(self.dataset(node.parent)?))
+            Control::Daemon | Control::Losses | Control::Status | Control::Chunks => {
+                return Err(err!(ESTALE, "{} is looked up first", node.name.display()));
             }
             Control::Log | Control::KeptFile(..) => match self.open_stored(node, control)? {
                 Some(file) => Handle::File(OpenFile::new(node.ino, file, libc::O_RDONLY)),
                 None if matches!(control, Control::Log) => {
                     Handle::LateLog(LateLog::new(node.clone()))
                 }
-                None => whole(String::new()),
+                None => Handle::GeneratedFile(GeneratedFile::Whole(Arc::default())),
             },
+        };
+        // The log grows while it is read. What is kept stays as it is, and may be mapped.
+        let mode = match control {
+            Control::KeptFile(..) => Mode::Cached,
+            _ => Mode::Direct,
         };
         Ok(Opened {
             fh: self.handles.insert(handle),
-            mode: Mode::Direct,
+            mode,
         })
     }
 

@@ -180,7 +180,7 @@ impl Fs {
     }
 
     /// The route of a request that needs the dataset of `dir`.
-    fn route(&self, dir: u64, need: Need, slow: bool) -> Route {
+    pub(super) fn route(&self, dir: u64, need: Need, slow: bool) -> Route {
         self.route_in(dir, self.inodes.dataset(dir), need, slow)
     }
 
@@ -199,7 +199,8 @@ impl Fs {
     /// Of a lookup.
     pub fn lookup_route(&self, parent: u64, name: &OsStr) -> Route {
         match dataset::Kind::of(name) {
-            dataset::Kind::Control | dataset::Kind::Ordinary => Route::Here(None),
+            dataset::Kind::Control => Route::Here(None),
+            dataset::Kind::Ordinary => self.ordinary_route(parent, name),
             dataset::Kind::Array | dataset::Kind::Slice { .. } | dataset::Kind::Chunk => {
                 self.route(parent, Need::Open, false)
             }

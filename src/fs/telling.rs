@@ -61,6 +61,10 @@ impl Fs {
                 let path = name.map_or_else(|| within.clone(), |name| within.join(name));
                 (node.parent, path.into_os_string())
             }
+            (Kind::Text(_), _) => {
+                let path = Path::new(CONTROL).join(&*node.name);
+                (node.parent, path.into_os_string())
+            }
             (Kind::Entry | Kind::Array(_), _) => (node.parent, (*node.name).to_owned()),
         };
         if dir == ROOT {

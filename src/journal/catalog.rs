@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::hash::BuildHasher;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
@@ -69,8 +70,20 @@ pub(crate) struct Catalog {
     changed: HashMap<u32, i64>,
     /// When a chunk came, went or was renamed last.
     listed: i64,
+    edition: Edition,
     /// Rows that have a receipt, are of a run, or are known to be another program's.
     rows: u64,
+}
+
+/// Another with each change of what a catalog had before, and in each catalog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Edition(u64);
+
+impl Default for Edition {
+    fn default() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// The first name of a chunk that was renamed, and how many had been renamed before that were called
@@ -112,6 +125,7 @@ impl Catalog {
                     .id(name)
                     .ok_or(InvalidRecord("attributes of no chunk"))?;
                 self.receipts[id as usize].attributes = *set;
+                self.edition = Edition::default();
                 self.changed.extend(at.map(|at| (id, at)));
                 Ok(())
             }
@@ -213,6 +227,7 @@ impl Catalog {
             *moved += 1;
             Origin { name, before }
         });
+        self.edition = Edition::default();
         self.changed.extend(at.map(|at| (id, at)));
         self.listed = self.listed.max(at.unwrap_or(i64::MIN));
         self.index_insert(id);
@@ -222,6 +237,7 @@ impl Catalog {
     fn forget(&mut self, name: &[u8], at: Option<i64>) -> Result<(), InvalidRecord> {
         let id = self.take(name).ok_or(InvalidRecord("no chunk to forget"))?;
         self.receipts[id as usize].name_len = 0;
+        self.edition = Edition::default();
         self.origins.remove(&id);
         self.changed.remove(&id);
         self.listed = self.listed.max(at.unwrap_or(i64::MIN));
@@ -262,6 +278,11 @@ impl Catalog {
         let committed = self.receipts[id as usize].committed;
         let changed = self.changed.get(&id).copied();
         changed.map_or(committed, |changed| changed.max(committed))
+    }
+
+    /// As long as it is the same, chunks were added at the most.
+    pub(crate) fn edition(&self) -> u64 {
+        self.edition.0
     }
 
     /// When a chunk came, went or was renamed last; 0 before the first.
@@ -354,9 +375,15 @@ impl Catalog {
 
     /// A chunk by its id; `None` where it was forgotten.
     pub(crate) fn get(&self, id: u32) -> Option<(OsString, &CatalogEntry)> {
+        let (name, receipt) = self.entry(id)?;
+        Some((name.to_owned(), receipt))
+    }
+
+    /// As [`Catalog::get`], with the name where it is.
+    pub(crate) fn entry(&self, id: u32) -> Option<(&OsStr, &CatalogEntry)> {
         let receipt = self.receipts.get(id as usize)?;
         let name = name_of(&self.names, receipt);
-        (!name.is_empty()).then(|| (OsStr::from_bytes(name).to_owned(), receipt))
+        (!name.is_empty()).then(|| (OsStr::from_bytes(name), receipt))
     }
 
     /// The name that the chunk of just these rows has now.

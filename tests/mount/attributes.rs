@@ -498,3 +498,110 @@ fn data_npy_that_was_removed_has_no_links() {
     wait_for_the_kernel();
     assert_eq!(open.metadata().unwrap().nlink(), 0);
 }
+
+/// Programs that copy by size, by sendfile or from a mapping got nothing.
+#[test]
+fn texts_of_npyfs_have_their_true_sizes() {
+    require!(fuse, python);
+    let mount = Mount::builder().words("allow_delete,names=reuse").start();
+    let (mount, dataset) = with_chunks(mount, 3);
+    let script = r"
+import mmap, os, shutil, sys
+ds = sys.argv[1]
+def read(path):
+    with open(path, 'rb') as file:
+        return file.read()
+for path in [ds + '/.npyfs/' + name for name in ('chunks.csv', 'status.json', 'log')] + [
+        ds + '/../.npyfs/daemon', ds + '/../.npyfs/losses']:
+    stat, text = os.stat(path), read(path)
+    assert stat.st_size == len(text), (path, stat.st_size, text)
+    assert stat.st_blocks == -(-len(text) // 512) or path.endswith('log'), stat
+    shutil.copy(path, 'copy')
+    assert read('copy') == text, path
+    with open(path, 'rb') as file, open('copy', 'wb') as copy:
+        assert os.fstat(file.fileno()).st_size == len(text)
+        os.sendfile(copy.fileno(), file.fileno(), 0, 1 << 20)
+        if text and not path.endswith('log'):  # it may grow
+            for access in (mmap.ACCESS_READ, mmap.ACCESS_COPY):
+                assert mmap.mmap(file.fileno(), 0, access=access)[:] == text, path
+    assert read('copy') == text, path
+";
+    let run_script = || {
+        let mut command = common::python_command(script, &[&dataset]);
+        run(command.current_dir(mount.scratch("")));
+    };
+    run_script();
+    // Longer, then shorter, with readers who have the old ones open.
+    let old = File::open(dataset.join(".npyfs/chunks.csv")).unwrap();
+    let len = old.metadata().unwrap().len();
+    for n in 3..200 {
+        put(&dataset.join(format!("{n}.npy")), &counted(n * 10, 10)).unwrap();
+    }
+    run_script();
+    for n in 0..150 {
+        fs::remove_file(dataset.join(format!("{n}.npy"))).unwrap();
+    }
+    put(&dataset.join("150.npy"), &counted(7, 3)).unwrap();
+    fs::rename(dataset.join("151.npy"), dataset.join("r,\"1\".npy")).unwrap();
+    chown(dataset.join("152.npy"), Some(123_456), None).ok();
+    run_script();
+    assert_eq!(old.metadata().unwrap().len(), len);
+    drop(old);
+    bash(
+        &mount,
+        "touch $D/flight.npy; cp -a $D/.npyfs npyfs; cmp npyfs/chunks.csv $D/.npyfs/chunks.csv",
+    );
+}
+
+/// What is copied by size while names come and go is the list of one moment.
+#[test]
+fn a_list_that_is_copied_while_names_change_is_whole() {
+    require!(fuse, python);
+    let mount = Mount::builder().words("allow_delete,names=reuse").start();
+    let (_mount, dataset) = with_chunks(mount, 0);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let script = r"
+import csv, os, shutil, sys
+for n in range(400):
+    shutil.copy(sys.argv[1] + '/.npyfs/chunks.csv', 'copy')
+    shutil.copy(sys.argv[1] + '/.npyfs/status.json', 'status')
+    with open('copy') as file:
+        text = file.read()
+    assert text.startswith('name,first_row,') and text.endswith('\n') and '\0' not in text, text
+    assert all(len(row) == 5 and row[3].endswith('Z') for row in csv.reader(text.splitlines()[1:]))
+    with open('status') as file:
+        assert file.read().endswith('}\n')
+";
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            let mut n = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                put(&dataset.join("latest.npy"), &counted(n, 1)).unwrap();
+                put(&dataset.join(format!("{n}.npy")), &counted(n, 1)).unwrap();
+                if n >= 20 {
+                    fs::remove_file(dataset.join(format!("{}.npy", n - 20))).unwrap();
+                }
+                n += 1;
+            }
+        });
+        let scratch = tempfile::tempdir().unwrap();
+        let mut command = common::python_command(script, &[&dataset]);
+        let done = output_of(command.current_dir(scratch.path())).unwrap();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(done.status.success(), "{done:?}");
+    });
+}
+
+#[test]
+fn names_that_are_no_text_are_told_apart_in_chunks_csv() {
+    require!(fuse);
+    let (mount, _) = with_chunks(Mount::new(), 1);
+    bash(
+        &mount,
+        r"for name in $'\xe4.npy' $'\xf6.npy' 'xf6.npy' '\xf6.npy' 'ä.npy'; do
+            cp $D/0.npy $D/$name
+        done
+        cut -d, -f1 $D/.npyfs/chunks.csv | tail -n +3 > names
+        printf '%s\n' '\xe4.npy' '\xf6.npy' 'xf6.npy' '\\xf6.npy' 'ä.npy' | cmp - names",
+    );
+}

@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Range;
 
 use super::replay::Replay;
+use crate::chunk::name::spell;
 use crate::journal::catalog::{Catalog, CatalogEntry};
 
 /// Commits whose rows are not what was committed, though later ones are whole. Nothing is changed of
@@ -52,7 +53,7 @@ impl Damage {
             let now = catalog.name_of_rows(*first, *rows);
             let name = now.map_or_else(
                 || committed.clone(),
-                |name: OsString| name.to_string_lossy().into_owned(),
+                |name: OsString| spell(&name).into_owned(),
             );
             format!("{name}: rows {first} to {end} are not what was committed")
         })

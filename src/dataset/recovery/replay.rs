@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::place::Since;
+use crate::chunk::name::spell;
 use crate::disk::StoreFile;
 use crate::error::{Context, Result};
 use crate::journal::catalog::{Catalog, KeptName};
@@ -75,7 +76,7 @@ impl Replay {
     /// The name that a chunk was committed under, or what else its rows are.
     pub(super) fn name(&self, commit: &Unverified) -> Cow<'_, str> {
         match commit.kind {
-            Kind::Chunk(name) => self.catalog.kept_name(name).to_string_lossy(),
+            Kind::Chunk(name) => spell(self.catalog.kept_name(name)),
             Kind::Stream => format!("a stream's commit at row {}", commit.first_row).into(),
             Kind::Foreign => format!("another program's rows at row {}", commit.first_row).into(),
         }

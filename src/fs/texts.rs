@@ -1,0 +1,117 @@
+//! What npyfs says of a dataset or of itself, as texts in `.npyfs`.
+//!
+//! A text is what it was when it was looked up, and an inode of its own: its size is true, so that programs
+//! which copy by size, by `sendfile` or from a mapping get all of it.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use super::attr::{TTL, control_attr};
+use super::control::GeneratedFile;
+use super::handle::Handle;
+use super::inodes::{Control, Inode, Kind};
+use super::{Attr, Fs, Mode, Need, Opened, Route};
+use crate::dataset::CsvEdition;
+use crate::error::Result;
+use crate::store::Seen;
+
+/// Lists of chunks that are longer, in bytes, are made as they are read.
+const LONGEST: u64 = 16 << 20;
+
+/// A text as it was at one moment.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Text {
+    pub(crate) control: Control,
+    body: Body,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Body {
+    Whole(Arc<[u8]>),
+    /// `chunks.csv`, which is made when it is opened.
+    Csv(CsvEdition),
+}
+
+impl Text {
+    fn len(&self) -> u64 {
+        match &self.body {
+            Body::Whole(text) => text.len() as u64,
+            Body::Csv(edition) => edition.len,
+        }
+    }
+
+    /// Whether the dataset is needed to read it.
+    pub(crate) fn is_list(&self) -> bool {
+        matches!(self.body, Body::Csv(_))
+    }
+}
+
+impl Fs {
+    /// What something in the `.npyfs` of `dir` says now, where it is a text that is made.
+    pub(super) fn text(&self, dir: u64, control: &Control) -> Result<Option<Text>> {
+        let whole = |text: String| Body::Whole(text.into_bytes().into());
+        let body = match control {
+            Control::Daemon => whole(format!("{}\n", std::process::id())),
+            Control::Losses => whole(format!("{}\n", self.store.losses_by_now())),
+            Control::Status => {
+                let status = self.dataset(dir)?.status()?;
+                whole(format!("{:#}\n", status.to_json()))
+            }
+            Control::Chunks => Body::Csv(self.dataset(dir)?.csv_edition()?),
+            Control::Dir | Control::Log | Control::Kept(_) | Control::KeptFile(..) => {
+                return Ok(None);
+            }
+        };
+        let control = control.clone();
+        Ok(Some(Text { control, body }))
+    }
+
+    pub(super) fn text_entry(&self, dir: u64, text: Text) -> Result<Attr> {
+        let attr = self.text_attr(dir, &text)?;
+        let seen = Seen::of(self.same_place(dir)?.stat());
+        Ok(attr.at(self.inodes.text(dir, text, seen)))
+    }
+
+    pub(super) fn text_attr(&self, dir: u64, text: &Text) -> Result<Attr> {
+        let place = self.same_place(dir)?;
+        let shown = self.directory_attr(Some(dir), &place)?;
+        let mut attr = control_attr(place.stat(), (dir, place.stat()), &text.control);
+        (attr.mtime, attr.ctime) = (shown.mtime, shown.ctime);
+        attr.size = text.len();
+        attr.blocks = text.len().div_ceil(512);
+        attr.attr_ttl = TTL;
+        Ok(attr)
+    }
+
+    pub(super) fn open_text(&self, node: &Inode, text: &Text) -> Result<Opened> {
+        let (file, mode) = match &text.body {
+            Body::Whole(text) => (GeneratedFile::Whole(text.clone()), Mode::Kept),
+            Body::Csv(edition) => {
+                let dataset = self.dataset(node.parent)?;
+                if edition.len > LONGEST {
+                    (GeneratedFile::csv(dataset, *edition), Mode::Kept)
+                } else {
+                    let (text, is_that) = dataset.csv_text(edition);
+                    // What was changed since it was looked up is read by whoever asks for no size.
+                    let mode = if is_that { Mode::Kept } else { Mode::Direct };
+                    (GeneratedFile::Whole(text.into()), mode)
+                }
+            }
+        };
+        let fh = self.handles.insert(Handle::GeneratedFile(file));
+        Ok(Opened { fh, mode })
+    }
+
+    /// The route of a lookup in a directory where nothing has a chunk's name: some texts are made of a
+    /// dataset, which may not be open.
+    pub(super) fn ordinary_route(&self, parent: u64, name: &OsStr) -> Route {
+        let is_made = name == "status.json" || name == "chunks.csv";
+        if is_made
+            && let Ok(node) = self.inodes.get(parent)
+            && let Kind::Control(Control::Dir) = node.kind
+        {
+            return self.route(node.parent, Need::Open, true);
+        }
+        Route::Here(None)
+    }
+}

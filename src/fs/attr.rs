@@ -8,8 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::stat::FileStat;
 
-use super::inodes::{Control, ROOT};
-use super::{control, numbers};
+use super::control::{self, Control};
+use super::inodes::ROOT;
+use super::numbers;
 use crate::array::view::Version;
 use crate::dataset::{self, Attributes};
 use crate::disk::{Face, clock};

@@ -5,9 +5,68 @@
 use std::ffi::OsStr;
 use std::sync::{Arc, Mutex};
 
-use super::inodes::{Control, Kept};
 use crate::dataset::{CSV_HEAD, CsvEdition, Dataset};
+use crate::disk::paths::CONTROL;
 use crate::error::Result;
+use crate::store::Place;
+
+/// What is in `.npyfs`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Control {
+    /// The directory itself.
+    Dir,
+    /// `log`
+    Log,
+    /// `status.json`
+    Status,
+    /// `chunks.csv`
+    Chunks,
+    /// `daemon`, at the root only: the daemon's process id.
+    Daemon,
+    /// `losses`, at the root only: how often files were replaced in the store while they were written.
+    Losses,
+    /// `rejected` or `rescued`
+    Kept(Kept),
+    /// A file in one of them.
+    KeptFile(Kept, Arc<OsStr>),
+}
+
+/// Where bytes of chunks that came to nothing are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kept {
+    /// Up to a limit.
+    Rejected,
+    /// For good.
+    Rescued,
+}
+
+/// A text as it was at one moment.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Text {
+    pub(crate) control: Control,
+    pub(super) body: Body,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) enum Body {
+    Whole(Arc<[u8]>),
+    /// `chunks.csv`, which is made when it is opened.
+    Csv(CsvEdition),
+}
+
+impl Text {
+    pub(super) fn len(&self) -> u64 {
+        match &self.body {
+            Body::Whole(text) => text.len() as u64,
+            Body::Csv(edition) => edition.len,
+        }
+    }
+
+    /// Whether the dataset is needed to read it.
+    pub(crate) fn is_list(&self) -> bool {
+        matches!(self.body, Body::Csv(_))
+    }
+}
 
 /// The control file of a name in `.npyfs`; the root of the mount has others than a dataset.
 pub(crate) fn named(name: &OsStr, at_root: bool) -> Option<Control> {
@@ -155,4 +214,46 @@ impl Csv {
         self.at += start as u64;
         Ok(read)
     }
+}
+
+impl Control {
+    /// Where it is stored: the directories to it, from the dataset's, and its name.
+    pub(super) fn stored(&self) -> Option<(&'static [&'static str], &OsStr)> {
+        match self {
+            Control::Log => Some((&[CONTROL], OsStr::new("log"))),
+            Control::Kept(kept) => Some((&kept.way()[..1], OsStr::new(kept.way()[1]))),
+            Control::KeptFile(kept, name) => Some((kept.way(), name)),
+            Control::Dir
+            | Control::Status
+            | Control::Chunks
+            | Control::Daemon
+            | Control::Losses => None,
+        }
+    }
+}
+
+impl Kept {
+    /// The way to it from a dataset's directory.
+    pub(super) fn way(self) -> &'static [&'static str; 2] {
+        match self {
+            Kept::Rejected => &[CONTROL, "rejected"],
+            Kept::Rescued => &[CONTROL, "rescued"],
+        }
+    }
+}
+
+/// A directory within another; `None` where it is missing.
+pub(super) fn enter<'a>(place: &Place<'a>, names: &[&str]) -> Result<Option<Place<'a>>> {
+    let mut names = names.iter().map(OsStr::new);
+    let Some(first) = names.next() else {
+        return Ok(None);
+    };
+    let mut within = place.enter(first)?;
+    for name in names {
+        within = match within {
+            Some(within) => within.enter(name)?,
+            None => return Ok(None),
+        };
+    }
+    Ok(within)
 }

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::texts::Text;
+use super::control::{Control, Text};
 use crate::array::View;
 use crate::array::view::Version;
 use crate::dataset;
@@ -32,36 +32,6 @@ pub const ROOT: u64 = 1;
 
 /// How many more files than it is to remember there are before the kernel is asked to forget as many.
 const PRUNABLE: usize = 4 << 10;
-
-/// What is in `.npyfs`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Control {
-    /// The directory itself.
-    Dir,
-    /// `log`
-    Log,
-    /// `status.json`
-    Status,
-    /// `chunks.csv`
-    Chunks,
-    /// `daemon`, at the root only: the daemon's process id.
-    Daemon,
-    /// `losses`, at the root only: how often files were replaced in the store while they were written.
-    Losses,
-    /// `rejected` or `rescued`
-    Kept(Kept),
-    /// A file in one of them.
-    KeptFile(Kept, Arc<OsStr>),
-}
-
-/// Where bytes of chunks that came to nothing are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Kept {
-    /// Up to a limit.
-    Rejected,
-    /// For good.
-    Rescued,
-}
 
 /// What a node stands for.
 #[derive(Clone, Debug)]

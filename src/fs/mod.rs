@@ -7,16 +7,17 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `inodes` | what the kernel knows by an inode number |
+//! | `operations` | one method an operation: what the name or handle stands for, and the hand-over to its kind |
+//! | `array` | `data.npy` and slices |
+//! | `chunk` | chunks in flight and committed |
+//! | `file` | ordinary files, and their commit by a rename |
+//! | `dir` | directories and listings |
+//! | `dot_npyfs`, `texts`, `control` | `.npyfs`: as names, its texts, what there is |
+//! | `entry` | a name that may be a chunk's or a file's |
+//! | `inodes`, `numbers` | what the kernel knows by an inode number, and what `stat` shows |
+//! | `attr` | attributes of each kind |
 //! | `handle` | what is open |
-//! | `lookup` | names |
-//! | `attr`, `numbers` | what `stat` shows |
-//! | `open` | opening, reading, writing and closing |
-//! | `make` | making directories, and files of no bytes |
-//! | `change` | renaming, removing, setting attributes |
-//! | `list` | directories |
 //! | `descriptors` | which descriptors are left after a close |
-//! | `control`, `texts` | `.npyfs` |
 //! | `openings` | where a request is served, and opening datasets |
 //! | `parting` | what is open of a mount that is gone |
 //! | `telling` | a line in a log for each refusal |
@@ -25,18 +26,20 @@
 //! The lock of a listing, and of a `chunks.csv` that is being read, are held while the engine is called, which may
 //! open its dataset: only a reader of the same handle waits for them. No other lock of this layer is.
 
+mod array;
 mod attr;
-mod change;
+mod chunk;
 mod control;
 mod descriptors;
+mod dir;
+mod dot_npyfs;
+mod entry;
+mod file;
 mod handle;
 mod inodes;
-mod list;
-mod lookup;
-mod make;
 mod numbers;
-mod open;
 mod openings;
+mod operations;
 mod parting;
 #[doc = include_str!("SEMANTICS.md")]
 pub mod semantics {}
@@ -54,8 +57,8 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 pub use attr::Attr;
+pub use dir::Entry;
 pub use inodes::ROOT;
-pub use list::Entry;
 pub(crate) use openings::near;
 pub use openings::{Need, Route};
 

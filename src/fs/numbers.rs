@@ -8,8 +8,9 @@ use std::ffi::OsStr;
 
 use nix::sys::stat::FileStat;
 
-use super::inodes::{Control, ROOT};
-use super::{Fs, control};
+use super::Fs;
+use super::control::{self, Control};
+use super::inodes::ROOT;
 use crate::dataset::{self, Dataset, number_in};
 use crate::disk::paths::CONTROL;
 use crate::error::Result;

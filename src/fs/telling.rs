@@ -7,7 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
-use super::inodes::{Control, Inode, Kind, ROOT};
+use super::control::Control;
+use super::inodes::{Inode, Kind, ROOT};
 use super::{Fs, read_file};
 use crate::dataset::CONTROL;
 use crate::error::{Errno, Error, Result};
@@ -111,7 +112,7 @@ impl Fs {
         let Some((within, name)) = Control::Log.stored() else {
             return Ok(None);
         };
-        let is_there = match super::lookup::enter(&place, within)? {
+        let is_there = match super::control::enter(&place, within)? {
             Some(within) => within.find(name)?.is_some(),
             None => false,
         };

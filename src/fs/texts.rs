@@ -4,47 +4,17 @@
 //! which copy by size, by `sendfile` or from a mapping get all of it.
 
 use std::ffi::OsStr;
-use std::sync::Arc;
 
 use super::attr::{TTL, control_attr};
-use super::control::GeneratedFile;
+use super::control::{Body, Control, GeneratedFile, Text};
 use super::handle::Handle;
-use super::inodes::{Control, Inode, Kind};
+use super::inodes::{Inode, Kind};
 use super::{Attr, Fs, Mode, Need, Opened, Route};
-use crate::dataset::CsvEdition;
 use crate::error::Result;
 use crate::store::Seen;
 
 /// Lists of chunks that are longer, in bytes, are made as they are read.
 const LONGEST: u64 = 16 << 20;
-
-/// A text as it was at one moment.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Text {
-    pub(crate) control: Control,
-    body: Body,
-}
-
-#[derive(Debug, PartialEq, Eq, Hash)]
-enum Body {
-    Whole(Arc<[u8]>),
-    /// `chunks.csv`, which is made when it is opened.
-    Csv(CsvEdition),
-}
-
-impl Text {
-    fn len(&self) -> u64 {
-        match &self.body {
-            Body::Whole(text) => text.len() as u64,
-            Body::Csv(edition) => edition.len,
-        }
-    }
-
-    /// Whether the dataset is needed to read it.
-    pub(crate) fn is_list(&self) -> bool {
-        matches!(self.body, Body::Csv(_))
-    }
-}
 
 impl Fs {
     /// What something in the `.npyfs` of `dir` says now, where it is a text that is made.

@@ -12,10 +12,9 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use super::mine::names::Names;
 use super::published::ArrayChange;
+use super::writer::Writer;
 use crate::array::stream::{NewArray, Outcome, Stream};
-use crate::array::tail::Tail;
 use crate::array::view::{HeaderKind, Layout};
 use crate::array::{Array, check_compatible};
 use crate::convert::bands::Bands;
@@ -24,45 +23,13 @@ use crate::dataset::Dataset;
 use crate::disk::clock;
 use crate::disk::temp::{Holds, TempFile};
 use crate::disk::{StoreFile, read_exact_at, read_pieces};
-use crate::error::{Context, Error, Result};
-use crate::journal::{Attributes, ChunkRecord, Journal, Record};
+use crate::error::{Context, Result};
+use crate::journal::{Attributes, ChunkRecord, Record};
 use crate::npy::{GrowableHeader, Header};
 
 /// Memory for the conversion of a body that lies as it came, in bytes: with less, more is read
 /// more than once.
 const CONVERSION_MEMORY: usize = 64 << 20;
-
-/// The right to append to a dataset: held by one daemon at a time.
-#[derive(Debug)]
-pub(crate) struct Writer {
-    pub(crate) journal: Journal,
-    /// The array's header is in the journal.
-    pub(crate) array_recorded: bool,
-    /// The chunks that stream, or have left bytes after the rows that are still to be moved.
-    pub(crate) tail: Tail,
-    pub(crate) new_array: Option<Arc<NewArray>>,
-    /// Rows that the journal says have reached the disk.
-    pub(crate) durable: u64,
-    /// Something was written since the last sync.
-    pub(crate) dirty: bool,
-    /// Disk and memory may differ: why.
-    pub(crate) failed: Option<Error>,
-    /// What the names of its files stand for.
-    pub(crate) names: Names,
-    /// The first row that was committed since the dataset was taken.
-    pub(crate) first_row: u64,
-    pub(crate) lock: Box<dyn crate::disk::Lock>,
-}
-
-impl Writer {
-    /// Whether the array to be has the form that this header asks for.
-    pub(crate) fn expects(&self, header: &Header) -> bool {
-        self.new_array.as_ref().is_some_and(|new_array| {
-            check_compatible(header, &new_array.layout).is_ok()
-                && header.dtype() == new_array.layout.dtype()
-        })
-    }
-}
 
 /// A chunk that is about to be committed.
 #[derive(Debug)]

@@ -12,7 +12,7 @@
 //! | `rewrite` | a name is appended once (P3) |
 //! | `commit`, `published` | a chunk is in the array as a whole or not at all (P1, P2): the one path of every change |
 //! | `lookup`, `amend`, `remove` | finding, renaming, changing and removing what is committed |
-//! | `ownership`, `holds`, `follow` | one daemon writes, all others see it (the lock) |
+//! | `writer`, `ownership`, `holds`, `follow` | one daemon writes, all others see it (the lock) |
 //! | `contention` | a producer that is kept out hears by which process |
 //! | `recovery` | what is on the disk becomes a dataset again (P7) |
 //! | `verifying` | of a copy only what was verified is shown, and no reader waits for the rest |
@@ -58,6 +58,7 @@ mod status;
 mod sync;
 mod turns;
 mod verifying;
+mod writer;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -87,9 +88,9 @@ pub(crate) use shown::{array_modified, number_in};
 pub use status::Status;
 pub use sync::Waiter;
 
-use commit::Writer;
 use follow::Follow;
 use published::Published;
+use writer::Writer;
 
 use crate::array::check_compatible;
 use crate::disk::{self, Directory, StoreDir};

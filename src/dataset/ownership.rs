@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use super::commit::Writer;
 use super::mine::names::Names;
 use super::published::Published;
 use super::recovery::{Copied, Copies, Damage, Found};
+use super::writer::Writer;
 use crate::array::tail::Tail;
 use crate::dataset::{Dataset, recovery, sync};
 use crate::disk;

@@ -13,7 +13,7 @@
 use std::path::Path;
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
-use super::commit::Writer;
+use super::writer::Writer;
 use crate::array::Array;
 use crate::array::view::{HeaderKind, Layout};
 use crate::dataset::Dataset;

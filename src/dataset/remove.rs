@@ -12,8 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use super::commit::Writer;
 use super::published::Published;
+use super::writer::Writer;
 use crate::dataset::Dataset;
 use crate::disk::Lock;
 use crate::disk::clock;

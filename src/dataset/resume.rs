@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::recovery::Copies;
 use super::{Dataset, recovery, sync};
-use crate::dataset::commit::Writer;
+use crate::dataset::writer::Writer;
 use crate::disk::Open;
 use crate::disk::paths::NEW_DATA;
 use crate::disk::paths::REMOVED;

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use super::commit::Writer;
 use super::recovery::open_if_there;
+use super::writer::Writer;
 use crate::array::Array;
 use crate::dataset::Dataset;
 use crate::disk::paths::{CONTROL, JOURNAL};

@@ -14,7 +14,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Dataset;
-use super::commit::Writer;
+use super::writer::Writer;
 use crate::array::stream::{Owner, Stream};
 use crate::array::view::Layout;
 use crate::convert::bands::Bands;

@@ -8,10 +8,10 @@ use std::fmt::Write as _;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
-use super::super::commit::Writer;
 use super::super::csv::{CSV_HEAD, csv_line};
 use super::super::follow::Follow;
 use super::super::published::Published;
+use super::super::writer::Writer;
 use super::{Loss, Told};
 use crate::array::Array;
 use crate::dataset::Dataset;

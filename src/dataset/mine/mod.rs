@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 
 use crate::array::view::Layout;
 use crate::dataset::Dataset;
-use crate::dataset::commit::Writer;
+use crate::dataset::writer::Writer;
 use crate::disk::paths::{DATA, JOURNAL};
 use crate::error::{Context, Result};
 use names::{Names, identity};

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
-use super::control::Control;
+use super::control::{self, Control};
 use super::inodes::{Inode, Kind, ROOT};
 use super::{Fs, read_file};
 use crate::dataset::CONTROL;
@@ -125,20 +125,10 @@ impl Fs {
 
 /// What a control file is called, from its dataset's directory.
 pub(super) fn control_path(control: &Control) -> PathBuf {
-    let name = match control {
-        Control::Dir => "",
-        Control::Log => "log",
-        Control::Status => "status.json",
-        Control::Chunks => "chunks.csv",
-        Control::Daemon => "daemon",
-        Control::Losses => "losses",
-        Control::Kept(kept) => kept.way()[1],
-        Control::KeptFile(kept, name) => {
-            return Path::new(CONTROL).join(kept.way()[1]).join(&**name);
-        }
-    };
-    match name {
-        "" => CONTROL.into(),
-        name => Path::new(CONTROL).join(name),
+    let mut path = PathBuf::from(CONTROL);
+    if let Control::KeptFile(kept, _) = control {
+        path.push(kept.way()[1]);
     }
+    path.extend(control::name_of(control));
+    path
 }

@@ -162,7 +162,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.serve("symlink", || {
-            reply.error(no_link(&self.fs, "symlink", parent, name));
+            reply.error(not_here(&self.fs, "symlink", parent, name, NO_LINKS));
         });
     }
 
@@ -177,7 +177,10 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         if mode & libc::S_IFMT != libc::S_IFREG {
-            return reply.error(Errno::EPERM);
+            let what = "there are no pipes, sockets and devices here";
+            return self.serve("mknod", || {
+                reply.error(not_here(&self.fs, "mknod", parent, name, what));
+            });
         }
         let route = self.fs.create_route(parent.0, name);
         let (name, caller) = (name.to_owned(), caller(request));
@@ -203,7 +206,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.serve("link", || {
-            reply.error(no_link(&self.fs, "link", newparent, newname));
+            reply.error(not_here(&self.fs, "link", newparent, newname, NO_LINKS));
         });
     }
 
@@ -573,8 +576,10 @@ impl Filesystem for Adapter {
     }
 }
 
-fn no_link(fs: &Fs, operation: &str, parent: INodeNo, name: &OsStr) -> Errno {
-    let error = err!(EPERM, "there are no links here: copy the file");
+const NO_LINKS: &str = "there are no links here: copy the file";
+
+fn not_here(fs: &Fs, operation: &str, parent: INodeNo, name: &OsStr, what: &str) -> Errno {
+    let error = err!(EPERM, "{what}");
     failed(fs, operation, &Subject::Name(parent.0, name), &error)
 }
 

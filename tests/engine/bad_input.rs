@@ -240,6 +240,8 @@ impl Engine {
             if bytes.len() / piece > 10_000 {
                 continue;
             }
+            // The same refusal of a name within a second is only counted.
+            let name = format!("{name}-{piece}");
             let before = self.log().len();
             let answer = self.write(&format!("{name}.npy"), bytes, piece);
             assert_eq!(answer, Err(Errno::EINVAL), "{name} in pieces of {piece}");
@@ -281,7 +283,7 @@ fn a_header_cut_anywhere_is_refused() {
     let engine = Engine::with_rows();
     let whole = chunk(2, 3);
     for len in 1..128 {
-        engine.refuses("cut", &whole[..len], "within its header");
+        engine.refuses(&format!("cut-{len}"), &whole[..len], "within its header");
     }
 }
 
@@ -382,6 +384,7 @@ fn mount_refuses(dataset: &Path, name: &str, bytes: &[u8], reason: &str) {
 
     // An ordinary file that is renamed to a chunk's name, as rsync does it.
     let temporary = dataset.join(format!(".{name}.npy.Ab12Cd"));
+    let path = dataset.join(format!("renamed-{name}.npy"));
     fs::write(&temporary, bytes).unwrap();
     let renamed = fs::rename(&temporary, &path).unwrap_err();
     assert_eq!(

@@ -90,6 +90,9 @@ fn what_is_refused_in_a_dataset_is_in_its_log() {
     has_line(&dataset, &["hard refused: ", "no links"]);
     assert_eq!(errno(fs::create_dir(dataset.join("d.npy"))), Errno::EPERM);
     has_line(&dataset, &["d.npy refused: "]);
+    let pipe = nix::unistd::mkfifo(&dataset.join("pipe"), nix::sys::stat::Mode::S_IRWXU);
+    assert_eq!(pipe, Err(Errno::EPERM));
+    has_line(&dataset, &["pipe refused: ", "no pipes"]);
     // Its name is taken away from a chunk in flight.
     let mut lost = File::create(dataset.join("lost.npy")).unwrap();
     lost.write_all(&counted(3, 3)[..200]).unwrap();

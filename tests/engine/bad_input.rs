@@ -236,12 +236,12 @@ impl Engine {
     /// Refused as a whole, with a reason, and nothing has changed.
     fn refuses(&self, name: &str, bytes: &[u8], reason: &str) {
         let (data, rows) = (self.data(), self.rows());
-        for piece in [bytes.len().max(1), 7, 128] {
+        for (n, piece) in [bytes.len().max(1), 7, 128].into_iter().enumerate() {
             if bytes.len() / piece > 10_000 {
                 continue;
             }
             // The same refusal of a name within a second is only counted.
-            let name = format!("{name}-{piece}");
+            let name = format!("{name}-{n}");
             let before = self.log().len();
             let answer = self.write(&format!("{name}.npy"), bytes, piece);
             assert_eq!(answer, Err(Errno::EINVAL), "{name} in pieces of {piece}");

@@ -304,13 +304,16 @@ impl Journal {
     }
 
     /// Appends records in one write. On an error the journal is as it was, or, where that cannot be had
-    /// either, it is [torn](Journal::torn), and takes no more until it is cut.
+    /// either, it is [torn](Journal::torn), and takes no more until that can be cut off.
     ///
     /// # Errors
     /// The operating system's.
     pub(crate) fn append(&mut self, records: &[Record<'_>]) -> Result<()> {
-        if let Some(torn) = &self.torn {
-            return Err(torn.clone());
+        if let Some(torn) = self.torn.take()
+            && self.cut_rest().is_err()
+        {
+            self.torn = Some(torn.clone());
+            return Err(torn);
         }
         let mut bytes = Vec::with_capacity(256);
         for record in records {
@@ -320,13 +323,21 @@ impl Journal {
             self.len += bytes.len() as u64;
             return Ok(());
         };
-        if self.blob.set_len(self.len).is_ok() {
+        if self.cut_rest().is_ok() {
             return Err(Error::io(error, "cannot write the journal"));
         }
         let what = "cannot write the journal, nor cut off what was written of it";
         let error = Error::io(error, what);
         self.torn = Some(error.clone());
         Err(error)
+    }
+
+    /// Cuts off what is after the last good record. A full store may refuse even that.
+    fn cut_rest(&self) -> io::Result<()> {
+        match self.blob.len()? == self.len {
+            true => Ok(()),
+            false => self.blob.set_len(self.len),
+        }
     }
 
     /// Why it may end with a part of a record, if an append could not be undone.

@@ -108,9 +108,12 @@ impl Fs {
 
     /// A directory as its chunks have changed it, where they are known. It has the number `ino`, if any.
     pub(super) fn directory_attr(&self, ino: Option<u64>, place: &Place<'_>) -> Result<Attr> {
+        let dataset = ino.and_then(|ino| self.inodes.dataset(ino));
+        // The kernel asks after each chunk that is created: as little as possible is looked at.
+        let has_control = dataset.as_ref().is_some_and(|dataset| dataset.is_owned());
         let mut attr = file_attr(place.stat());
-        attr.nlink = place.links()?;
-        if let Some(dataset) = ino.and_then(|ino| self.inodes.dataset(ino)) {
+        attr.nlink = place.links(has_control)?;
+        if let Some(dataset) = dataset {
             let times = (
                 clock::from_system(attr.mtime),
                 clock::from_system(attr.ctime),

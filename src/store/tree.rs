@@ -340,14 +340,15 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// How many links it has that are shown: none by its `.npyfs`.
+    /// How many links it has that are shown: none by its `.npyfs`, which it is known to have where `has_control`
+    /// says so.
     ///
     /// # Errors
     /// The operating system's.
-    pub fn links(&self) -> Result<u32> {
+    pub fn links(&self, has_control: bool) -> Result<u32> {
         let links = self.stat.st_nlink as u32;
         // Two are its own and its name's. A filesystem that does not count them says 1.
-        let hidden = links > 2 && self.enter(OsStr::new(CONTROL))?.is_some();
+        let hidden = links > 2 && (has_control || self.exists(OsStr::new(CONTROL))?);
         Ok(links - u32::from(hidden))
     }
 

@@ -32,5 +32,6 @@ mod restart;
 mod reused_names;
 mod short_writes;
 mod stopped;
+mod truncation;
 mod unmounting;
 mod writing_orders;

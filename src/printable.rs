@@ -19,22 +19,26 @@ pub fn text(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// As [`text`], of a name, which may be any bytes: no two names are shown alike.
-pub fn name(name: &OsStr) -> String {
-    let mut shown = String::with_capacity(name.len());
-    for chunk in name.as_bytes().utf8_chunks() {
-        for character in chunk.valid().chars() {
-            match character {
-                '\\' => shown.push_str("\\\\"),
-                other if other.is_control() => shown.extend(other.escape_default()),
-                other => shown.push(other),
-            }
-        }
-        for byte in chunk.invalid() {
-            shown.extend(byte.escape_ascii().map(char::from));
+/// A name as text, from which it can be told from every other: what is no UTF-8 is written `\xNN`, and a backslash
+/// twice.
+pub(crate) fn spell(name: &OsStr) -> Cow<'_, str> {
+    match name.to_str() {
+        Some(text) if !text.contains('\\') => return text.into(),
+        _ => {}
+    }
+    let mut text = String::new();
+    for part in name.as_bytes().utf8_chunks() {
+        text.push_str(&part.valid().replace('\\', "\\\\"));
+        for byte in part.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
         }
     }
-    shown
+    text.into()
+}
+
+/// As [`text`], of a name, which may be any bytes: no two names are shown alike.
+pub fn name(name: &OsStr) -> String {
+    text(&spell(name)).into_owned()
 }
 
 #[cfg(test)]
@@ -62,5 +66,14 @@ mod tests {
             shown,
             [r"a\nb", r"a\\nb", r"a\xffb", r"a\xfeb", r"a\\xffb", "ü"]
         );
+    }
+
+    #[test]
+    fn names_that_are_no_text_are_spelled_apart() {
+        let spelled = |name: &'static [u8]| spell(OsStr::from_bytes(name)).into_owned();
+        assert_eq!(spelled("\u{e9}.npy".as_bytes()), "\u{e9}.npy");
+        assert_eq!(spelled(b"\xe9.npy"), r"\xe9.npy");
+        assert_eq!(spelled(b"\xe8.npy"), r"\xe8.npy");
+        assert_eq!(spelled(br"\xe8.npy"), r"\\xe8.npy");
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::disk::paths::{CONTROL, DATA};
 use crate::error::Result;
-use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
@@ -45,23 +44,6 @@ impl Kind {
         }
         slice(stem).unwrap_or(Kind::Chunk)
     }
-}
-
-/// A name as text, from which it can be told from every other: what is no UTF-8 is written `\xNN`, and a backslash
-/// twice.
-pub(crate) fn spell(name: &OsStr) -> Cow<'_, str> {
-    match name.to_str() {
-        Some(text) if !text.contains('\\') => return text.into(),
-        _ => {}
-    }
-    let mut text = String::new();
-    for part in name.as_bytes().utf8_chunks() {
-        text.push_str(&part.valid().replace('\\', "\\\\"));
-        for byte in part.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
-        }
-    }
-    text.into()
 }
 
 fn slice(stem: &[u8]) -> Option<Kind> {
@@ -148,14 +130,5 @@ mod tests {
         assert_eq!(rows("data[5:2].npy", 10), 5..5);
         assert_eq!(rows("data[-99:99].npy", 10), 0..10);
         assert_eq!(rows("data[12:].npy", 10), 10..10);
-    }
-
-    #[test]
-    fn names_that_are_no_text_are_spelled_apart() {
-        let spelled = |name: &'static [u8]| spell(OsStr::from_bytes(name)).into_owned();
-        assert_eq!(spelled("\u{e9}.npy".as_bytes()), "\u{e9}.npy");
-        assert_eq!(spelled(b"\xe9.npy"), r"\xe9.npy");
-        assert_eq!(spelled(b"\xe8.npy"), r"\xe8.npy");
-        assert_eq!(spelled(br"\xe8.npy"), r"\\xe8.npy");
     }
 }

@@ -2,11 +2,11 @@
 
 use std::ffi::OsStr;
 
-use crate::chunk::name::spell;
 use crate::dataset::Dataset;
 use crate::disk::clock;
 use crate::error::Result;
 use crate::journal::catalog::{Catalog, CatalogEntry};
+use crate::printable::spell;
 
 /// The first line of `chunks.csv`.
 pub const CSV_HEAD: &str = "name,first_row,rows,committed_at,uid\n";

@@ -16,6 +16,7 @@ use crate::disk::temp::{Holds, TempFile};
 use crate::disk::{Open, StoreFile};
 use crate::error::{Context, Result};
 use crate::journal::Attributes;
+use crate::printable;
 
 impl Dataset {
     /// Opens the chunk `name` for writing: a new one, one in flight that no handle is writing, or a
@@ -159,7 +160,7 @@ impl Dataset {
     /// `EBUSY` where its commit is under way.
     #[doc(hidden)]
     pub fn abort(&self, incoming: &Incoming) -> Result<()> {
-        let name = incoming.name().display();
+        let name = printable::name(incoming.name());
         let aborted = incoming.abort();
         if aborted == Abort::TooLate {
             return Err(err!(EBUSY, "{name} is being committed"));

@@ -20,6 +20,7 @@ use crate::disk::clock;
 use crate::disk::paths::{CONTROL, DATA};
 use crate::error::{Context, Result};
 use crate::journal::{Journal, Record};
+use crate::printable;
 
 impl Dataset {
     /// Forgets the name of a committed chunk. Its rows stay in the array, and the name is free.
@@ -32,7 +33,10 @@ impl Dataset {
             name: name.as_bytes(),
             at: Some(clock::now()),
         })?;
-        self.note(&format!("{} forgotten; its rows stay", name.display()));
+        self.note(&format!(
+            "{} forgotten; its rows stay",
+            printable::name(name)
+        ));
         Ok(())
     }
 

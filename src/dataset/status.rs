@@ -1,10 +1,10 @@
 //! What npyfs says of a dataset: `status.json`.
 
 use super::published::Published;
-use crate::chunk::name::spell;
 use crate::dataset::Dataset;
 use crate::disk::clock;
 use crate::error::Result;
+use crate::printable::spell;
 
 /// A dataset in figures.
 #[derive(Clone, Debug)]

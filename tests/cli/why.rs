@@ -88,3 +88,27 @@ fn a_user_who_may_not_look_into_the_store_asks_the_mount() {
     let line = String::from_utf8(asked.stdout).unwrap();
     assert!(line.contains("bad.npy refused: "), "{line}");
 }
+
+#[test]
+fn what_a_command_says_of_a_name_is_one_line_that_no_terminal_obeys() {
+    let directory = tempfile::tempdir().unwrap();
+    let odd = directory.path().join("a\nb\x1b[2J.npy");
+    fs::write(&odd, b"nonsense").unwrap();
+    let mut append = Command::new(npyfs());
+    append
+        .arg("append")
+        .arg(directory.path().join("run"))
+        .arg(&odd);
+    let output = output_of(&mut append).unwrap();
+    let told = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(
+        told.contains(r"a\nb\u{1b}[2J.npy: refused: not a .npy"),
+        "{told:?}"
+    );
+    assert_eq!(told.lines().count(), 1, "{told:?}");
+    fs::remove_file(&odd).unwrap();
+    let mut check = Command::new(npyfs());
+    let (code, said) = refusal(&output_of(check.arg("check").arg(&odd)).unwrap());
+    assert_eq!(code, 4);
+    assert_eq!(said.lines().count(), 1, "{said:?}");
+}

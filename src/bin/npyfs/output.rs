@@ -4,6 +4,8 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
 
+use npyfs::printable;
+
 use crate::exit::{Exit, Failure, OrExit};
 
 /// Prints to standard output, at once.
@@ -12,21 +14,23 @@ pub(crate) fn print(text: impl fmt::Display) -> Result<(), Failure> {
     printed(write!(out, "{text}"))
 }
 
-/// Prints a line to standard output, at once.
+/// Prints a line to standard output, at once: one line, whatever the names in it hold.
 pub(crate) fn line(text: impl fmt::Display) -> Result<(), Failure> {
-    print(format_args!("{text}\n"))
+    print(format_args!("{}\n", printable::text(&text.to_string())))
 }
 
 /// A warning to the terminal, of what goes on nevertheless.
 pub(crate) fn warn(text: impl fmt::Display) {
     // Where stderr cannot be written, nothing is left to tell.
-    writeln!(io::stderr(), "npyfs: {text}").unwrap_or_default();
+    let text = text.to_string();
+    writeln!(io::stderr(), "npyfs: {}", printable::text(&text)).unwrap_or_default();
 }
 
 /// Says why a command failed. Where not even that can be written, the exit code says it.
 pub(crate) fn complain(failure: &Failure) {
     if !failure.message.is_empty() {
-        writeln!(io::stderr(), "npyfs: {failure}").unwrap_or_default();
+        let message = printable::text(&failure.message);
+        writeln!(io::stderr(), "npyfs: {message}").unwrap_or_default();
     }
 }
 

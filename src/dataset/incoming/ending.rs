@@ -15,6 +15,7 @@ use crate::disk::{Open, set_attributes};
 use crate::error::{Context, Errno, Error, Result};
 use crate::journal::Attributes;
 use crate::npy::Header;
+use crate::printable;
 use crate::wait;
 
 /// What a close has to know of the descriptors that are left. It is asked only where the answer
@@ -318,7 +319,7 @@ impl Incoming {
             _ => Some(self.dataset.rejected.limit_text()),
         };
         if let Some(why) = why.filter(|_| kept.is_none() && len > 0) {
-            let name = self.name.display();
+            let name = printable::name(&self.name);
             self.dataset
                 .note(&format!("{name}: its {len} bytes are not kept: {why}"));
         }

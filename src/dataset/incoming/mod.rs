@@ -35,6 +35,7 @@ use crate::disk::set_attributes;
 use crate::disk::temp::{Holds, TempFile};
 use crate::error::{Context, Error, Result};
 use crate::npy::{Header, HeaderError, Prefix};
+use crate::printable;
 use crate::wait;
 pub use ending::{Descriptors, NoOthers};
 
@@ -620,7 +621,7 @@ impl Incoming {
     /// Gives up what came of the chunk, unless an fsync has confirmed it: that is kept.
     fn drop_body(&self, state: &mut State) {
         if std::mem::take(&mut state.confirmed) && state.len > 0 {
-            let name = self.name.display();
+            let name = printable::name(&self.name);
             let body = std::mem::replace(&mut state.body, Body::Head);
             state.confirmed = true;
             match self.keep(body, state) {

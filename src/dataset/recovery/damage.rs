@@ -5,8 +5,8 @@ use std::fmt;
 use std::ops::Range;
 
 use super::replay::Replay;
-use crate::chunk::name::spell;
 use crate::journal::catalog::{Catalog, CatalogEntry};
+use crate::printable::spell;
 
 /// Commits whose rows are not what was committed, though later ones are whole. Nothing is changed of
 /// such a dataset, and nothing is written to it, until its owner accepts them as they are.

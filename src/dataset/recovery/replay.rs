@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::place::Since;
-use crate::chunk::name::spell;
 use crate::disk::StoreFile;
 use crate::error::{Context, Result};
 use crate::journal::catalog::{Catalog, KeptName};
 use crate::journal::{Opened, Reader, Record, RunRecord, Start};
+use crate::printable::spell;
 use crate::stop::Stop;
 
 /// The journal's replay, read to its first bad record.

@@ -21,11 +21,9 @@ fn with_chunk(mount: Mount) -> (Mount, PathBuf) {
 fn put_again(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(path)?;
     file.set_len(0)?;
-    let pieces = bytes.chunks(100);
-    let written = pieces.map(|piece| file.write_all(piece)).collect();
-    let closed = close(file);
-    let written: std::io::Result<()> = written;
-    written.and(closed)
+    let mut pieces = bytes.chunks(100);
+    let written = pieces.try_for_each(|piece| file.write_all(piece));
+    written.and(close(file))
 }
 
 #[test]

@@ -57,7 +57,7 @@ pub(crate) enum Abort {
     /// The chunk was refused or withdrawn before; only its name was left.
     Over,
     /// Its commit was faster.
-    TooLate,
+    Committing,
 }
 
 /// Why a handle may not write.
@@ -177,7 +177,7 @@ impl Shared {
     }
 
     /// Handle `id` writes, or sets the length.
-    pub(crate) fn go_on(&self, id: HandleId) -> Result<(), Lost> {
+    pub(crate) fn resume(&self, id: HandleId) -> Result<(), Lost> {
         let mut record = crate::lock(&self.0);
         match record.status {
             Status::Open | Status::Resting if record.writer.is_some_and(|it| it != id) => {
@@ -197,7 +197,7 @@ impl Shared {
     }
 
     /// The chunk is not complete, and its writer has closed it.
-    pub(crate) fn rest(&self) {
+    pub(crate) fn closed_incomplete(&self) {
         let mut record = crate::lock(&self.0);
         // An opener that has taken the name meanwhile keeps it.
         if matches!(record.status, Status::Open) {
@@ -206,7 +206,7 @@ impl Shared {
     }
 
     /// From here on it commits. `false`: it has lost the name.
-    pub(crate) fn seal(&self) -> bool {
+    pub(crate) fn begin_commit(&self) -> bool {
         let mut record = crate::lock(&self.0);
         let may = matches!(record.status, Status::Open | Status::Resting);
         if may {
@@ -234,20 +234,20 @@ impl Shared {
     }
 
     /// Takes the name away from every handle.
-    pub(crate) fn take_away(&self) -> Abort {
+    pub(crate) fn abort(&self) -> Abort {
         let mut record = crate::lock(&self.0);
         match record.status {
             Status::Open | Status::Resting => {
                 record.status = Status::TakenAway;
                 Abort::Withdrawn(record.face.len > 0)
             }
-            Status::Committing | Status::Committed(_) => Abort::TooLate,
+            Status::Committing | Status::Committed(_) => Abort::Committing,
             Status::TakenAway | Status::Refused(_) => Abort::Over,
         }
     }
 
-    /// As [`Shared::take_away`], only where [`Shared::may_be_replaced`].
-    pub(crate) fn give_way(&self) -> bool {
+    /// As [`Shared::abort`], only where [`Shared::may_be_replaced`].
+    pub(crate) fn take_over(&self) -> bool {
         let mut record = crate::lock(&self.0);
         let may = record.may_be_replaced();
         if may {
@@ -345,7 +345,7 @@ mod tests {
     fn written(by: HandleId) -> Shared {
         let shared = shared();
         shared.opened();
-        shared.go_on(by).unwrap();
+        shared.resume(by).unwrap();
         shared.change_face(|face| face.len = 10);
         shared
     }
@@ -358,7 +358,7 @@ mod tests {
         assert!(shared.release(1).last);
         assert_eq!(shared.reopen(2, Start::Truncate, true), Reopened::Joined);
         assert!(shared.lose_name_if_empty(true).is_none());
-        shared.go_on(2).unwrap();
+        shared.resume(2).unwrap();
         shared.release(2);
         assert!(shared.lose_name_if_empty(true).is_some());
     }
@@ -371,12 +371,12 @@ mod tests {
             let (shared, over) = (shared(), AtomicBool::new(false));
             std::thread::scope(|scope| {
                 scope.spawn(|| {
-                    while !over.load(Ordering::Relaxed) && shared.go_on(1).is_ok() {
-                        shared.rest();
+                    while !over.load(Ordering::Relaxed) && shared.resume(1).is_ok() {
+                        shared.closed_incomplete();
                     }
                 });
                 std::thread::yield_now();
-                let taken = shared.take_away();
+                let taken = shared.abort();
                 over.store(true, Ordering::Relaxed);
                 assert_eq!(taken, Abort::Withdrawn(false));
             });
@@ -386,11 +386,11 @@ mod tests {
     #[test]
     fn what_commits_keeps_its_name_and_what_was_refused_has_only_that() {
         let shared = written(1);
-        assert!(shared.seal());
-        assert_eq!(shared.take_away(), Abort::TooLate);
+        assert!(shared.begin_commit());
+        assert_eq!(shared.abort(), Abort::Committing);
         shared.refuse(crate::error::Error::new(Errno::EINVAL, "it is refused"));
-        assert_eq!(shared.take_away(), Abort::Over);
-        assert!(shared.go_on(1).is_err() && !shared.give_way());
+        assert_eq!(shared.abort(), Abort::Over);
+        assert!(shared.resume(1).is_err() && !shared.take_over());
         assert!(matches!(shared.standing(), Standing::Refused(_)));
     }
 
@@ -400,8 +400,8 @@ mod tests {
         shared.opened();
         assert_eq!(shared.reopen(2, Start::Truncate, true), Reopened::Joined);
         assert_eq!(shared.reopen(3, Start::New, true), Reopened::Busy);
-        assert_eq!(shared.go_on(2), Ok(()));
-        assert_eq!(shared.go_on(1), Err(Lost::Busy));
+        assert_eq!(shared.resume(2), Ok(()));
+        assert_eq!(shared.resume(1), Err(Lost::Busy));
         assert_eq!(shared.reopen(4, Start::Keep, true), Reopened::Busy);
         assert!(!shared.release(1).judges);
         assert_eq!(
@@ -417,31 +417,31 @@ mod tests {
     #[test]
     fn what_was_closed_incomplete_goes_to_the_next_opener() {
         let shared = written(1);
-        shared.rest();
+        shared.closed_incomplete();
         assert_eq!(shared.reopen(2, Start::Keep, false), Reopened::Joined);
-        assert_eq!(shared.go_on(1), Ok(()));
-        shared.rest();
+        assert_eq!(shared.resume(1), Ok(()));
+        shared.closed_incomplete();
         assert_eq!(shared.reopen(3, Start::Keep, true), Reopened::Joined);
         assert!(!shared.is_writer(1));
         // It wrote nothing: the first may go on, and no other.
         assert!(!shared.release(3).judges);
         assert!(shared.is_writer(1));
-        assert_eq!(shared.go_on(2), Err(Lost::Busy));
-        assert_eq!(shared.go_on(1), Ok(()));
-        shared.rest();
+        assert_eq!(shared.resume(2), Err(Lost::Busy));
+        assert_eq!(shared.resume(1), Ok(()));
+        shared.closed_incomplete();
         assert_eq!(shared.reopen(4, Start::Truncate, true), Reopened::Replaced);
-        assert_eq!(shared.go_on(1), Err(Lost::TakenAway));
+        assert_eq!(shared.resume(1), Err(Lost::TakenAway));
     }
 
     #[test]
     fn bytes_whose_author_was_told_that_they_are_lost_are_refused() {
         let shared = written(1);
-        shared.rest();
+        shared.closed_incomplete();
         assert_eq!(shared.reopen(2, Start::Keep, true), Reopened::Joined);
-        assert_eq!(shared.go_on(1), Err(Lost::Busy));
+        assert_eq!(shared.resume(1), Err(Lost::Busy));
         let ended = shared.release(2);
         assert!(ended.denied && ended.judges && !ended.last);
-        assert_eq!(shared.go_on(1), Err(Lost::TakenAway));
+        assert_eq!(shared.resume(1), Err(Lost::TakenAway));
     }
 
     #[test]
@@ -453,6 +453,6 @@ mod tests {
             shared.lose_name_if_empty(false).is_some()
                 && shared.lose_name_if_empty(false).is_none()
         );
-        assert_eq!(shared.go_on(1), Err(Lost::TakenAway));
+        assert_eq!(shared.resume(1), Err(Lost::TakenAway));
     }
 }

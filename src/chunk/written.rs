@@ -14,7 +14,7 @@ const MOST: usize = 1 << 16;
 
 /// The written ranges of one file.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Coverage {
+pub(crate) struct WrittenRanges {
     /// End by start; neither touching nor overlapping.
     ranges: BTreeMap<u64, u64>,
     /// There were too many.
@@ -34,7 +34,7 @@ enum Length {
     Promised(u64),
 }
 
-impl Coverage {
+impl WrittenRanges {
     /// Bytes from the front up to `len`.
     pub(crate) fn up_to(len: u64) -> Self {
         let mut coverage = Self::default();
@@ -144,7 +144,7 @@ mod tests {
         fn it_agrees_with_a_flag_for_each_byte(
             steps in prop::collection::vec((0..40u64, 0..20u64, prop::bool::weighted(0.2)), 0..40),
         ) {
-            let mut coverage = Coverage::default();
+            let mut coverage = WrittenRanges::default();
             let mut flags = [false; 64];
             for (start, len, cut) in steps {
                 if cut {
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn bytes_are_missing_where_a_length_was_set_before_others_came() {
-        let mut coverage = Coverage::up_to(10);
+        let mut coverage = WrittenRanges::up_to(10);
         coverage.set_len(10);
         coverage.add(12, 13);
         assert_eq!(coverage.missing(), 0);
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn too_many_pieces_count_as_gaps() {
-        let mut coverage = Coverage::default();
+        let mut coverage = WrittenRanges::default();
         for n in 0..=MOST as u64 {
             coverage.add(2 * n, 2 * n + 1);
         }

@@ -9,10 +9,10 @@ use std::ffi::{OsStr, OsString};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::rewrite::Rewrite;
+use super::compare::Comparison;
 use crate::chunk::status::{HandleId, Start};
 use crate::dataset::Dataset;
-use crate::dataset::incoming::{Descriptors, Incoming};
+use crate::dataset::pending::{Descriptors, PendingChunk};
 use crate::disk::Face;
 use crate::error::{Error, Result};
 use crate::wait;
@@ -31,9 +31,9 @@ pub struct ChunkHandle {
 #[derive(Clone, Debug)]
 enum Target {
     /// A chunk in flight, as this handle of it.
-    New(HandleId, Arc<Incoming>),
+    New(HandleId, Arc<PendingChunk>),
     /// A committed one: the bytes are compared.
-    Again(Arc<Rewrite>),
+    Again(Arc<Comparison>),
 }
 
 impl ChunkHandle {
@@ -42,11 +42,11 @@ impl ChunkHandle {
         NEXT.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(super) fn new(id: HandleId, incoming: Arc<Incoming>) -> Self {
+    pub(super) fn new(id: HandleId, incoming: Arc<PendingChunk>) -> Self {
         Self::of(Target::New(id, incoming))
     }
 
-    pub(super) fn again(rewrite: Rewrite) -> Self {
+    pub(super) fn again(rewrite: Comparison) -> Self {
         Self::of(Target::Again(Arc::new(rewrite)))
     }
 

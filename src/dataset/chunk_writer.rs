@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::chunk_handle::ChunkHandle;
-use super::incoming::NoOthers;
+use super::pending::NoOthers;
 use crate::chunk::Start;
 use crate::dataset::Dataset;
 use crate::disk::Face;

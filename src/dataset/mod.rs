@@ -8,10 +8,10 @@
 //! | --- | --- |
 //! | `chunk_writer` | a chunk that is written with no mount |
 //! | `chunk_handle` | what one handle of a chunk answers for |
-//! | `flight`, `incoming`, `turns` | a chunk in flight, wherever its bytes lie |
-//! | `rewrite` | a name is appended once (P3) |
+//! | `in_flight`, `pending`, `turns` | a chunk in flight, wherever its bytes lie |
+//! | `compare` | a name is appended once (P3) |
 //! | `commit`, `published` | a chunk is in the array as a whole or not at all (P1, P2): the one path of every change |
-//! | `lookup`, `amend`, `remove` | finding, renaming, changing and removing what is committed |
+//! | `lookup`, `chunks`, `remove` | finding, renaming, changing and removing what is committed |
 //! | `writer`, `ownership`, `holds`, `follow` | one daemon writes, all others see it (the lock) |
 //! | `contention` | a producer that is kept out hears by which process |
 //! | `recovery` | what is on the disk becomes a dataset again (P7) |
@@ -28,31 +28,31 @@
 //! Lock order: a chunk's state, `writer`, a stream's state, its layout's `end_of_file`, `holds`, `in_flight`, `follow`, `published`,
 //! then the log's, the syncs', the backoff's, the contention's and a verification's, which are leaves.
 
-mod amend;
 mod backup;
 mod check;
 mod chunk_handle;
 mod chunk_writer;
+mod chunks;
 mod commit;
 mod contention;
 mod csv;
 pub(crate) mod events;
-mod flight;
+mod in_flight;
 #[doc = include_str!("FORMAT.md")]
 pub mod format {}
+mod compare;
 mod follow;
 mod holds;
-mod incoming;
 mod lookup;
 mod mine;
 mod ownership;
+mod pending;
 mod published;
 mod recovery;
 mod rejected;
 mod remove;
 mod rescued;
 mod resume;
-mod rewrite;
 mod shown;
 mod status;
 mod sync;
@@ -79,11 +79,11 @@ pub use backup::{Copied, back_up};
 pub use check::{Report, accept_damage, check, lost_chunks, open_to_check};
 pub use chunk_handle::ChunkHandle;
 pub use chunk_writer::{ChunkInfo, ChunkWriter};
+pub use compare::Committed;
+use compare::Comparison;
 pub use csv::CSV_HEAD;
 pub(crate) use csv::CsvEdition;
-pub use incoming::{Descriptors, Incoming, NoOthers};
-pub use rewrite::Committed;
-use rewrite::Rewrite;
+pub use pending::{Descriptors, NoOthers, PendingChunk};
 pub(crate) use shown::{array_modified, number_in};
 pub use status::Status;
 pub use sync::Waiter;
@@ -191,7 +191,7 @@ pub struct Dataset {
     busy: Busy,
     /// How many need it to be owned, beside the chunks in flight.
     holds: Mutex<usize>,
-    in_flight: Mutex<HashMap<OsString, Arc<Incoming>>>,
+    in_flight: Mutex<HashMap<OsString, Arc<PendingChunk>>>,
     events: events::Events,
     rejected: rejected::Rejected,
     rescued: rescued::Rescued,
@@ -220,7 +220,7 @@ pub struct Dataset {
 #[derive(Debug)]
 pub enum Found {
     /// A chunk in flight.
-    InFlight(Arc<Incoming>),
+    InFlight(Arc<PendingChunk>),
     /// A committed chunk.
     Committed(Box<Committed>),
 }

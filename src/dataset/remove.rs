@@ -29,7 +29,7 @@ impl Dataset {
     /// `ESTALE` where the name is not committed, and those of the journal.
     pub fn forget(&self, name: &OsStr) -> Result<()> {
         let _held = self.hold_for(name)?;
-        self.amend(Record::Forgotten {
+        self.change_chunk(Record::Forgotten {
             name: name.as_bytes(),
             at: Some(clock::now()),
         })?;

@@ -70,7 +70,7 @@ impl Dataset {
         let start = Instant::now();
         // Of memory it changes only what is known of the disk, and that at its end: a panic in it is
         // one more failure.
-        let agreed = catch_unwind(AssertUnwindSafe(|| self.make_the_disk_agree(writer)))
+        let agreed = catch_unwind(AssertUnwindSafe(|| self.reconcile(writer)))
             .unwrap_or_else(|_| Err(err!(EIO, "a failure inside npyfs")));
         match agreed {
             Ok(()) => {
@@ -84,7 +84,7 @@ impl Dataset {
         }
     }
 
-    fn make_the_disk_agree(&self, writer: &mut Writer) -> Result<()> {
+    fn reconcile(&self, writer: &mut Writer) -> Result<()> {
         let array = self.array();
         let Some(array) = array else {
             if recovery::open_if_there(&self.folder, REMOVED, Open::Read)?.is_some() {

@@ -2,7 +2,7 @@
 //! the array, and when the directory changed.
 //!
 //! A chunk that comes, goes or is renamed changes the directory, and not the store's. So the directory was changed
-//! when the catalog or the store says, whichever is later; until somebody sets its time, and then at that, up to
+//! when the catalog or the store says, whichever is later; until a user sets its time, and then at that, up to
 //! the next change. When the dataset is closed the store's directory gets the time, for those who look
 //! at it without opening the dataset.
 
@@ -114,7 +114,7 @@ impl Dataset {
             mtime: change.mtime.unwrap_or(array_modified(modified, set)),
         };
         let at = clock::now();
-        self.amend(Record::ArrayAttributes { set: now, at })
+        self.change_chunk(Record::ArrayAttributes { set: now, at })
     }
 
     pub(super) fn begin_showing(&self) {
@@ -124,14 +124,14 @@ impl Dataset {
 
     /// When the directory was changed last, as far as its chunks know, where the store says that its entries
     /// were at `mtime` and anything of it at `ctime`: the same two. Answers from the last look at what other
-    /// daemons write, as nobody is to wait for it here.
+    /// daemons write, as no request waits for it here.
     #[doc(hidden)]
     pub fn directory_times(&self, (mtime, ctime): (i64, i64)) -> (i64, i64) {
         let listed = self.published().catalog.listed();
         let mut settled = self.shown.settled.load(Ordering::Relaxed);
         if settled == i64::MIN {
             let opened = self.shown.opened.load(Ordering::Relaxed);
-            // Somebody has set its time since, or it was changed otherwise.
+            // Its time was set since, or it was changed otherwise.
             let later = opened <= ctime.saturating_add(TICK);
             settled = if later { opened } else { i64::MIN + 1 };
             self.shown.settled.store(settled, Ordering::Relaxed);

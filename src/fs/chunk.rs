@@ -11,7 +11,7 @@ use super::handle::{Chunk, Handle, OpenChunk};
 use super::inodes::Inode;
 use super::{AllowDelete, Attr, Caller, Fs, Mode, Opened, numbers};
 use crate::chunk::status::Start;
-use crate::dataset::{self, ChunkHandle, Dataset, Found, Incoming};
+use crate::dataset::{self, ChunkHandle, Dataset, Found, PendingChunk};
 use crate::disk::Face;
 use crate::error::{Errno, Result};
 use crate::{store, wait};
@@ -336,6 +336,6 @@ pub(super) fn start_of(flags: i32) -> Start {
 }
 
 /// Whether a chunk in flight is no more than an empty file.
-pub(super) fn waits_for_bytes(incoming: &Incoming) -> bool {
+pub(super) fn waits_for_bytes(incoming: &PendingChunk) -> bool {
     incoming.face().len == 0 && incoming.may_be_replaced()
 }

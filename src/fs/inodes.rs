@@ -94,28 +94,28 @@ struct Slot {
     /// How often it is open, as a version of an array.
     opens: u32,
     /// Who was told its attributes, as a version of an array.
-    told: Told,
+    told: AttrHolders,
 }
 
 /// To whom the attributes of a version were told that the kernel may have, or be about to have. It
 /// drops an answer that was overtaken by another, but nothing orders an answer and an open: only a
 /// thread that asks alone has the answer before it opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
+enum AttrHolders {
     Nobody,
     /// This thread alone.
     One(u32),
     Several,
 }
 
-impl Told {
+impl AttrHolders {
     /// `thread` is 0 for those whose number the kernel cannot say.
     fn and(self, thread: u32) -> Self {
         match self {
-            _ if thread == 0 => Told::Several,
-            Told::Nobody => Told::One(thread),
-            Told::One(other) if other == thread => self,
-            Told::One(_) | Told::Several => Told::Several,
+            _ if thread == 0 => AttrHolders::Several,
+            AttrHolders::Nobody => AttrHolders::One(thread),
+            AttrHolders::One(other) if other == thread => self,
+            AttrHolders::One(_) | AttrHolders::Several => AttrHolders::Several,
         }
     }
 }
@@ -126,7 +126,7 @@ impl Slot {
             node,
             lookups: 1,
             opens: 0,
-            told: Told::Nobody,
+            told: AttrHolders::Nobody,
         }
     }
 }
@@ -508,8 +508,8 @@ impl Inodes {
                 .view()
                 .ok_or_else(|| err!(ESTALE, "the array was closed since it was looked up"))?;
             slot.opens += 1;
-            let doubtful = uncached && slot.told.and(thread) != Told::One(thread);
-            slot.told = Told::Nobody.and(thread);
+            let doubtful = uncached && slot.told.and(thread) != AttrHolders::One(thread);
+            slot.told = AttrHolders::Nobody.and(thread);
             return Ok((view, doubtful));
         }
         Err(err!(ESTALE, "inode {ino} is no version of an array"))

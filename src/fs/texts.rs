@@ -62,7 +62,7 @@ impl Fs {
                     (GeneratedFile::csv(dataset, *edition), Mode::Kept)
                 } else {
                     let (text, is_that) = dataset.csv_text(edition);
-                    // What was changed since it was looked up is read by whoever asks for no size.
+                    // A reader that asks for no size gets also what was changed since it was looked up.
                     let mode = if is_that { Mode::Kept } else { Mode::Direct };
                     (GeneratedFile::Whole(text.into()), mode)
                 }

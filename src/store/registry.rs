@@ -1,7 +1,7 @@
 //! Which datasets are open: each once, from its first use until it is closed as idle.
 //!
 //! The table of them is locked for as long as it takes to look into it, never while the disk works.
-//! A thread that opens or closes a dataset leaves a [`Turn`] in its place, for which those wait that want
+//! A thread that opens or closes a dataset leaves a [`Transition`] in its place, for which those wait that want
 //! that dataset, and no other.
 //!
 //! A dataset is idle when the table has the only reference to it. That is settled by taking the
@@ -90,12 +90,12 @@ impl Reserve {
 #[derive(Debug)]
 enum Slot {
     Open(Arc<Dataset>),
-    Busy(Arc<Turn>),
+    Busy(Arc<Transition>),
 }
 
 /// An opening, or a closing, for which others wait.
 #[derive(Debug, Default)]
-struct Turn(OnceLock<Outcome>);
+struct Transition(OnceLock<Outcome>);
 
 #[derive(Clone, Debug)]
 enum Outcome {
@@ -105,11 +105,11 @@ enum Outcome {
     Closed,
 }
 
-/// Ends a turn, also that of a thread that panics: those that wait must not do so for ever.
+/// Ends a transition, also that of a thread that panics: those that wait must not do so for ever.
 struct Ending<'a> {
     registry: &'a Registry,
     key: Key,
-    turn: Arc<Turn>,
+    transition: Arc<Transition>,
     outcome: Outcome,
 }
 
@@ -126,7 +126,7 @@ impl Drop for Ending<'_> {
                 }
             }
         }
-        if self.turn.0.set(self.outcome.clone()).is_err() {
+        if self.transition.0.set(self.outcome.clone()).is_err() {
             log::error!("a dataset was opened or closed by two");
         }
     }
@@ -148,24 +148,24 @@ impl Registry {
         key: Key,
         open: impl FnOnce() -> Result<Arc<Dataset>>,
     ) -> Result<Arc<Dataset>> {
-        let mut turn: Arc<Turn> = Arc::default();
+        let mut transition: Arc<Transition> = Arc::default();
         let mut ending = loop {
             {
                 let mut slots = crate::lock(&self.slots);
                 match slots.get(&key) {
                     Some(Slot::Open(dataset)) => return Ok(dataset.clone()),
-                    Some(Slot::Busy(other)) => turn = other.clone(),
+                    Some(Slot::Busy(other)) => transition = other.clone(),
                     None => {
-                        slots.insert(key, Slot::Busy(turn.clone()));
+                        slots.insert(key, Slot::Busy(transition.clone()));
                         let panicked = err!(EIO, "a failure inside npyfs ended the opening");
-                        break self.ending(key, turn, Outcome::Failed(panicked));
+                        break self.ending(key, transition, Outcome::Failed(panicked));
                     }
                 }
             }
-            match turn.0.wait() {
+            match transition.0.wait() {
                 Outcome::Opened(dataset) => return Ok(dataset.clone()),
                 Outcome::Failed(error) => return Err(error.clone()),
-                Outcome::Closed => turn = Arc::default(),
+                Outcome::Closed => transition = Arc::default(),
             }
         };
         let opened = open();
@@ -176,11 +176,11 @@ impl Registry {
         opened
     }
 
-    fn ending(&self, key: Key, turn: Arc<Turn>, outcome: Outcome) -> Ending<'_> {
+    fn ending(&self, key: Key, transition: Arc<Transition>, outcome: Outcome) -> Ending<'_> {
         Ending {
             registry: self,
             key,
-            turn,
+            transition,
             outcome,
         }
     }
@@ -209,7 +209,7 @@ impl Registry {
         let mut idle: Vec<(bool, u64, Key)> = {
             let slots = crate::lock(&self.slots);
             let idle = slots.iter().filter_map(|(key, slot)| match slot {
-                // No more than a hint: it may be in use before its turn comes.
+                // No more than a hint: it may be in use before this one is closed.
                 Slot::Open(dataset) if Arc::strong_count(dataset) == 1 => {
                     Some((dataset.is_verifying(), dataset.last_used(), *key))
                 }
@@ -243,12 +243,12 @@ impl Registry {
         if matches!(slot, Slot::Busy(_)) {
             return None;
         }
-        let turn: Arc<Turn> = Arc::default();
-        let Slot::Open(dataset) = std::mem::replace(slot, Slot::Busy(turn.clone())) else {
+        let transition: Arc<Transition> = Arc::default();
+        let Slot::Open(dataset) = std::mem::replace(slot, Slot::Busy(transition.clone())) else {
             return None;
         };
         match Arc::try_unwrap(dataset) {
-            Ok(dataset) => Some((dataset, self.ending(key, turn, Outcome::Closed))),
+            Ok(dataset) => Some((dataset, self.ending(key, transition, Outcome::Closed))),
             Err(dataset) => {
                 *slot = Slot::Open(dataset);
                 None

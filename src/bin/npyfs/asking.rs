@@ -40,7 +40,7 @@ pub(crate) fn ask(question: impl FnOnce(&mut File) -> io::Result<()>) -> io::Res
         }),
         ForkResult::Child => {
             drop(reader);
-            // One that waits for ever must not have whoever reads our output wait for its end, too.
+            // A child that waits for ever must not have the reader of our output wait for its end, too.
             let let_go = OpenOptions::new().read(true).write(true).open("/dev/null");
             let answered = let_go.and_then(|null| {
                 dup2_stdin(&null)?;

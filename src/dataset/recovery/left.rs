@@ -8,10 +8,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::super::compare::Stored;
 use super::super::lookup::Entry;
 use super::super::rejected::Rejected;
 use super::super::rescued::Rescued;
-use super::super::rewrite::Stored;
 use super::{Finding, Survey};
 use crate::disk::paths::INCOMING;
 use crate::disk::temp;

@@ -11,8 +11,8 @@ use npyfs::fs::Fs;
 use npyfs::fuse::Adapter;
 use npyfs::store::Store;
 
-use crate::daemon::attach::Remains;
 use crate::daemon::log::Log;
+use crate::daemon::mounting::DetachedMount;
 use crate::daemon::{self, Plan, Served, signals};
 use crate::exit::{Exit, Failure, OrExit};
 use crate::mount_options::{MountArgs, Names, Tuning};
@@ -152,7 +152,7 @@ fn unless_silent(error: &io::Error, exit: Exit) -> Exit {
 }
 
 /// The canonical mount point, with dead mounts of ours taken away, and what is left of them.
-fn check_mountpoint(path: &Path) -> Result<(PathBuf, Vec<Remains>), Failure> {
+fn check_mountpoint(path: &Path) -> Result<(PathBuf, Vec<DetachedMount>), Failure> {
     let shown = path.display();
     let refuse = |why: String| Err(Failure::new(Exit::MountPoint, why));
     let mountpoint = match mountinfo::canonical(path) {
@@ -177,7 +177,7 @@ fn check_mountpoint(path: &Path) -> Result<(PathBuf, Vec<Remains>), Failure> {
                         entry.fstype
                     ));
                 }
-                let cleared = daemon::attach::clear(&mountpoint);
+                let cleared = daemon::mounting::clear(&mountpoint);
                 remains.extend(cleared.or_exit(Exit::MountPoint, || {
                     format!("cannot clear the dead mount at {shown}")
                 })?);

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use npyfs::sys::Process;
 
 use super::holders;
-use crate::daemon::attach;
+use crate::daemon::mounting;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::mountinfo::{self, Entry, State};
 
@@ -39,7 +39,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let state = mountinfo::state(&path);
     let daemon = match state.or_exit(Exit::Failed, || format!("cannot ask {shown}"))? {
         State::Dead => {
-            return attach::unmount(&path, true).or_exit(Exit::Failed, || {
+            return mounting::unmount(&path, true).or_exit(Exit::Failed, || {
                 format!("cannot clear the dead mount {shown}")
             });
         }
@@ -134,12 +134,12 @@ fn losses_of(path: &Path) -> u64 {
 /// Unmounts, unless it stays in use: what has just been closed may be held for a moment more.
 fn unmount_idle(path: &Path) -> npyfs::Result<()> {
     for _ in 0..20 {
-        match attach::unmount(path, false) {
+        match mounting::unmount(path, false) {
             Err(error) if error.errno() == Errno::EBUSY => sleep(Duration::from_millis(20)),
             other => return other,
         }
     }
-    attach::unmount(path, false)
+    mounting::unmount(path, false)
 }
 
 fn check_ours(path: &Path) -> Result<Entry, Failure> {

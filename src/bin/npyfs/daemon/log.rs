@@ -18,7 +18,7 @@ const SYSLOG: &str = "/dev/log";
 /// In the store, where nothing listens there.
 const OWN: &str = ".npyfs/daemon.log";
 const OWN_OLD: &str = ".npyfs/daemon.log.1";
-/// The one in the store begins anew then: nobody else takes care of it.
+/// The one in the store begins anew then: no other program rotates it.
 const MOST: u64 = 8 << 20;
 
 /// Where to.

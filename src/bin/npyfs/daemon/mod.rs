@@ -6,11 +6,11 @@
 //! is still there is taken away, one of another user's at the same path is not, and the store is
 //! closed last.
 
-pub(crate) mod attach;
 pub(crate) mod background;
 pub(crate) mod log;
-mod notify;
+pub(crate) mod mounting;
 mod parting;
+mod sd_notify;
 pub(crate) mod signals;
 
 use std::fs::File;
@@ -23,7 +23,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::exit::{Exit, Failure, OrExit};
 use crate::mount_options::MountFlags;
-use attach::{Attached, Remains};
+use mounting::{DetachedMount, Mounted};
 
 /// What to mount where: canonical paths.
 pub(crate) struct Plan {
@@ -32,7 +32,7 @@ pub(crate) struct Plan {
     pub(crate) flags: MountFlags,
     pub(crate) threads: usize,
     /// What is left of the dead mounts that were in the way.
-    pub(crate) remains: Mutex<Vec<Remains>>,
+    pub(crate) remains: Mutex<Vec<DetachedMount>>,
     /// Of a daemon in the background: the log that SIGHUP has it open anew. In front it ends the mount,
     /// whose terminal is gone.
     pub(crate) reopens: Option<log::Log>,
@@ -61,9 +61,9 @@ pub(crate) type Close = Box<dyn FnOnce() -> npyfs::Result<()> + Send>;
 
 /// Closes the store once, by the first that asks.
 #[derive(Clone)]
-struct Closer(Arc<Mutex<Option<Close>>>);
+struct CloseOnce(Arc<Mutex<Option<Close>>>);
 
-impl Closer {
+impl CloseOnce {
     fn new(close: Close) -> Self {
         Self(Arc::new(Mutex::new(Some(close))))
     }
@@ -86,7 +86,7 @@ pub(crate) fn serve<F: Filesystem>(
     npyfs::sys::return_large_allocations();
     let shown = plan.store.display();
     let served = make().or_exit(Exit::Store, || format!("cannot open the store {shown}"))?;
-    let closer = Closer::new(served.close);
+    let closer = CloseOnce::new(served.close);
     let outcome = mount_and_run(
         plan,
         served.filesystem,
@@ -107,11 +107,11 @@ fn mount_and_run<F: Filesystem>(
     plan: &Plan,
     filesystem: F,
     (attach, let_go): (Attach, LetGo),
-    (stop, closer): (Stop, &Closer),
+    (stop, closer): (Stop, &CloseOnce),
     ready: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let (device, attached) = Attached::new(plan)?;
-    let attached = Arc::new(attached);
+    let (device, mounted) = Mounted::new(plan)?;
+    let mounted = Arc::new(mounted);
     let second = device
         .try_clone()
         .or_exit(Exit::Failed, || "no descriptor is left".into())?;
@@ -127,11 +127,11 @@ fn mount_and_run<F: Filesystem>(
             "the kernel and the daemon cannot check_compatible".into()
         })
         .and_then(|session| {
-            attach(session.notifier(), File::from(second), attached.device());
+            attach(session.notifier(), File::from(second), mounted.device());
             let ending = (stop, closer.clone());
-            signals::watch(Arc::clone(&attached), ending, plan.reopens.clone())
+            signals::watch(Arc::clone(&mounted), ending, plan.reopens.clone())
                 .or_exit(Exit::Failed, || "cannot start the signal thread".into())?;
-            parting::watch(Arc::clone(&attached), let_go)
+            parting::watch(Arc::clone(&mounted), let_go)
                 .or_exit(Exit::Failed, || "cannot watch the table of mounts".into())?;
             ::log::info!(
                 "mounted {} at {}",
@@ -144,26 +144,26 @@ fn mount_and_run<F: Filesystem>(
     let session = match started {
         Ok(session) => session,
         Err(failure) => {
-            attached.sweep();
+            mounted.clean_up();
             return Err(failure);
         }
     };
-    notify::ready();
+    sd_notify::ready();
     drop_later(&plan.remains);
     let ended = match session.run() {
         // The mount went while the daemon was taking a request: as ENODEV, which is the usual end.
         Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
         ended => ended,
     };
-    notify::stopping();
-    attached.sweep();
+    sd_notify::stopping();
+    mounted.clean_up();
     ::log::info!("unmounted {}", plan.mountpoint.display());
     ended.or_exit(Exit::Failed, || "the session failed".into())
 }
 
 /// Lets go of dead mounts once the process that started this daemon, which has them open too, has
 /// ended: the last to close them waits for the kernel.
-fn drop_later(remains: &Mutex<Vec<Remains>>) {
+fn drop_later(remains: &Mutex<Vec<DetachedMount>>) {
     let remains = std::mem::take(&mut *remains.lock().unwrap_or_else(PoisonError::into_inner));
     if remains.is_empty() {
         return;

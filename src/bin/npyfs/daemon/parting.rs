@@ -1,4 +1,4 @@
-//! Notices that the mount has left the table of mounts while something of it is still open, whoever
+//! Notices that the mount has left the table of mounts while something of it is still open, whichever program
 //! took it away: then the datasets are let go of, so that the next daemon can write.
 
 use std::fs::File;
@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::LetGo;
-use super::attach::Attached;
+use super::mounting::Mounted;
 use crate::mountinfo;
 
 /// How often datasets that were owned again meanwhile are let go of.
@@ -22,12 +22,12 @@ const AGAIN: Duration = Duration::from_secs(1);
 const SHARE: u32 = 20;
 
 /// Starts the thread that waits for it. That thread ends with the process.
-pub(super) fn watch(attached: Arc<Attached>, let_go: LetGo) -> io::Result<()> {
+pub(super) fn watch(mounted: Arc<Mounted>, let_go: LetGo) -> io::Result<()> {
     let table = File::open("/proc/self/mountinfo")?;
     thread::Builder::new()
         .name("npyfs-parting".into())
         .spawn(move || {
-            if let Err(error) = wait_until_gone(&table, &attached) {
+            if let Err(error) = wait_until_gone(&table, &mounted) {
                 log::error!("cannot watch the table of mounts any more: {error}");
                 return;
             }
@@ -40,10 +40,10 @@ pub(super) fn watch(attached: Arc<Attached>, let_go: LetGo) -> io::Result<()> {
 }
 
 /// The kernel reports each change of the table of this mount namespace.
-fn wait_until_gone(table: &File, attached: &Attached) -> io::Result<()> {
+fn wait_until_gone(table: &File, mounted: &Mounted) -> io::Result<()> {
     loop {
         let start = Instant::now();
-        if !attached.is_in(&mountinfo::read_again(table)?) {
+        if !mounted.is_in(&mountinfo::read_again(table)?) {
             return Ok(());
         }
         thread::sleep(start.elapsed() * (SHARE - 1));

@@ -10,9 +10,9 @@ use std::thread;
 
 use nix::sys::signal::{SigSet, Signal};
 
-use super::attach::Attached;
 use super::log::Log;
-use super::{Closer, Stop};
+use super::mounting::Mounted;
+use super::{CloseOnce, Stop};
 use crate::exit::Exit;
 
 /// The signals that end a daemon.
@@ -46,17 +46,17 @@ pub(crate) fn block() -> nix::Result<()> {
 ///
 /// Where there is a log to be opened anew, SIGHUP does that and nothing else.
 pub(super) fn watch(
-    attached: Arc<Attached>,
-    (stop, closer): (Stop, Closer),
+    mounted: Arc<Mounted>,
+    (stop, closer): (Stop, CloseOnce),
     reopens: Option<Log>,
 ) -> io::Result<()> {
     thread::Builder::new()
         .name("npyfs-signals".into())
-        .spawn(move || take_signals(&attached, (&stop, &closer), reopens.as_ref()))
+        .spawn(move || take_signals(&mounted, (&stop, &closer), reopens.as_ref()))
         .map(drop)
 }
 
-fn take_signals(attached: &Attached, (stop, closer): (&Stop, &Closer), reopens: Option<&Log>) {
+fn take_signals(mounted: &Mounted, (stop, closer): (&Stop, &CloseOnce), reopens: Option<&Log>) {
     let signals = terminating();
     let mut taken = 0;
     loop {
@@ -78,7 +78,7 @@ fn take_signals(attached: &Attached, (stop, closer): (&Stop, &Closer), reopens: 
                 log::info!("{signal}: unmounting; open files may be finished");
                 // A process that waits for an opening keeps the mount in use.
                 stop();
-                if let Err(error) = attached.detach() {
+                if let Err(error) = mounted.detach() {
                     log::error!("cannot unmount: {error}");
                 }
             }
@@ -95,7 +95,7 @@ fn take_signals(attached: &Attached, (stop, closer): (&Stop, &Closer), reopens: 
     }
 }
 
-fn end_now(closer: &Closer) {
+fn end_now(closer: &CloseOnce) {
     if let Err(error) = closer.close() {
         log::error!("cannot close the store: {error}");
     }

@@ -34,7 +34,7 @@ impl Dataset {
                 to.display()
             ));
         }
-        self.amend(Record::Rename {
+        self.change_chunk(Record::Rename {
             from: from.as_bytes(),
             to: to.as_bytes(),
             at: Some(clock::now()),
@@ -65,7 +65,7 @@ impl Dataset {
         if set == old {
             return Ok(());
         }
-        self.amend(Record::Attributes {
+        self.change_chunk(Record::Attributes {
             name: name.as_bytes(),
             set,
             at: Some(clock::now()),
@@ -73,7 +73,7 @@ impl Dataset {
     }
 
     /// Writes a record about existing chunks, and takes it in.
-    pub(super) fn amend(&self, record: Record<'_>) -> Result<()> {
+    pub(super) fn change_chunk(&self, record: Record<'_>) -> Result<()> {
         if self.is_busy() {
             wait::may_wait()?;
         }

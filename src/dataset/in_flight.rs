@@ -10,7 +10,7 @@ use super::commit::{ChunkCommit, Rows};
 use crate::chunk::status::Start;
 use crate::chunk::status::{Abort, Reopened};
 use crate::chunk::validate::{check_len, read_header};
-use crate::dataset::{Dataset, Incoming, Rewrite};
+use crate::dataset::{Comparison, Dataset, PendingChunk};
 use crate::disk::Face;
 use crate::disk::temp::{Holds, TempFile};
 use crate::disk::{Open, StoreFile};
@@ -72,10 +72,10 @@ impl Dataset {
             && !(start != Start::Keep && self.options.reuse_names)
         {
             let truncated = start != Start::Keep;
-            let again = Rewrite::new(self.clone(), name.to_owned(), committed, truncated);
+            let again = Comparison::new(self.clone(), name.to_owned(), committed, truncated);
             return Ok(ChunkHandle::again(again));
         }
-        let incoming = Incoming::new(self.clone(), name.to_owned(), face);
+        let incoming = PendingChunk::new(self.clone(), name.to_owned(), face);
         incoming.opened();
         in_flight.insert(name.to_owned(), incoming.clone());
         Ok(ChunkHandle::new(id, incoming))
@@ -87,7 +87,7 @@ impl Dataset {
     /// # Errors
     /// The store's.
     #[doc(hidden)]
-    pub fn place_as_empty_file(&self, incoming: &Incoming) -> Result<bool> {
+    pub fn place_as_empty_file(&self, incoming: &PendingChunk) -> Result<bool> {
         self.end_empty(incoming, false)
     }
 
@@ -96,11 +96,11 @@ impl Dataset {
     ///
     /// # Errors
     /// The store's: then the name is free.
-    pub(super) fn leave_empty_file(&self, incoming: &Incoming) -> Result<()> {
+    pub(super) fn leave_empty_file(&self, incoming: &PendingChunk) -> Result<()> {
         self.end_empty(incoming, true).map(drop)
     }
 
-    fn end_empty(&self, incoming: &Incoming, unheld: bool) -> Result<bool> {
+    fn end_empty(&self, incoming: &PendingChunk, unheld: bool) -> Result<bool> {
         // Under the table's lock: between the chunk and the file no lookup misses both, and no open
         // finds a chunk that has lost its name.
         let mut in_flight = crate::lock(&self.in_flight);
@@ -122,7 +122,7 @@ impl Dataset {
     }
 
     /// The chunk is no longer in flight under its name, if it still had it.
-    pub(super) fn leave(&self, incoming: &Incoming) {
+    pub(super) fn leave(&self, incoming: &PendingChunk) {
         let mut in_flight = crate::lock(&self.in_flight);
         if in_flight
             .get(incoming.name())
@@ -159,10 +159,10 @@ impl Dataset {
     /// # Errors
     /// `EBUSY` where its commit is under way.
     #[doc(hidden)]
-    pub fn abort(&self, incoming: &Incoming) -> Result<()> {
+    pub fn abort(&self, incoming: &PendingChunk) -> Result<()> {
         let name = printable::name(incoming.name());
         let aborted = incoming.abort();
-        if aborted == Abort::TooLate {
+        if aborted == Abort::Committing {
             return Err(err!(EBUSY, "{name} is being committed"));
         }
         self.leave(incoming);
@@ -175,8 +175,8 @@ impl Dataset {
     /// A file was committed under the name of a chunk that may be replaced: its handles have lost the
     /// name. One that has gone on meanwhile hears of that when it would commit.
     #[doc(hidden)]
-    pub fn supersede(&self, incoming: &Incoming) {
-        if incoming.give_way() {
+    pub fn supersede(&self, incoming: &PendingChunk) {
+        if incoming.take_over() {
             self.leave(incoming);
         }
     }

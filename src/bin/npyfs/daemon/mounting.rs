@@ -31,7 +31,7 @@ const HELPER: &str = "fusermount3";
 
 /// A mount of ours.
 #[derive(Debug)]
-pub(crate) struct Attached {
+pub(crate) struct Mounted {
     mountpoint: std::path::PathBuf,
     /// `None` where the mount was gone again before it could be looked up.
     entry: Option<Entry>,
@@ -39,7 +39,7 @@ pub(crate) struct Attached {
     connection: OwnedFd,
 }
 
-impl Attached {
+impl Mounted {
     /// Mounts, as root by the system call, else by `fusermount3`. The descriptor speaks FUSE and
     /// has not been spoken to.
     pub(crate) fn new(plan: &Plan) -> Result<(OwnedFd, Self), Failure> {
@@ -59,12 +59,12 @@ impl Attached {
             .map_err(|error| err!(EIO, "cannot read the table of mounts: {error}"));
         match (watched, entry) {
             (Ok(connection), Ok(entry)) => {
-                let attached = Self {
+                let mounted = Self {
                     mountpoint: plan.mountpoint.clone(),
                     entry: entry.filter(Entry::is_npyfs),
                     connection,
                 };
-                Ok((device, attached))
+                Ok((device, mounted))
             }
             (Err(error), _) | (_, Err(error)) => {
                 if let Err(left) = unmount(&plan.mountpoint, true) {
@@ -115,7 +115,7 @@ impl Attached {
     }
 
     /// After the session: takes away what an aborted connection or a failed start left.
-    pub(crate) fn sweep(&self) {
+    pub(crate) fn clean_up(&self) {
         let swept = if self.is_connected() {
             self.detach()
         } else {
@@ -270,7 +270,7 @@ pub(crate) fn unmount(path: &Path, lazily: bool) -> npyfs::Result<()> {
 
 /// What a dead mount leaves to the kernel: dropping it may take a second for each million files.
 #[derive(Debug)]
-pub(crate) struct Remains {
+pub(crate) struct DetachedMount {
     _root: OwnedFd,
 }
 
@@ -279,11 +279,11 @@ pub(crate) struct Remains {
 ///
 /// # Errors
 /// As those of [`unmount`].
-pub(crate) fn clear(path: &Path) -> npyfs::Result<Option<Remains>> {
+pub(crate) fn clear(path: &Path) -> npyfs::Result<Option<DetachedMount>> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let root = open(path, flags, Mode::empty());
     unmount(path, true)?;
-    Ok(root.ok().map(|_root| Remains { _root }))
+    Ok(root.ok().map(|_root| DetachedMount { _root }))
 }
 
 fn unmount_by_helper(path: &Path, lazily: bool) -> npyfs::Result<()> {

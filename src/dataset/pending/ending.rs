@@ -8,7 +8,7 @@ use super::super::rescued::loadable;
 use crate::chunk::status::{HandleId, Standing};
 use crate::chunk::validate::{check_len, no_header, read_header};
 use crate::dataset::Dataset;
-use crate::dataset::incoming::{Body, Incoming, State, failed_inside};
+use crate::dataset::pending::{Body, PendingChunk, State, failed_inside};
 use crate::disk::Face;
 use crate::disk::clock;
 use crate::disk::{Open, set_attributes};
@@ -61,7 +61,7 @@ enum Judged {
     Ask,
 }
 
-impl Incoming {
+impl PendingChunk {
     /// A descriptor of handle `id`, which has written, is being closed, which need not be the last
     /// close of it:
     ///
@@ -110,7 +110,7 @@ impl Incoming {
             return Ok(Judged::Answer(Ok(())));
         }
         if state.len == 0 {
-            self.shared.rest();
+            self.shared.closed_incomplete();
             return Ok(Judged::Answer(Ok(())));
         }
         let complete = self.complete(&state);
@@ -126,7 +126,7 @@ impl Incoming {
                 // Whether its bytes that are still missing were this process's to write, no other
                 // knows that closes after it.
                 state.abandoned |= !meant && complete.is_ok_and(|it| it.has_holes(&state));
-                self.shared.rest();
+                self.shared.closed_incomplete();
                 return Ok(Judged::Answer(Ok(())));
             }
             // Bytes that were never written are zeros only if the producer says that it is done.
@@ -215,7 +215,7 @@ impl Incoming {
     }
 
     fn commit_now(&self, state: &mut State, header: &FinalHeader) -> Result<()> {
-        if !self.shared.seal() {
+        if !self.shared.begin_commit() {
             return Err(self.withdrawn());
         }
         let face = self.face();

@@ -26,7 +26,7 @@ use std::sync::{Arc, LockResult, Mutex, MutexGuard, TryLockError};
 use crate::array::stream::{Owner, Stream};
 use crate::chunk::status::{Abort, HandleId, Lost, Reopened, Shared, Standing, Start};
 use crate::chunk::validate::too_long;
-use crate::chunk::written::Coverage;
+use crate::chunk::written::WrittenRanges;
 use crate::convert::Conversion;
 use crate::convert::bands::Bands;
 use crate::convert::budget::Permit;
@@ -47,7 +47,7 @@ const SMALL_HEAD: usize = 16 << 10;
 
 /// A chunk in flight.
 #[derive(Debug)]
-pub struct Incoming {
+pub struct PendingChunk {
     dataset: Arc<Dataset>,
     name: OsString,
     shared: Shared,
@@ -66,7 +66,7 @@ struct State {
     /// Of the streamed body, where its bytes are the rows.
     crc: u32,
     /// Of a staged body: what was written of it.
-    written: Coverage,
+    written: WrittenRanges,
     /// The bytes came front to back, each once.
     plain: bool,
     /// Some bytes were written more than once, or cut off: what looks complete may be changed yet.
@@ -117,9 +117,9 @@ enum Body {
     File(TempFile),
 }
 
-impl Incoming {
-    pub(crate) fn new(dataset: Arc<Dataset>, name: OsString, face: Face) -> Arc<Incoming> {
-        Arc::new(Incoming {
+impl PendingChunk {
+    pub(crate) fn new(dataset: Arc<Dataset>, name: OsString, face: Face) -> Arc<PendingChunk> {
+        Arc::new(PendingChunk {
             dataset,
             name,
             shared: Shared::new(face),
@@ -129,7 +129,7 @@ impl Incoming {
                 head: Vec::new(),
                 header: None,
                 crc: 0,
-                written: Coverage::default(),
+                written: WrittenRanges::default(),
                 plain: true,
                 rewritten: false,
                 acknowledged: false,
@@ -211,8 +211,8 @@ impl Incoming {
     }
 
     /// Takes the name away for a file that is renamed onto it, if that may have it.
-    pub(crate) fn give_way(&self) -> bool {
-        self.shared.give_way()
+    pub(crate) fn take_over(&self) -> bool {
+        self.shared.take_over()
     }
 
     /// Whether a file that is renamed onto the name may have it: no byte was written, or the handle
@@ -223,7 +223,7 @@ impl Incoming {
 
     /// Takes the name away from every handle.
     pub(crate) fn abort(&self) -> Abort {
-        self.shared.take_away()
+        self.shared.abort()
     }
 
     /// Takes the name of a chunk of no bytes away, and answers the attributes of the file that it
@@ -234,7 +234,7 @@ impl Incoming {
 
     /// Whether `id`, which may have `written` before, may write now.
     fn claim(&self, id: HandleId, written: bool) -> Result<()> {
-        self.shared.go_on(id).map_err(|lost| match lost {
+        self.shared.resume(id).map_err(|lost| match lost {
             Lost::Busy if !written => {
                 err!(EBUSY, "another handle of this chunk has begun to write it")
             }
@@ -301,7 +301,7 @@ impl Incoming {
             .checked_add(data.len() as u64)
             .filter(|&end| i64::try_from(end).is_ok())
             .ok_or_else(|| err!(EFBIG, "a file cannot be that long"))?;
-        if offset != state.len || self.overshoots(state, end)? {
+        if offset != state.len || self.exceeds_header(state, end)? {
             if offset != state.len {
                 state.plain = false;
             }
@@ -357,7 +357,7 @@ impl Incoming {
             Ok(Prefix::Complete(header)) => {
                 self.dataset.check_compatible(&header)?;
                 state.header = Some(header);
-                if self.overshoots(state, end)? {
+                if self.exceeds_header(state, end)? {
                     state.header = None;
                 }
                 Ok(())
@@ -367,7 +367,7 @@ impl Incoming {
 
     /// Whether bytes up to `end` are more than the header says. A count of 0 may be provisional: a
     /// writer that patches it at its end is welcome, and is judged then.
-    fn overshoots(&self, state: &State, end: u64) -> Result<bool> {
+    fn exceeds_header(&self, state: &State, end: u64) -> Result<bool> {
         match &state.header {
             Some(header) if end > header.file_bytes() => {
                 if header.rows() == 0 {
@@ -415,16 +415,16 @@ impl Incoming {
         let end = (before + data.len()) as u64;
         let len = header.len();
         state.header = Some(header);
-        let overshoots = self.overshoots(state, end)?;
+        let exceeds_header = self.exceeds_header(state, end)?;
         let (head, body) = data.split_at(len as usize - before);
         state.head.truncate(before);
         state.head.extend_from_slice(head);
         state.len = len;
-        if overshoots {
+        if exceeds_header {
             self.stage(state)?;
             state.header = None;
         } else {
-            self.choose_place(state)?;
+            self.choose_body(state)?;
         }
         let at = state.len;
         self.take_in(state, body, at, || ())
@@ -438,7 +438,7 @@ impl Incoming {
         }
     }
 
-    fn choose_place(&self, state: &mut State) -> Result<()> {
+    fn choose_body(&self, state: &mut State) -> Result<()> {
         let Some(header) = &state.header else {
             return Err(err!(EIO, "the chunk's header was lost"));
         };
@@ -502,7 +502,7 @@ impl Incoming {
             }
         };
         state.body = Body::File(file);
-        state.written = Coverage::up_to(state.len);
+        state.written = WrittenRanges::up_to(state.len);
         state.head = Vec::new();
         Ok(())
     }
@@ -562,7 +562,7 @@ impl Incoming {
     /// Cuts or extends the chunk in flight to `len` bytes. `false`: it had that length.
     ///
     /// # Errors
-    /// As [`Incoming::write`]; `EPERM` once it is committed, except to the length that it has.
+    /// As [`PendingChunk::write`]; `EPERM` once it is committed, except to the length that it has.
     pub(crate) fn set_len(&self, id: HandleId, written: bool, len: u64) -> Result<bool> {
         let mut state = self.state()?;
         match self.shared.standing() {
@@ -602,7 +602,7 @@ impl Incoming {
             // is written for the first time.
             self.drop_body(state);
             state.len = 0;
-            state.written = Coverage::default();
+            state.written = WrittenRanges::default();
             (state.rewritten, state.abandoned) = (false, false);
             return Ok(());
         }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use crate::array::view::View;
 use crate::chunk::ChunkId;
 use crate::chunk::validate::stopped_early;
-use crate::chunk::written::Coverage;
+use crate::chunk::written::WrittenRanges;
 use crate::convert::{Conversion, Source};
 use crate::dataset::{Dataset, Descriptors};
 use crate::disk::Face;
@@ -28,7 +28,7 @@ const PIECE: usize = 1 << 20;
 
 /// A committed chunk as a writer sees it who has opened it once more.
 #[derive(Debug)]
-pub(crate) struct Rewrite {
+pub(crate) struct Comparison {
     dataset: Arc<Dataset>,
     name: OsString,
     committed: Committed,
@@ -43,7 +43,7 @@ struct State {
     len: u64,
     staged: Option<TempFile>,
     /// Of the staged copy: what was written of it.
-    written: Coverage,
+    written: WrittenRanges,
     /// Bytes came out of order or more than once, or the length was set.
     disordered: bool,
     /// What was written is not compared as a whole yet.
@@ -190,7 +190,7 @@ fn not_truncated(len: u64, to: u64) -> Error {
     )
 }
 
-impl Rewrite {
+impl Comparison {
     pub(crate) fn new(
         dataset: Arc<Dataset>,
         name: OsString,
@@ -293,7 +293,7 @@ impl Rewrite {
                     .context(|| "cannot write to .npyfs/incoming".into())?;
                 at += n as u64;
             }
-            state.written = Coverage::up_to(state.len);
+            state.written = WrittenRanges::up_to(state.len);
             state.staged = Some(file);
         }
         state

@@ -72,18 +72,16 @@ impl Fs {
         thread: u32,
     ) -> Result<Attr> {
         let set = dataset.array_attributes();
+        self.inodes.see_set(dir, set);
         let attr = view_attr(&view.version(), name, self.same_place(dir)?.stat(), set);
         Ok(attr.at(self.inodes.version(dir, name, view, thread)))
     }
 
     pub(super) fn view_attr(&self, dir: u64, name: &OsStr, view: &Version) -> Result<Attr> {
-        let set = match self.dataset(dir) {
-            Ok(dataset) => dataset.array_attributes(),
-            // It is open as it was; what was set of it is with the array that is there now.
-            Err(error) => {
-                log::debug!("{}: {error}", name.display());
-                None
-            }
+        // Nobody waits for a dataset to be opened to hear of what is open already.
+        let set = match self.inodes.dataset(dir) {
+            Some(dataset) => dataset.array_attributes(),
+            None => self.inodes.seen_set(dir),
         };
         Ok(view_attr(view, name, self.same_place(dir)?.stat(), set))
     }

@@ -22,7 +22,7 @@ use super::control::{Control, Text};
 use crate::array::View;
 use crate::array::view::Version;
 use crate::dataset;
-use crate::dataset::Dataset;
+use crate::dataset::{Attributes, Dataset};
 use crate::disk::paths::DATA;
 use crate::error::Result;
 use crate::store::Seen;
@@ -47,6 +47,17 @@ pub(crate) enum Kind {
     Control(Control),
     /// A text there, as it was at one moment.
     Text(Arc<Text>),
+}
+
+/// What is done with an inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Its attributes are asked for.
+    Look,
+    /// They are set.
+    Change,
+    /// It is opened.
+    Open,
 }
 
 /// What tells two nodes apart.
@@ -141,6 +152,8 @@ struct Table {
     datasets: HashMap<u64, Weak<Dataset>>,
     /// Of each directory, the newest version of its array.
     newest: HashMap<u64, u64>,
+    /// Of each directory, what was set of its array, and when, if anything was.
+    of_arrays: HashMap<u64, (Attributes, i64)>,
     /// What the kernel was told of directories and ordinary files, and what is stored of `.npyfs`.
     /// Beside the nodes: chunks, which are the most of them, have none of this.
     seen: HashMap<u64, Seen>,
@@ -312,6 +325,7 @@ impl Inodes {
             hasher: DefaultHashBuilder::default(),
             datasets: HashMap::new(),
             newest: HashMap::new(),
+            of_arrays: HashMap::new(),
             seen: HashMap::new(),
             recent: VecDeque::new(),
             uncached: false,
@@ -490,6 +504,20 @@ impl Inodes {
         ino
     }
 
+    /// The kernel is told that this was set of the array in a directory.
+    pub(crate) fn see_set(&self, dir: u64, set: Option<(Attributes, i64)>) {
+        let mut table = crate::lock(&self.table);
+        match set {
+            Some(set) if table.slots.contains_key(&dir) => table.of_arrays.insert(dir, set),
+            _ => table.of_arrays.remove(&dir),
+        };
+    }
+
+    /// What the kernel was told so.
+    pub(crate) fn seen_set(&self, dir: u64) -> Option<(Attributes, i64)> {
+        crate::lock(&self.table).of_arrays.get(&dir).copied()
+    }
+
     /// `thread` is told the attributes of a node.
     pub(crate) fn tell(&self, ino: u64, thread: u32) {
         crate::lock(&self.table).tell(ino, thread);
@@ -546,6 +574,7 @@ impl Inodes {
         _dropped = is_array.then(|| table.drop_recent(|_, other| other == ino));
         table.datasets.remove(&ino);
         table.seen.remove(&ino);
+        table.of_arrays.remove(&ino);
     }
 
     /// A name was removed: its node, if there is one, stands for nothing any more.
@@ -597,16 +626,17 @@ impl Inodes {
         }
     }
 
-    /// The directory whose dataset knows what an inode stands for, and the dataset if it is known and
-    /// still open. Some texts are made of it when they are opened.
-    pub(crate) fn dataset_of(&self, ino: u64, opens: bool) -> Option<(u64, Option<Arc<Dataset>>)> {
+    /// The directory whose dataset is asked for that use of an inode, and the dataset if it is known and
+    /// still open.
+    pub(crate) fn dataset_of(&self, ino: u64, to: Use) -> Option<(u64, Option<Arc<Dataset>>)> {
         let table = crate::lock(&self.table);
         let node = &table.slots.get(&ino)?.node;
         let needed = match &node.kind {
             Kind::Entry => !node.gone && dataset::Kind::of(&node.name) == dataset::Kind::Chunk,
-            Kind::Text(text) => opens && text.is_list(),
-            // A version is opened as it was looked up.
-            Kind::Array(_) => !opens,
+            // It is made when it is opened.
+            Kind::Text(text) => to == Use::Open && text.is_list(),
+            // A version is opened as it was looked up, and has the attributes of then.
+            Kind::Array(_) => to == Use::Change,
             Kind::Control(_) | Kind::Dir => false,
         };
         let dir = node.parent;

@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use super::handle::Handle;
-use super::inodes::ROOT;
+use super::inodes::{ROOT, Use};
 use super::workers::{Job, Workers};
 use super::{AllowDelete, Fs};
 use crate::dataset::{self, Dataset};
@@ -209,7 +209,7 @@ impl Fs {
 
     /// Of a question for attributes.
     pub fn getattr_route(&self, ino: u64) -> Route {
-        match self.inodes.dataset_of(ino, false) {
+        match self.inodes.dataset_of(ino, Use::Look) {
             Some((dir, dataset)) => self.route_in(dir, dataset, Need::Open, false),
             None => Route::Here(None),
         }
@@ -217,7 +217,7 @@ impl Fs {
 
     /// Of a change of attributes.
     pub fn setattr_route(&self, ino: u64) -> Route {
-        match self.inodes.dataset_of(ino, false) {
+        match self.inodes.dataset_of(ino, Use::Change) {
             Some((dir, dataset)) => self.route_in(dir, dataset, Need::Free, false),
             None => Route::Here(None),
         }
@@ -237,7 +237,7 @@ impl Fs {
     pub fn open_route(&self, ino: u64, flags: i32) -> Route {
         let writes = flags & (libc::O_ACCMODE | libc::O_TRUNC) != libc::O_RDONLY;
         let need = if writes { Need::Owned } else { Need::Open };
-        match self.inodes.dataset_of(ino, true) {
+        match self.inodes.dataset_of(ino, Use::Open) {
             Some((dir, dataset)) => self.route_in(dir, dataset, need, false),
             None => Route::Here(None),
         }

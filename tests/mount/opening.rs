@@ -353,6 +353,7 @@ struct Known {
     path: PathBuf,
     dir: File,
     chunk: File,
+    list: File,
     array: File,
 }
 
@@ -367,6 +368,7 @@ impl Known {
         Self {
             dir: File::open(&path).unwrap(),
             chunk: by_path(&path.join("a.npy")),
+            list: by_path(&path.join(".npyfs/chunks.csv")),
             array: File::open(path.join("data.npy")).unwrap(),
             path,
         }
@@ -382,7 +384,7 @@ impl Known {
 /// A name, and a request that has to open the dataset.
 type Request = (&'static str, fn(&Known));
 
-const REQUESTS: [Request; 14] = [
+const REQUESTS: [Request; 15] = [
     ("list", |known| {
         let listed = fs::read_dir(Known::again(&known.dir)).unwrap();
         assert!(
@@ -403,8 +405,13 @@ const REQUESTS: [Request; 14] = [
         assert_eq!(fs::read(Known::again(&known.chunk)).unwrap(), counted(0, 2));
     }),
     ("status", |known| {
-        let status = known.path.join(".npyfs/status.json");
-        assert!(!fs::read(status).unwrap().is_empty());
+        for name in ["status.json", "chunks.csv"] {
+            let text = fs::read(known.path.join(".npyfs").join(name)).unwrap();
+            assert!(!text.is_empty());
+        }
+    }),
+    ("text", |known| {
+        assert!(!fs::read(Known::again(&known.list)).unwrap().is_empty());
     }),
     ("write", |known| {
         let mut file = OpenOptions::new();

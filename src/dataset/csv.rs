@@ -9,7 +9,7 @@ use crate::journal::catalog::{Catalog, CatalogEntry};
 use crate::printable::spell;
 
 /// The first line of `chunks.csv`.
-pub const CSV_HEAD: &str = "name,first_row,rows,committed_at,uid\n";
+pub const CSV_HEAD: &str = "name,first_row,rows,committed_at,uid,mtime,crc32c\n";
 
 /// How many lines are made while producers wait to commit.
 const AT_ONCE: usize = 1000;
@@ -124,12 +124,14 @@ fn next_line(catalog: &Catalog, id: u32, end: u32) -> Option<(String, u32)> {
 /// The line of `chunks.csv` for this chunk.
 pub(super) fn csv_line(name: &OsStr, receipt: &CatalogEntry) -> String {
     format!(
-        "{},{},{},{},{}\n",
+        "{},{},{},{},{},{},{:08x}\n",
         csv_field(name),
         receipt.first_row,
         receipt.rows,
         clock::iso(receipt.committed),
-        receipt.attributes.uid
+        receipt.attributes.uid,
+        clock::iso(receipt.attributes.mtime),
+        receipt.crc
     )
 }
 
@@ -143,7 +145,7 @@ fn line_len(name: &OsStr, receipt: &CatalogEntry) -> u64 {
     };
     let (first, rows) = (digits(receipt.first_row), digits(receipt.rows));
     let uid = digits(u64::from(receipt.attributes.uid));
-    name as u64 + first + rows + TIME + uid + ",,,,\n".len() as u64
+    name as u64 + first + rows + uid + 2 * TIME + ",,,,,,00000000\n".len() as u64
 }
 
 fn csv_field(name: &OsStr) -> String {
@@ -188,10 +190,11 @@ mod tests {
                 first_row,
                 rows,
                 header: 0,
-                crc: 0,
+                crc: n * 0x1234_5678,
                 converted: false,
                 attributes: Attributes {
                     uid: n * 999,
+                    mtime: i64::from(n) * (i64::MAX / 7),
                     ..Attributes::default()
                 },
                 committed: i64::from(n) * (i64::MAX / 6),

@@ -253,7 +253,7 @@ fn versions_are_told_apart_by_size_and_never_change() {
 fn chunks_csv_names_every_chunk_with_its_rows() {
     require!(fuse);
     let (mount, dataset) = with_dataset();
-    let header = "name,first_row,rows,committed_at,uid";
+    let header = "name,first_row,rows,committed_at,uid,mtime,crc32c";
     assert_eq!(text(&dataset.join(".npyfs/chunks.csv")).trim(), header);
     let odd = ["plain", "a,b", "say \"hi\"", "ü", "none"];
     for (name, rows) in odd.into_iter().zip([5, 3, 2, 1, 0]) {
@@ -273,7 +273,16 @@ fn chunks_csv_names_every_chunk_with_its_rows() {
         assert_eq!(lines.next(), Some(header));
         for (line, start) in lines.by_ref().zip(expected) {
             assert!(line.starts_with(start), "{line}");
-            assert!(line.ends_with(&format!("Z,{uid}")), "{line}");
+            // What recovery compares: CRC-32C of the rows as they lie in the array.
+            let (rest, crc) = line.rsplit_once(',').unwrap();
+            assert!(
+                u32::from_str_radix(crc, 16).is_ok() && crc.len() == 8,
+                "{line}"
+            );
+            assert!(
+                rest.ends_with('Z') && rest.contains(&format!("Z,{uid},")),
+                "{line}"
+            );
         }
         assert_eq!(lines.next(), None);
         csv

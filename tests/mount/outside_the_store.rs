@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 const SECRET: &str = "secret";
 /// How long a script may take that has to wait for nothing.
-const PROMPT: &str = "20";
+const PROMPT: &str = "90";
 
 /// A store that an ordinary user can reach, and what that user must not.
 struct Scene {

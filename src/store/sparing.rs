@@ -7,6 +7,9 @@ use std::sync::{Arc, Weak};
 use super::registry::Registry;
 use crate::disk::{DirEntry, Holder, Lock, Open, StoreDir, StoreFile};
 
+/// How often the reserve is tried.
+const RESERVE_ATTEMPTS: u32 = 20;
+
 #[derive(Debug)]
 pub(super) struct Sparing {
     folder: Arc<dyn StoreDir>,
@@ -32,10 +35,18 @@ impl Sparing {
             }
             done => done,
         };
-        match done {
-            Err(error) if is_shortage(&error) => registry.with_reserve(|| work(&*self.folder)),
-            done => done,
+        // What the reserve gives up another thread may take first.
+        let mut done = done;
+        for _ in 0..RESERVE_ATTEMPTS {
+            match &done {
+                Err(error) if is_shortage(error) => {
+                    done = registry.with_reserve(|| work(&*self.folder));
+                }
+                _ => break,
+            }
+            std::thread::yield_now();
         }
+        done
     }
 }
 

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use common::{
     Chunk, Mount, array_of, chunks_in, close, counted, csv_names, errno, eventually,
-    no_new_process, npyfs, output_of, put, put_chunk, rows_of, run, sync_path, write_chunk,
+    no_new_process, npyfs, output_of, put, put_chunk, rows_of, run, sync_path, wait_until_stored,
+    write_chunk,
 };
 use nix::errno::Errno;
 
@@ -320,6 +321,7 @@ fn a_cut_before_the_last_write_of_a_stream_is_seen_at_its_close() {
     // What is complete would be committed by the close of a process that another test starts.
     let alone = no_new_process();
     let file = write_chunk(&written.dataset, streamed).unwrap();
+    wait_until_stored(&file);
     let rows = numbers(0..3).iter().map(|it| it.rows()).sum::<u64>();
     let data = OpenOptions::new()
         .write(true)

@@ -4,7 +4,7 @@
 //! If they are committed in that order, none of them is ever copied. One that is complete before
 //! those ahead of it waits for them if it has reason to believe that they will be sooner done than a
 //! copy would be, and no longer than a copy would take; else its commit moves it to its place, and
-//! the chunk that has that place is displaced.
+//! what lies there of the chunks ahead of it to a file.
 //!
 //! All streams of a [`Tail`] have one layout. Lock order: the dataset's writer, then a stream's
 //! state.
@@ -84,8 +84,8 @@ impl Dataset {
         };
         let too_long = || err!(EFBIG, "the array would have more bytes than a file can");
         let end = layout.offset(rows).ok_or_else(too_long)?;
-        let base = writer.tail.reach(end);
         let len = header.body_bytes();
+        let base = writer.tail.place_after(end).ok_or_else(too_long)?;
         base.checked_add(len)
             .filter(|&end| i64::try_from(end).is_ok())
             .ok_or_else(too_long)?;
@@ -119,19 +119,19 @@ impl Dataset {
         self.free_tail(writer, stream);
     }
 
-    /// Takes its place from this stream, if it has one, and gives the space back.
+    /// Takes its place from this stream, if it has one, and gives the space back: also what a commit has
+    /// taken that failed.
     fn free_tail(&self, writer: &mut Writer, stream: &Arc<Stream>) {
-        if writer.tail.remove(stream) {
-            self.discard_new(writer);
-            self.cut_tail(writer);
-            self.tail_changed.notify_all();
-        }
+        writer.tail.remove(stream);
+        self.discard_new(writer);
+        self.cut_tail(writer);
+        self.tail_changed.notify_all();
     }
 
     /// As [`Dataset::cut_tail`], if this stream, which was committed, lay after what are rows now.
     pub(super) fn cut_tail_after(&self, writer: &Writer, stream: &Stream) {
-        if let (Ok(base), Some(end)) = (stream.base(), self.next_row_at(stream.layout()))
-            && base + stream.body_len() > end
+        if let Some(end) = self.next_row_at(stream.layout())
+            && stream.end() > end
         {
             self.cut_tail(writer);
         }
@@ -148,8 +148,10 @@ impl Dataset {
         let data = &array.layout.data;
         let cut = || {
             let end = writer.tail.reach(end);
-            // Also what was reserved after the end of the file, if no other chunk needs that.
-            if writer.tail.is_empty() || data.len()? > end {
+            let len = data.len()?;
+            // Also what was reserved after the end of the file, if no other chunk needs that. A file
+            // that another program has cut would get zeros that pass for rows.
+            if len > end || len == end && writer.tail.is_empty() {
                 array.layout.cut(end)?;
                 writer.tail.reserve_again();
             }
@@ -182,7 +184,7 @@ impl Dataset {
 
     /// Whether a stream's commit has something to wait for or to copy.
     pub(super) fn is_out_of_turn(&self, stream: &Stream) -> bool {
-        stream.place() != self.next_row_at(stream.layout())
+        !stream.is_all_in_the_tail() || Some(stream.base()) != self.next_row_at(stream.layout())
     }
 
     /// Waits for this stream's turn, where that is likely to come sooner than a copy would be done.
@@ -202,10 +204,9 @@ impl Dataset {
         let mut guard = self.writer()?;
         loop {
             let left = copy.saturating_sub(start.elapsed());
-            let worth_it = match (guard.as_ref(), self.next_row_at(stream.layout())) {
-                (Some(writer), Some(end)) => writer.tail.is_worth_waiting(stream, end, left),
-                _ => false,
-            };
+            let worth_it = guard
+                .as_ref()
+                .is_some_and(|writer| writer.tail.is_worth_waiting(stream, left));
             if left.is_zero() || !worth_it {
                 return Ok(());
             }

@@ -76,8 +76,7 @@ def beside():
     """Chunks of 1 KiB while a cp of 2 GiB goes into the same dataset."""
     source = ARGS.scratch / "2048-flat.npy"
     np.save(source, np.random.default_rng(0).random(2048 * MIB // 8))
-    figures = []
-    with Mounted("-o", "allow_delete") as fs:
+    with Mounted("-o", "allow_delete=all") as fs:
 
         def rows(folder):
             return json.loads((folder / ".npyfs/status.json").read_text())["rows"]

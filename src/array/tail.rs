@@ -69,7 +69,7 @@ impl Tail {
     }
 
     /// Whether `stream`, which is complete, had better wait until those ahead of it are committed, where
-    /// copying it would take as long as `copy`: it would move them too.
+    /// copying it and them would take as long as `copy`.
     pub(crate) fn is_worth_waiting(&self, stream: &Arc<Stream>, copy: Duration) -> bool {
         let is_soon = |ahead: &Stream| ahead.time_left().is_some_and(|left| left <= copy);
         let mut ahead = self

@@ -2,9 +2,9 @@
 //!
 //! Each chunk that streams is given the room after all others that do, as much as its header says.
 //! If they are committed in that order, none of them is ever copied. One that is complete before
-//! those ahead of it waits for them if it has reason to believe that they will be sooner done than a
-//! copy would be, and no longer than a copy would take; else its commit moves it to its place, and
-//! what lies there of the chunks ahead of it to a file.
+//! those ahead of it waits for them if it has reason to believe that they will be done sooner than all
+//! could be copied that is in the wrong place then, and no longer than that would take; else its commit
+//! moves it to its place, and what lies there of the chunks ahead of it to a file.
 //!
 //! All streams of a [`Tail`] have one layout. Lock order: the dataset's writer, then a stream's
 //! state.
@@ -28,6 +28,9 @@ pub(crate) const MOST_STREAMS: usize = 8;
 
 /// Bytes that are copied in a second, within a factor of two on most machines.
 const COPY_RATE: u64 = 1 << 30;
+/// How many times its length a chunk has copied that is committed before its turn: it goes to its place,
+/// as much of those ahead of it to a file, and from there to theirs.
+const COPIES: u64 = 3;
 /// No chunk waits longer for its turn, however large it is.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// How often a waiting chunk looks whether that still makes sense.
@@ -187,12 +190,10 @@ impl Dataset {
         !stream.is_all_in_the_tail() || Some(stream.base()) != self.next_row_at(stream.layout())
     }
 
-    /// Waits for this stream's turn, where that is likely to come sooner than a copy would be done.
+    /// Waits for this stream's turn, where that is likely to come sooner than copies would be done.
     pub(super) fn wait_for_predecessors(&self, stream: &Arc<Stream>) -> Result<()> {
-        let copy = Duration::from_nanos(
-            stream.body_len().saturating_mul(1_000_000_000 / 1024) / (COPY_RATE / 1024),
-        )
-        .min(LONGEST_WAIT);
+        let copies = stream.body_len().saturating_mul(COPIES);
+        let copy = Duration::from_secs_f64(copies as f64 / COPY_RATE as f64).min(LONGEST_WAIT);
         if !self.is_out_of_turn(stream) {
             return Ok(());
         }

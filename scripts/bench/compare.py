@@ -1,12 +1,14 @@
 """npyfs against its alternatives: each row is the ratio of two things done in turn."""
 
+import json
 import shutil
+import statistics
 import subprocess
 import time
 
 import numpy as np
 
-from harness import ARGS, MIB, ROUNDS, Mounted, Served, bench, faster, run, slower, small, timed
+from harness import ARGS, MIB, ROUNDS, Mounted, Served, bench, faster, rate_of, run, slower, small, time_of, timed
 
 
 def array_file(name, mib, order="C"):
@@ -67,6 +69,39 @@ def copies_at_once():
             ours, theirs = copies(fs, plain, source, 4, datasets)
             words = "one dataset" if datasets == 1 else "four datasets"
             slower(f"four cps of 256 MiB at once into {words}", "the same to ext4", limit, ours, theirs)
+
+
+@bench
+def beside():
+    """Chunks of 1 KiB while a cp of 2 GiB goes into the same dataset."""
+    source = ARGS.scratch / "2048-flat.npy"
+    np.save(source, np.random.default_rng(0).random(2048 * MIB // 8))
+    with Mounted("-o", "allow_delete=all") as fs:
+
+        def rows(folder):
+            return json.loads((folder / ".npyfs/status.json").read_text())["rows"]
+
+        def both(n):
+            alone, shared = fs.dataset(f"alone{n}"), fs.dataset(f"shared{n}")
+            rate = small(shared, 10_000)[0]
+            took = timed(lambda: run("cp", source, alone / "x.npy"))
+            shutil.rmtree(alone)
+            command = [str(ARGS.bin / "chunks"), str(shared), "y", "10000000", "1024"]
+            producer = subprocess.Popen(command)
+            time.sleep(0.2)
+            before = rows(shared)
+            took_beside = timed(lambda: run("cp", source, shared / "x.npy"))
+            came = rows(shared) - before - 2048 * MIB // 8
+            producer.kill()
+            producer.wait()
+            shutil.rmtree(shared)
+            return came / 128 / took_beside, rate, took_beside, took
+
+        both(-1)
+        figures = [both(n) for n in range(ROUNDS)]
+    rate_beside, rate, took_beside, took = (statistics.median(column) for column in zip(*figures))
+    rate_of("1 KiB chunks beside a cp of 2 GiB into the same dataset", "their rate alone", 0.5, rate_beside, rate)
+    time_of("a cp of 2 GiB beside 1 KiB chunks into the same dataset", "the cp alone", 2, took_beside, took)
 
 
 @bench

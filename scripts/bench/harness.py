@@ -118,18 +118,24 @@ def row(what, ours, theirs, against, ratio, goal, ok):
     print(f"| {what} | {ours} | {theirs} | {against} | {ratio:.2f} | {goal}{mark} |", flush=True)
 
 
-def slower(what, against, limit, a, b, rounds=None):
-    """Times: ours may be at most `limit` times theirs."""
-    ours, theirs = pair(a, b, rounds)
+def time_of(what, against, limit, ours, theirs):
     ratio = ours / theirs
     row(what, seconds(ours), seconds(theirs), against, ratio, f"at most {limit}", ratio <= limit)
 
 
-def faster(what, against, limit, a, b, rounds=None):
-    """Rates: ours must be at least `limit` times theirs."""
-    ours, theirs = pair(a, b, rounds)
+def rate_of(what, against, limit, ours, theirs):
     ratio = ours / theirs
     row(what, f"{ours:,.0f}/s", f"{theirs:,.0f}/s", against, ratio, f"at least {limit}", ratio >= limit)
+
+
+def slower(what, against, limit, a, b, rounds=None):
+    """Times: ours may be at most `limit` times theirs."""
+    time_of(what, against, limit, *pair(a, b, rounds))
+
+
+def faster(what, against, limit, a, b, rounds=None):
+    """Rates: ours must be at least `limit` times theirs."""
+    rate_of(what, against, limit, *pair(a, b, rounds))
 
 
 def seconds(value):

@@ -5,6 +5,9 @@ pub(crate) mod stream;
 pub(crate) mod tail;
 pub(crate) mod view;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use crate::error::Result;

@@ -20,7 +20,7 @@ impl Tail {
         self.streams.is_empty()
     }
 
-    /// Whether no chunk has bytes here that are to be moved, or places to write more to.
+    /// Whether no chunk has bytes here, or places to write more to.
     pub(crate) fn has_all_left(&self) -> bool {
         self.streams.iter().all(|stream| stream.has_left())
     }
@@ -30,27 +30,17 @@ impl Tail {
         self.streams.clear();
     }
 
-    /// Whether `stream` was in the tail; it is not any more.
-    pub(crate) fn remove(&mut self, stream: &Arc<Stream>) -> bool {
-        let before = self.streams.len();
+    /// The place of `stream` is another's from now on.
+    pub(crate) fn remove(&mut self, stream: &Arc<Stream>) {
         self.streams.retain(|other| !Arc::ptr_eq(other, stream));
-        self.streams.len() < before
     }
 
-    /// Moves all that lies below `end` out of the way of a commit. A failure is the moved
+    /// Moves all that lies before `end` out of the way of a commit. A failure is the moved
     /// chunk's own.
     pub(crate) fn make_way(&mut self, folder: &Arc<dyn StoreDir>, layout: &Arc<Layout>, end: u64) {
-        let is_clear = |stream: &Arc<Stream>| {
-            Arc::ptr_eq(stream.layout(), layout)
-                && stream.begins_before(end)
-                && stream.make_way(folder, end)
-        };
-        let loses_its_place = |stream: &Arc<Stream>| stream.place().is_some_and(|base| base < end);
-        let displaces = self.streams.iter().any(loses_its_place);
-        self.streams.retain(|stream| !is_clear(stream));
-        if displaces {
-            self.reserve_again();
-        }
+        self.streams.retain(|stream| {
+            !(Arc::ptr_eq(stream.layout(), layout) && stream.make_way(folder, end))
+        });
     }
 
     /// One that gives back what it reserved gives back the others' too.
@@ -65,31 +55,28 @@ impl Tail {
 
     /// The end of what is taken of the backing file, which is `end` if no chunk is in the tail.
     pub(crate) fn reach(&self, end: u64) -> u64 {
-        let reaches = self.streams.iter().filter_map(|stream| stream.reach());
-        reaches.fold(end, u64::max)
+        self.streams
+            .iter()
+            .fold(end, |end, stream| end.max(stream.end()))
     }
 
-    /// Whether `stream`, which is complete, had better wait until those ahead of it are committed
-    /// from `end` on, where copying it would take as long as `copy`.
-    pub(crate) fn is_worth_waiting(&self, stream: &Arc<Stream>, end: u64, copy: Duration) -> bool {
-        let Some(base) = stream.place().filter(|&base| base > end) else {
-            return false;
-        };
-        let mut at = end;
-        let mut places: Vec<_> = self
+    /// Where a chunk will be that is committed after all of these, where the rows end at `end`; at least
+    /// the end of what is taken. `None`: no file is that long.
+    pub(crate) fn place_after(&self, end: u64) -> Option<u64> {
+        let mut lens = self.streams.iter().map(|stream| stream.body_len());
+        let all = lens.try_fold(end, u64::checked_add)?;
+        Some(all.max(self.reach(end)))
+    }
+
+    /// Whether `stream`, which is complete, had better wait until those ahead of it are committed, where
+    /// copying it and them would take as long as `copy`.
+    pub(crate) fn is_worth_waiting(&self, stream: &Arc<Stream>, copy: Duration) -> bool {
+        let is_soon = |ahead: &Stream| ahead.time_left().is_some_and(|left| left <= copy);
+        let mut ahead = self
             .streams
             .iter()
-            .filter_map(|ahead| Some((ahead.place()?, ahead)))
-            .filter(|&(place, _)| place < base)
-            .collect();
-        places.sort_by_key(|&(place, _)| place);
-        for (place, ahead) in places {
-            let soon = ahead.time_left().is_some_and(|left| left <= copy);
-            if place != at || !soon {
-                return false;
-            }
-            at += ahead.body_len();
-        }
-        at == base
+            .filter(|other| other.base() < stream.base())
+            .peekable();
+        ahead.peek().is_some() && ahead.all(|ahead| is_soon(ahead))
     }
 }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use super::published::ArrayChange;
 use super::writer::Writer;
-use crate::array::stream::{NewArray, Outcome, Stream};
+use crate::array::stream::{NewArray, Stream};
 use crate::array::view::{HeaderKind, Layout};
 use crate::array::{Array, check_compatible};
 use crate::convert::bands::Bands;
@@ -47,7 +47,7 @@ pub(crate) enum Rows<'a> {
     Memory(&'a [u8]),
     /// After the candidate's header.
     File(&'a dyn StoreFile),
-    /// In the tail, with this checksum, unless the stream was displaced.
+    /// In the tail, but for what was spilled, and with this checksum if they are not converted.
     Stream(&'a Arc<Stream>, u32),
 }
 
@@ -69,9 +69,6 @@ impl Dataset {
         }
         let slow = !matches!(rows, Rows::Memory(_));
         let _busy = slow.then(|| self.busy.enter());
-        if let Some(stream) = stream {
-            stream.drain()?;
-        }
         let mut guard = self.mine()?;
         let writer = self.usable(&mut guard)?;
         if let Some(stream) = stream {
@@ -187,40 +184,20 @@ impl Dataset {
         };
         let conversion = Conversion::needed(chunk.header, layout.dtype());
         let conversion = conversion.as_ref();
-        let own = match rows {
-            Rows::Stream(stream, crc) => {
-                let in_tail = writer.tail.remove(stream) && Arc::ptr_eq(stream.layout(), layout);
-                let base = stream.base()?;
-                // A conversion reads in an order of its own what it must not overwrite before.
-                if in_tail && conversion.is_some() && start < base && base < end {
-                    stream.make_way(&self.folder, u64::MAX);
-                }
-                match stream.take()? {
-                    Outcome::InPlace if in_tail && base == start => {
-                        let body = Body::File(&*layout.data, start, Some(stream.bands()));
-                        return conversion.map_or(Ok(crc), |conversion| {
-                            self.convert(conversion, body, &*layout.data, start)
-                        });
-                    }
-                    // Further on, before its turn; or in an array that another took the place
-                    // of before it was born.
-                    Outcome::InPlace => None,
-                    Outcome::TempFile(file) => Some(file),
-                }
-            }
-            _ => None,
-        };
+        if let Rows::Stream(stream, _) = rows {
+            writer.tail.remove(stream);
+        }
         writer.tail.make_way(&self.folder, layout, end);
-        let header_len = chunk.header.len();
-        let body = match (rows, &own) {
-            (Rows::Memory(body), _) => Body::Memory(body),
-            (Rows::File(blob), _) => Body::File(blob, header_len, None),
-            (Rows::Stream(stream, _), Some(file)) => {
-                Body::File(file.blob(), header_len, Some(stream.bands()))
-            }
-            (Rows::Stream(stream, _), None) => {
-                let data = &*stream.layout().data;
-                Body::File(data, stream.base()?, Some(stream.bands()))
+        let body = match rows {
+            Rows::Memory(body) => Body::Memory(body),
+            Rows::File(blob) => Body::File(blob, chunk.header.len(), None),
+            Rows::Stream(stream, crc) => {
+                stream.settle(layout, start)?;
+                // The array may have been another one when it began.
+                if conversion.is_none() && !stream.is_converted() {
+                    return Ok(crc);
+                }
+                Body::File(&*layout.data, start, Some(stream.bands()))
             }
         };
         match conversion {
@@ -378,8 +355,7 @@ enum Body<'a> {
     File(&'a dyn StoreFile, u64, Option<&'a Bands>),
 }
 
-/// Copies rows that are stored as they came, and sums them up. They may come from further on in
-/// `data`: a piece is read before anything is written that far.
+/// Copies rows that are stored as they came, and sums them up. They may lie in their place already.
 fn copy_rows(body: Body<'_>, len: u64, data: &dyn StoreFile, start: u64) -> Result<u32> {
     let (mut crc, mut at) = (0, start);
     let mut put = |rows: &[u8]| {

@@ -2,9 +2,9 @@
 //!
 //! Each chunk that streams is given the room after all others that do, as much as its header says.
 //! If they are committed in that order, none of them is ever copied. One that is complete before
-//! those ahead of it waits for them if it has reason to believe that they will be sooner done than a
-//! copy would be, and no longer than a copy would take; else its commit moves it to its place, and
-//! the chunk that has that place is displaced.
+//! those ahead of it waits for them if it has reason to believe that they will be done sooner than all
+//! could be copied that is in the wrong place then, and no longer than that would take; else its commit
+//! moves it to its place, and what lies there of the chunks ahead of it to a file.
 //!
 //! All streams of a [`Tail`] have one layout. Lock order: the dataset's writer, then a stream's
 //! state.
@@ -28,6 +28,9 @@ pub(crate) const MOST_STREAMS: usize = 8;
 
 /// Bytes that are copied in a second, within a factor of two on most machines.
 const COPY_RATE: u64 = 1 << 30;
+/// How many times its length a chunk has copied that is committed before its turn: it goes to its place,
+/// as much of those ahead of it to a file, and from there to theirs.
+const COPIES: u64 = 3;
 /// No chunk waits longer for its turn, however large it is.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// How often a waiting chunk looks whether that still makes sense.
@@ -84,8 +87,8 @@ impl Dataset {
         };
         let too_long = || err!(EFBIG, "the array would have more bytes than a file can");
         let end = layout.offset(rows).ok_or_else(too_long)?;
-        let base = writer.tail.reach(end);
         let len = header.body_bytes();
+        let base = writer.tail.place_after(end).ok_or_else(too_long)?;
         base.checked_add(len)
             .filter(|&end| i64::try_from(end).is_ok())
             .ok_or_else(too_long)?;
@@ -119,19 +122,19 @@ impl Dataset {
         self.free_tail(writer, stream);
     }
 
-    /// Takes its place from this stream, if it has one, and gives the space back.
+    /// Takes its place from this stream, if it has one, and gives the space back: also what a commit has
+    /// taken that failed.
     fn free_tail(&self, writer: &mut Writer, stream: &Arc<Stream>) {
-        if writer.tail.remove(stream) {
-            self.discard_new(writer);
-            self.cut_tail(writer);
-            self.tail_changed.notify_all();
-        }
+        writer.tail.remove(stream);
+        self.discard_new(writer);
+        self.cut_tail(writer);
+        self.tail_changed.notify_all();
     }
 
     /// As [`Dataset::cut_tail`], if this stream, which was committed, lay after what are rows now.
     pub(super) fn cut_tail_after(&self, writer: &Writer, stream: &Stream) {
-        if let (Ok(base), Some(end)) = (stream.base(), self.next_row_at(stream.layout()))
-            && base + stream.body_len() > end
+        if let Some(end) = self.next_row_at(stream.layout())
+            && stream.end() > end
         {
             self.cut_tail(writer);
         }
@@ -148,8 +151,10 @@ impl Dataset {
         let data = &array.layout.data;
         let cut = || {
             let end = writer.tail.reach(end);
-            // Also what was reserved after the end of the file, if no other chunk needs that.
-            if writer.tail.is_empty() || data.len()? > end {
+            let len = data.len()?;
+            // Also what was reserved after the end of the file, if no other chunk needs that. A file
+            // that another program has cut would get zeros that pass for rows.
+            if len > end || len == end && writer.tail.is_empty() {
                 array.layout.cut(end)?;
                 writer.tail.reserve_again();
             }
@@ -182,15 +187,13 @@ impl Dataset {
 
     /// Whether a stream's commit has something to wait for or to copy.
     pub(super) fn is_out_of_turn(&self, stream: &Stream) -> bool {
-        stream.place() != self.next_row_at(stream.layout())
+        !stream.is_all_in_the_tail() || Some(stream.base()) != self.next_row_at(stream.layout())
     }
 
-    /// Waits for this stream's turn, where that is likely to come sooner than a copy would be done.
+    /// Waits for this stream's turn, where that is likely to come sooner than copies would be done.
     pub(super) fn wait_for_predecessors(&self, stream: &Arc<Stream>) -> Result<()> {
-        let copy = Duration::from_nanos(
-            stream.body_len().saturating_mul(1_000_000_000 / 1024) / (COPY_RATE / 1024),
-        )
-        .min(LONGEST_WAIT);
+        let copies = stream.body_len().saturating_mul(COPIES);
+        let copy = Duration::from_secs_f64(copies as f64 / COPY_RATE as f64).min(LONGEST_WAIT);
         if !self.is_out_of_turn(stream) {
             return Ok(());
         }
@@ -202,10 +205,9 @@ impl Dataset {
         let mut guard = self.writer()?;
         loop {
             let left = copy.saturating_sub(start.elapsed());
-            let worth_it = match (guard.as_ref(), self.next_row_at(stream.layout())) {
-                (Some(writer), Some(end)) => writer.tail.is_worth_waiting(stream, end, left),
-                _ => false,
-            };
+            let worth_it = guard
+                .as_ref()
+                .is_some_and(|writer| writer.tail.is_worth_waiting(stream, left));
             if left.is_zero() || !worth_it {
                 return Ok(());
             }

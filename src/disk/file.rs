@@ -108,14 +108,10 @@ impl StoreFile for OsFile {
             Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
             Err(errno) => {
                 // ext4 keeps what it had got hold of until then.
-                self.unreserve()?;
+                self.set_len(self.len()?)?;
                 Err(errno.into())
             }
         }
-    }
-
-    fn unreserve(&self) -> io::Result<()> {
-        self.set_len(self.len()?)
     }
 
     fn insert_range(&self, len: u64) -> io::Result<bool> {

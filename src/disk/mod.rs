@@ -217,13 +217,6 @@ pub trait StoreFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// `ENOSPC`, `EDQUOT`, `EFBIG` where the space is not to be had.
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()>;
-    /// Gives back what was reserved after the end of the file.
-    ///
-    /// # Errors
-    /// The operating system's.
-    fn unreserve(&self) -> io::Result<()> {
-        Ok(())
-    }
     /// Inserts `len` zero bytes at the front, in constant time. `false`: this filesystem cannot.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Chunks in flight that do not fit the fast path: files in `.npyfs/incoming/`.
 //!
-//! A staged file holds the chunk's bytes at their own offsets, header first; that of a stream that
-//! was displaced may hold the body in [`Bands`](crate::convert::bands::Bands), or a part of it only. Its name
+//! A staged file holds the chunk's bytes at their own offsets, header first; what was spilled of a stream
+//! may be in [`Bands`](crate::convert::bands::Bands), or the beginning of the body only. Its name
 //! says which of these it is and whose ([`Holds`]), from its creation on: so much is known of it if the
 //! daemon dies. It is removed with its value, unless it was moved to `.npyfs/rejected/` or `rescued/`.
 

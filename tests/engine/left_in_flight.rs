@@ -157,8 +157,8 @@ fn a_chunk_that_was_moved_out_of_the_tail_is_kept() {
     let mut file = File::create(dataset.join("long.npy")).unwrap();
     let bytes = part(40_000, 20_000);
     file.write_all(&bytes[..bytes.len() / 2]).unwrap();
-    // Takes the place of its first rows; the rest is moved with its own writes.
-    put(&dataset.join("small.npy"), &counted(1, 1)).unwrap();
+    // Takes the place of all its rows, also of those that are still to come.
+    put(&dataset.join("other.npy"), &counted(1, 40_000)).unwrap();
     file.write_all(&bytes[bytes.len() / 2..]).unwrap();
     wait_until_stored(&file);
     let (mount, dataset) = killed(mount);
@@ -167,6 +167,23 @@ fn a_chunk_that_was_moved_out_of_the_tail_is_kept() {
         panic!("{}", log(&mount));
     };
     has_rows(only, 20_000);
+    assert_eq!(rows_of(&dataset).len(), 40_001);
+}
+
+#[test]
+fn the_beginning_of_a_chunk_that_is_moved_out_of_the_tail_does_not_pass_for_it() {
+    require!(fuse);
+    let (mount, dataset) = with_dataset("");
+    let mut file = File::create(dataset.join("long.npy")).unwrap();
+    let bytes = part(40_000, 20_000);
+    file.write_all(&bytes).unwrap();
+    put(&dataset.join("small.npy"), &counted(1, 1)).unwrap();
+    assert_eq!(kept(&mount.store("run"), "incoming").len(), 1);
+    let (mount, dataset) = killed(mount);
+    drop(file);
+    assert!(kept(&dataset, "rejected").is_empty());
+    let line = "long.npy was being written when the daemon died: what came of it is not kept";
+    assert!(log(&mount).contains(line), "{}", log(&mount));
     assert_eq!(rows_of(&dataset), [0, 1]);
 }
 
@@ -244,7 +261,7 @@ fn it_belongs_to_its_producer_also_where_its_mode_changed_in_flight() {
         fs::set_permissions(&path, PermissionsExt::from_mode(0o440)).unwrap();
         chown(&path, Some(user.uid), Some(user.gid)).unwrap();
     }
-    put(&dataset.join("small.npy"), &counted(1, 1)).unwrap();
+    put(&dataset.join("other.npy"), &counted(1, 40_000)).unwrap();
     streamed.write_all(&bytes[bytes.len() / 2..]).unwrap();
     let (mount, dataset) = killed(mount);
     drop((staged, streamed));

@@ -245,7 +245,7 @@ impl PendingChunk {
                     // The rows are in the array, whatever the disk says: this is no refusal.
                     log::error!("{}: {error}", self.dataset.label());
                 }
-                // The rows have their place now; a stream that was displaced gave up its file.
+                // The rows have their place now. What was spilled of a stream is removed with it.
                 state.body = Body::Head;
                 state.head = Vec::new();
                 self.dataset.leave(self);
@@ -349,8 +349,8 @@ impl PendingChunk {
             Body::File(file) => rejected.keep_file(&self.name, face, state.len, file),
             Body::Stream(stream) if state.len > header_len => {
                 let kept = if rejected.fits(state.len) {
-                    let file = self.dataset.leave_tail(&stream)?;
-                    rejected.keep_file(&self.name, face, state.len, file)
+                    let file = self.dataset.leave_tail(&stream);
+                    file.and_then(|file| rejected.keep_file(&self.name, face, state.len, file))
                 } else {
                     Ok(None)
                 };

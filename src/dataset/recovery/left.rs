@@ -81,7 +81,7 @@ impl Left<'_> {
                 return self.remove(path);
             }
             Holds::Scattered(chunk) => {
-                self.say(chunk, "what came of it is not kept, as it was being moved, or was to be converted and in no order of its rows");
+                self.say(chunk, "what came of it is not kept, as it lay after the array's rows but for its beginning, or was to be converted and in no order of its rows");
                 return self.remove(path);
             }
             Holds::Chunk(chunk) => (chunk, false),

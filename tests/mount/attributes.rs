@@ -569,7 +569,7 @@ for n in range(400):
     with open('copy') as file:
         text = file.read()
     assert text.startswith('name,first_row,') and text.endswith('\n') and '\0' not in text, text
-    assert all(len(row) == 5 and row[3].endswith('Z') for row in csv.reader(text.splitlines()[1:]))
+    assert all(len(row) == 7 and row[3].endswith('Z') for row in csv.reader(text.splitlines()[1:]))
     with open('status') as file:
         assert file.read().endswith('}\n')
 ";

@@ -13,6 +13,10 @@ use super::{Attr, Fs, Mode, Need, Opened, Route};
 use crate::error::Result;
 use crate::store::Seen;
 
+/// Lists of chunks up to this length, in bytes, are made when they are looked up. Of a longer one only what it
+/// takes to make the same is kept, which names that are removed or written again may end.
+const SMALL: u64 = 256 << 10;
+
 /// Lists of chunks that are longer, in bytes, are made as they are read.
 const LONGEST: u64 = 16 << 20;
 
@@ -27,7 +31,15 @@ impl Fs {
                 let status = self.dataset(dir)?.status()?;
                 whole(format!("{:#}\n", status.to_json()))
             }
-            Control::Chunks => Body::Csv(self.dataset(dir)?.csv_edition()?),
+            Control::Chunks => {
+                let dataset = self.dataset(dir)?;
+                let edition = dataset.csv_edition()?;
+                if edition.len > SMALL {
+                    Body::Csv(edition)
+                } else {
+                    Body::Whole(dataset.csv_text(&edition).0.into())
+                }
+            }
             Control::Dir | Control::Log | Control::Kept(_) | Control::KeptFile(..) => {
                 return Ok(None);
             }
@@ -62,9 +74,14 @@ impl Fs {
                     (GeneratedFile::csv(dataset, *edition), Mode::Kept)
                 } else {
                     let (text, is_that) = dataset.csv_text(edition);
-                    // A reader that asks for no size gets also what was changed since it was looked up.
-                    let mode = if is_that { Mode::Kept } else { Mode::Direct };
-                    (GeneratedFile::Whole(text.into()), mode)
+                    if !is_that {
+                        // The kernel looks it up again, and opens that.
+                        return Err(err!(
+                            ESTALE,
+                            "names of chunks were changed since chunks.csv was looked up"
+                        ));
+                    }
+                    (GeneratedFile::Whole(text.into()), Mode::Kept)
                 }
             }
         };

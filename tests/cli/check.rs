@@ -2,6 +2,7 @@
 //! code 1; what is no damage is exit code 0.
 
 use crate::common;
+use crate::common::Started as _;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -117,7 +118,7 @@ fn check(path: &Path) -> (i32, String) {
     let output = Command::new(npyfs())
         .arg("check")
         .arg(path)
-        .output()
+        .output_alone()
         .unwrap();
     let said = [output.stdout, output.stderr].concat();
     let code = output.status.code().unwrap();
@@ -350,7 +351,7 @@ fn read_by_a_check(dataset: &Path) -> (u64, String) {
         .arg(npyfs())
         .arg("check")
         .arg(dataset)
-        .output()
+        .output_alone()
         .unwrap();
     let traced = fs::read_to_string(trace.path()).unwrap();
     let of_rows = traced
@@ -595,7 +596,7 @@ fn a_mount_has_its_store_checked() {
     // From inside the mount.
     let mut command = Command::new(npyfs());
     command.args(["check", "."]).current_dir(mount.path("run"));
-    let output = command.output().unwrap();
+    let output = command.output_alone().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     // A directory above both finds each dataset once.
     let (code, said) = check(mount.path("").parent().unwrap());
@@ -634,7 +635,7 @@ fn a_mount_whose_daemon_is_stopped_or_dead_has_its_store_checked() {
                 .arg(npyfs())
                 .arg("check")
                 .arg(mount.path(path))
-                .output()
+                .output_alone()
                 .unwrap();
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             assert!(begun.elapsed() < Duration::from_secs(9), "{what}: it hangs");
@@ -713,7 +714,7 @@ fn a_check_calls_nothing_damaged_that_is_only_being_changed() {
                 }
                 let mut append = Command::new(npyfs());
                 append.arg("append").arg(&appended);
-                append.arg(alone.join(chunk.name())).output().unwrap();
+                append.arg(alone.join(chunk.name())).output_alone().unwrap();
             }
         });
         let rounds: Vec<_> = (0..60).map(|_| check(&root)).collect();
@@ -740,7 +741,7 @@ fn a_terminal_sees_a_progress_bar_and_nobody_else_does() {
     let output = Command::new(npyfs())
         .arg("check")
         .arg(closed.store.path())
-        .output()
+        .output_alone()
         .unwrap();
     assert!(output.status.success() && output.stderr.is_empty());
     assert!(!output.stdout.contains(&b'\r'));
@@ -756,7 +757,7 @@ fn a_terminal_sees_a_progress_bar_and_nobody_else_does() {
         let on_terminal = Command::new("script")
             .args(["-qec", &command, "/dev/null"])
             .env("TERM", "xterm")
-            .output()
+            .output_alone()
             .unwrap();
         let seen = String::from_utf8_lossy(&on_terminal.stdout).into_owned();
         assert!(on_terminal.status.success(), "{seen}");

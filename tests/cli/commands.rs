@@ -1,6 +1,7 @@
 //! The commands as a shell meets them: where their output goes, what they refuse, how they end.
 
 use crate::common;
+use crate::common::Started as _;
 
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
@@ -61,7 +62,7 @@ fn command<A: AsRef<OsStr>>(word: &str, arguments: impl IntoIterator<Item = A>) 
 
 fn append(dataset: &Path, files: &[&PathBuf]) -> Output {
     let mut command = command("append", [dataset]);
-    command.args(files).output().unwrap()
+    command.args(files).output_alone().unwrap()
 }
 
 #[track_caller]
@@ -107,7 +108,7 @@ fn a_reader_who_has_gone_ends_every_command_quietly() {
     for mut command in printing(&files) {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let child = command.stdout(writer).stderr(Stdio::piped()).spawn();
+        let child = command.stdout(writer).stderr(Stdio::piped()).spawn_alone();
         let output = child.unwrap().wait_with_output().unwrap();
         let said = ends(&output, UNREAD);
         assert_eq!(said, "", "{command:?}");
@@ -126,7 +127,7 @@ fn output_that_cannot_be_written_fails_every_command() {
     let files = Files::new();
     for mut command in printing(&files) {
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let child = command.stdout(full).stderr(Stdio::piped()).spawn();
+        let child = command.stdout(full).stderr(Stdio::piped()).spawn_alone();
         let output = child.unwrap().wait_with_output().unwrap();
         let said = ends(&output, FAILED);
         assert!(
@@ -144,7 +145,7 @@ fn a_reason_that_cannot_be_written_leaves_the_exit_code() {
         (command("mount", ["/no/such/store", "/no/such/path"]), STORE),
     ] {
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let status = command.stderr(full).status().unwrap();
+        let status = command.stderr(full).status_alone().unwrap();
         assert_eq!(status.code(), Some(code), "{command:?}");
     }
 }
@@ -156,14 +157,14 @@ fn the_same_mistake_has_the_same_code_in_all_commands() {
     fs::create_dir(files.store("empty")).unwrap();
     let with_file = |word: &str, path: &Path| match word {
         "append" => append(path, &[&file]),
-        _ => command(word, [path]).output().unwrap(),
+        _ => command(word, [path]).output_alone().unwrap(),
     };
     for word in ["check", "status", "append"] {
         // No directory; of no use to a shell either.
         ends(&with_file(word, &file), STORE);
         ends(&with_file(word, &file.join("below")), STORE);
         ends(
-            &command(word, ["--no-such-option"]).output().unwrap(),
+            &command(word, ["--no-such-option"]).output_alone().unwrap(),
             USAGE,
         );
     }
@@ -174,7 +175,7 @@ fn the_same_mistake_has_the_same_code_in_all_commands() {
         assert!(said.contains("holds no dataset"), "{said}");
     }
     for word in ["check", "append", "mount", "umount"] {
-        ends(&command(word, [""; 0]).output().unwrap(), USAGE);
+        ends(&command(word, [""; 0]).output_alone().unwrap(), USAGE);
     }
 }
 
@@ -256,7 +257,7 @@ fn append_takes_more_files_than_it_may_open_at_once() {
     let mut limited = Command::new("sh");
     limited.args(["-c", "ulimit -n 40; exec \"$@\"", "sh"]);
     limited.arg(npyfs()).arg("append").arg(files.store("run"));
-    let said = ends(&limited.args(&names).output().unwrap(), 0);
+    let said = ends(&limited.args(&names).output_alone().unwrap(), 0);
     assert_eq!(said.matches(": appended as rows").count(), 100, "{said}");
 }
 
@@ -378,7 +379,7 @@ fn append_by_way_of_a_mount_goes_to_the_store() {
         let mut command = Command::new("timeout");
         command.args(["-s", "KILL", "10"]).arg(npyfs());
         let command = command.arg("append").arg(path).arg(&paths[2]);
-        command.output().unwrap()
+        command.output_alone().unwrap()
     };
     let stopped = timeout(&mount.path("run"));
     common::kill(mount.pid(), "CONT");
@@ -416,7 +417,11 @@ fn a_directory_that_cannot_be_searched_is_not_called_good() {
     mode(&files.store("shut"), 0o700);
     mode(&files.store("c/.npyfs/chunks.log"), 0);
     let mut check = user.command(&binary);
-    let output = check.arg("check").arg(files.store("")).output().unwrap();
+    let output = check
+        .arg("check")
+        .arg(files.store(""))
+        .output_alone()
+        .unwrap();
     let said = ends(&output, FAILED);
     let (shut, c) = (files.store("shut"), files.store("c"));
     for path in [&shut, &c] {

@@ -2,6 +2,7 @@
 //! ends.
 
 use crate::common;
+use crate::common::Started as _;
 
 use std::fs;
 use std::path::Path;
@@ -40,7 +41,7 @@ fn a_demo_that_is_interrupted_leaves_no_mount_and_no_daemon() {
         let mut child = demo(scratch.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .spawn()
+            .spawn_alone()
             .unwrap();
         let entry = || fs::read_dir(scratch.path()).unwrap().next();
         let mut mountpoint = None;

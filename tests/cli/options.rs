@@ -1,6 +1,7 @@
 //! Options of a mount, and the codes that it ends with.
 
 use crate::common;
+use crate::common::Started as _;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -118,7 +119,7 @@ fn as_the_helper_of_mount_it_ends_with_the_codes_of_mount() {
         let output = helper(&place)
             .args([store, mountpoint])
             .args(["-o", words])
-            .output();
+            .output_alone();
         output.unwrap().status.code().unwrap()
     };
     let (store, mountpoint) = (place.store(), place.mountpoint());

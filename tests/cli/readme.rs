@@ -1,6 +1,7 @@
 //! The examples of README.md are programs of tests/producers, word for word, and work.
 
 use crate::common;
+use crate::common::Started as _;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -129,7 +130,7 @@ fn the_commands_of_the_readme_work() {
     let output = Command::new("sh")
         .args(["-ec", &text])
         .current_dir(&place.root)
-        .output()
+        .output_alone()
         .unwrap();
     run(&mut place.umount());
     assert!(output.status.success(), "{output:?}");

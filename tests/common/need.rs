@@ -1,5 +1,6 @@
 //! What a test needs of its machine, and how it says that it was skipped.
 
+use super::process::Started as _;
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
@@ -29,7 +30,7 @@ pub fn missing(need: &str) -> Option<String> {
             let python = python_path();
             let numpy = Command::new(&python)
                 .args(["-c", "import numpy, npy_append_array"])
-                .output();
+                .output_alone();
             match numpy {
                 Ok(output) if output.status.success() => None,
                 _ => Some(format!(
@@ -42,7 +43,7 @@ pub fn missing(need: &str) -> Option<String> {
         "samba" => {
             let library = Command::new("/usr/bin/python3")
                 .args(["-c", "import samba.samba3.libsmb_samba_internal"])
-                .output();
+                .output_alone();
             match library {
                 Ok(output) if output.status.success() => None,
                 _ => Some("needs Samba's library for /usr/bin/python3 (python3-samba)".into()),

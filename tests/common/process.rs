@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 use std::thread::sleep;
@@ -139,6 +139,27 @@ pub fn start(command: &mut Command) -> io::Result<Child> {
 pub fn output_of(command: &mut Command) -> io::Result<Output> {
     let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
     start(piped)?.wait_with_output()
+}
+
+/// What std does, but while no thread closes a chunk ([`start`]).
+pub trait Started {
+    fn spawn_alone(&mut self) -> io::Result<Child>;
+    fn status_alone(&mut self) -> io::Result<ExitStatus>;
+    fn output_alone(&mut self) -> io::Result<Output>;
+}
+
+impl Started for Command {
+    fn spawn_alone(&mut self) -> io::Result<Child> {
+        start(self)
+    }
+
+    fn status_alone(&mut self) -> io::Result<ExitStatus> {
+        start(self)?.wait()
+    }
+
+    fn output_alone(&mut self) -> io::Result<Output> {
+        output_of(self)
+    }
 }
 
 /// Runs a command that must succeed.

@@ -2,6 +2,7 @@
 //! left as they are.
 
 use crate::common;
+use crate::common::Started as _;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -186,7 +187,7 @@ fn refused(bytes: &[u8], reason: &str) {
     let check = Command::new(common::npyfs())
         .arg("check")
         .arg(mount.store("run"))
-        .output()
+        .output_alone()
         .unwrap();
     let (code, said) = common::refusal(&check);
     let said = said + &String::from_utf8_lossy(&check.stdout);

@@ -3,6 +3,7 @@
 //! no producer wrote, and no chunk twice after a retry of all.
 
 use crate::common;
+use crate::common::Started as _;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -172,7 +173,7 @@ fn shell(script: &str, arguments: &[&Path], allowed: &[i32]) {
         .args(["-ec", script, "sh"])
         .args(arguments)
         .stderr(Stdio::null())
-        .status()
+        .status_alone()
         .unwrap();
     let code = status.code().unwrap();
     assert!(code == 0 || allowed.contains(&code), "{script}: {status}");
@@ -545,7 +546,11 @@ fn a_copy_with_a_flipped_byte_in_its_first_chunk_is_served_and_not_written_to() 
 
     let check = |arguments: &[&str]| {
         let mut check = Command::new(npyfs());
-        let output = check.arg("check").args(arguments).arg(left.at()).output();
+        let output = check
+            .arg("check")
+            .args(arguments)
+            .arg(left.at())
+            .output_alone();
         let output = output.unwrap();
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         (output.status.code().unwrap(), said)

@@ -2,6 +2,7 @@
 //! the daemon nor a check at work, and take no space when they are recovered.
 
 use crate::common;
+use crate::common::Started as _;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -109,7 +110,7 @@ fn harms_nothing(store: &Path) -> String {
     mount.finish();
     let mut check = Command::new("timeout");
     let check = check.arg("60").arg(npyfs()).arg("check").arg(store);
-    let output = check.output().unwrap();
+    let output = check.output_alone().unwrap();
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     assert!(space(&store.join("planted")) < 64 << 20, "it took space");
     String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
@@ -248,7 +249,7 @@ fn backed_up(store: &Path, copy: &Path) -> (Option<i32>, String) {
     let start = Instant::now();
     let mut backup = Command::new("timeout");
     let backup = backup.arg("60").arg(npyfs()).arg("backup");
-    let output = backup.args([store, copy]).output().unwrap();
+    let output = backup.args([store, copy]).output_alone().unwrap();
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     assert!(space(copy) < 64 << 20, "it took space");
     let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
@@ -259,7 +260,7 @@ fn backed_up(store: &Path, copy: &Path) -> (Option<i32>, String) {
 fn is_good(store: &Path) {
     let mut check = Command::new("timeout");
     let check = check.arg("60").arg(npyfs()).arg("check").arg(store);
-    let output = check.output().unwrap();
+    let output = check.output_alone().unwrap();
     assert!(output.status.success(), "{output:?}");
 }
 

@@ -3,6 +3,7 @@
 
 use crate::chunks;
 use crate::common;
+use crate::common::Started as _;
 use crate::simulated;
 
 use std::collections::BTreeMap;
@@ -522,7 +523,7 @@ fn a_check_calls_those_stores_damaged_that_are() {
         let output = Command::new(common::npyfs())
             .arg("check")
             .arg(copied.path())
-            .output()
+            .output_alone()
             .unwrap();
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         let name = &expected.name;
@@ -642,7 +643,7 @@ fn what_a_newer_version_wrote_is_refused_and_not_changed() {
             let output = Command::new(common::npyfs())
                 .arg("check")
                 .arg(copied.path())
-                .output()
+                .output_alone()
                 .unwrap();
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             assert!(!output.status.success() && said.contains(&phrase), "{said}");

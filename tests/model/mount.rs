@@ -1,5 +1,6 @@
 //! A dataset on a real mount, reached as any program reaches it.
 
+use crate::common::Started as _;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, IoSlice, Write};
@@ -68,7 +69,7 @@ impl Holding {
             .stdin(Stdio::piped())
             .stdout(file.try_clone().unwrap())
             .stderr(Stdio::piped())
-            .spawn()
+            .spawn_alone()
             .unwrap();
         let says = BufReader::new(process.stderr.take().unwrap());
         let mut holding = Holding { process, says };

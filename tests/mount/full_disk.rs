@@ -2,6 +2,7 @@
 //! is lost, and work goes on when there is room again, with no remount.
 
 use crate::common;
+use crate::common::Started as _;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -170,7 +171,7 @@ fn a_store_that_became_read_only_is_an_errno_and_is_still_read() {
     let shut = Command::new("mount")
         .args(["-o", "remount,abort"])
         .arg(&disk.at)
-        .output()
+        .output_alone()
         .unwrap();
     if !shut.status.success() {
         common::skip("this ext4 cannot be aborted");

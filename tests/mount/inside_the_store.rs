@@ -2,6 +2,7 @@
 //! outside of it, waits for nothing, and goes on with the other datasets.
 
 use crate::common;
+use crate::common::Started as _;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -156,7 +157,7 @@ impl Arena {
             .stdin(Stdio::null())
             .stdout(File::create(&out).unwrap())
             .stderr(File::create(&err).unwrap())
-            .spawn()
+            .spawn_alone()
             .unwrap();
         if !eventually(PROMPT, || child.try_wait().unwrap().is_some()) {
             // What waits for the daemon cannot be killed before it.
@@ -384,14 +385,14 @@ fn no_pipe_socket_device_or_directory_makes_a_request_wait() {
     let full = Path::new("/dev/full");
     let can_make_devices = Command::new("cp")
         .args(["-a".as_ref(), full, &arena.mount.scratch("device")])
-        .status()
+        .status_alone()
         .unwrap()
         .success();
     if can_make_devices {
         arena.plant(&NAMES, "device", |path| {
             let status = Command::new("cp")
                 .args([Path::new("-a"), full, path])
-                .status();
+                .status_alone();
             assert!(status.unwrap().success());
         });
     }
@@ -608,7 +609,7 @@ fn a_store_of_an_earlier_version_opens_and_is_closed_to_others_at_the_first_writ
     let status = Command::new("cp")
         .arg("-al")
         .args([arena.store("d/.npyfs"), backup])
-        .status();
+        .status_alone();
     assert!(status.unwrap().success());
     arena.succeed("cp $B/good.npy $M/mine/d/y.npy");
     assert_eq!(
@@ -714,7 +715,12 @@ fn chunks_that_arrive_and_refused_bytes_are_their_producers() {
     };
     let rest = arena.mount.path("mine/d/.npyfs/rejected");
     let rest = fs::read_dir(rest).unwrap().next().unwrap().unwrap().path();
-    let removed = other.command("rm").arg("-f").arg(&rest).output().unwrap();
+    let removed = other
+        .command("rm")
+        .arg("-f")
+        .arg(&rest)
+        .output_alone()
+        .unwrap();
     assert!(refusal(&removed).1.contains("not permitted"), "{removed:?}");
     // He whose directory it is may.
     arena.succeed(&format!("rm -f {}", rest.display()));
@@ -874,7 +880,7 @@ fn putting_npyfs_back_from_a_copy_is_noticed_while_nothing_is_written() {
     let copied = Command::new("cp")
         .arg("-a")
         .args([&stored, &mount.store("d/copy")])
-        .status();
+        .status_alone();
     assert!(copied.unwrap().success());
     fs::remove_dir_all(&stored).unwrap();
     let names = || {

@@ -1,6 +1,7 @@
 //! One writing daemon a dataset: the others follow it, and take over when it is gone.
 
 use crate::common;
+use crate::common::Started as _;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -200,7 +201,7 @@ fn append_without_a_mount_is_refused_while_a_daemon_writes() {
         Command::new(npyfs())
             .arg("append")
             .args([mount.store("run"), file.clone()])
-            .output()
+            .output_alone()
             .unwrap()
     };
     let output = append();
@@ -226,7 +227,7 @@ fn append_without_a_mount_is_refused_while_a_daemon_writes() {
     let output = Command::new(npyfs())
         .arg("append")
         .args([mount.store("run"), mount.scratch(chunks[1].name())])
-        .output()
+        .output_alone()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_shows(&mount.path("run"), &chunks);
@@ -260,7 +261,7 @@ fn followers_and_checks_never_hold_the_lock() {
                     Command::new(npyfs())
                         .arg("check")
                         .args(arguments)
-                        .output()
+                        .output_alone()
                         .unwrap();
                 }
             });
@@ -272,7 +273,7 @@ fn followers_and_checks_never_hold_the_lock() {
             let output = Command::new(npyfs())
                 .arg("append")
                 .args([mount.store("run"), file])
-                .output()
+                .output_alone()
                 .unwrap();
             if !output.status.success() {
                 stop.store(true, Ordering::Relaxed);

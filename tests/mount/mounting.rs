@@ -1,6 +1,7 @@
 //! The start of a mount: it is there when the command returns, or the command says why not.
 
 use crate::common;
+use crate::common::Started as _;
 
 use std::fs;
 use std::os::linux::net::SocketAddrExt;
@@ -37,7 +38,7 @@ fn a_background_daemon_holds_no_descriptor_of_the_caller() {
     require!(fuse);
     let place = Place::new();
     // `output` waits until both pipes are closed by everyone who has them.
-    let output = place.mount().output().unwrap();
+    let output = place.mount().output_alone().unwrap();
     assert!(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty());
     let pid = place.pid();
     assert_eq!(
@@ -142,7 +143,11 @@ fn stores_and_mount_points_that_cannot_be_are_refused() {
 #[test]
 fn an_unknown_mount_option_is_refused_by_name() {
     let place = Place::new();
-    let output = place.mount().args(["-o", "ro,noatim"]).output().unwrap();
+    let output = place
+        .mount()
+        .args(["-o", "ro,noatim"])
+        .output_alone()
+        .unwrap();
     let (code, said) = refusal(&output);
     assert_eq!(code, 2);
     assert!(said.contains("unknown mount option 'noatim'"), "{said}");
@@ -204,7 +209,7 @@ fn a_failure_of_the_daemon_is_told_by_the_command() {
         .arg("mount")
         .args([store, mountpoint])
         .args(["-o", "allow_other"]);
-    let (code, said) = refusal(&command.output().unwrap());
+    let (code, said) = refusal(&command.output_alone().unwrap());
     assert_eq!(code, 5);
     assert!(
         said.contains("user_allow_other") && said.lines().count() == 1,
@@ -223,7 +228,7 @@ fn a_store_that_other_users_can_reach_is_warned_of_in_the_log_and_at_the_termina
     let log = place.root.join("log");
     let warned = |options: &[&str]| {
         fs::write(&log, "").unwrap();
-        let output = place.mount().args(options).output().unwrap();
+        let output = place.mount().args(options).output_alone().unwrap();
         assert!(output.status.success(), "{output:?}");
         run(&mut place.umount());
         let said = String::from_utf8_lossy(&output.stderr).contains("can reach the store");

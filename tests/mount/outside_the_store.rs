@@ -3,6 +3,7 @@
 //! a request hang.
 
 use crate::common;
+use crate::common::Started as _;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -100,7 +101,7 @@ struct Running {
 impl Running {
     fn start(command: &mut Command) -> Self {
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = command.spawn_alone().unwrap();
         let mut said = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         said.read_line(&mut line).unwrap();
@@ -172,7 +173,7 @@ impl Scene {
     /// What it says, after which all must be as it was.
     #[track_caller]
     fn attack(&self, function: &str, arguments: &[&str]) -> String {
-        let output = self.command(function, arguments).output().unwrap();
+        let output = self.command(function, arguments).output_alone().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let said = format!("{function} {arguments:?}:\n{said}");
         assert!(output.status.success(), "{said}{output:?}");

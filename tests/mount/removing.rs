@@ -2,6 +2,7 @@
 //! `allow_delete=all`.
 
 use crate::common;
+use crate::common::Started as _;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -52,7 +53,7 @@ fn by_default_what_is_committed_stays() {
     for n in 1..3 {
         mount.expect_warning(&format!("unlink ds/{n}.npy: EPERM"));
     }
-    let output = Command::new("rm").arg("-rf").arg(&dataset).output();
+    let output = Command::new("rm").arg("-rf").arg(&dataset).output_alone();
     assert!(!output.unwrap().status.success());
     assert_eq!(rows_of(&dataset), (0..30).collect::<Vec<_>>());
     let log = fs::read_to_string(dataset.join(".npyfs/log")).unwrap();

@@ -1,6 +1,7 @@
 //! Commands beside a mount whose daemon was stopped: they give up on it, say so, and go on.
 
 use crate::common;
+use crate::common::Started as _;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -52,7 +53,7 @@ fn ended<A: AsRef<OsStr>>(arguments: &[A]) -> Output {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn()
+        .spawn_alone()
         .unwrap();
     let has_ended = eventually(Duration::from_secs(30), || {
         child.try_wait().unwrap().is_some()

@@ -1,6 +1,7 @@
 //! The end of a mount: in every way in which it can be ended, and with nothing left behind.
 
 use crate::common;
+use crate::common::Started as _;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -145,7 +146,7 @@ fn umount_says_who_uses_the_mount() {
     require!(fuse);
     let mount = Mount::new();
     let mut sleeper = parked(Command::new("sleep").arg("60").current_dir(mount.path("")));
-    let (code, said) = refusal(&umount(&mount.path("")).output().unwrap());
+    let (code, said) = refusal(&umount(&mount.path("")).output_alone().unwrap());
     assert_eq!(code, 7);
     let name = format!("sleep ({}, working directory)", sleeper.child().id());
     assert!(
@@ -165,7 +166,7 @@ fn umount_refuses_what_is_no_mount_of_ours() {
         ("/proc".into(), "is a mount of type proc, not of npyfs"),
         ("/no/such/path".into(), "No such file or directory"),
     ] {
-        let (code, said) = refusal(&umount(&path).output().unwrap());
+        let (code, said) = refusal(&umount(&path).output_alone().unwrap());
         assert_eq!(code, 6);
         assert!(said.contains(sentence), "{said}");
     }
@@ -182,7 +183,7 @@ fn a_signal_at_any_moment_of_the_start_leaves_nothing() {
             if !background {
                 command.arg("-f");
             }
-            let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+            let mut child = command.stderr(Stdio::null()).spawn_alone().unwrap();
             sleep(Duration::from_millis(delay));
             // Not SIGINT, which a job in the background is started without.
             kill(child.id().cast_signed(), "TERM");

@@ -2,6 +2,7 @@
 //! and its rows are checked in the array.
 
 use crate::common;
+use crate::common::Started as _;
 
 use std::env;
 use std::fs;
@@ -52,7 +53,7 @@ fn feeds_and_hears(program: impl Fn() -> Command, rows: u64) {
     let (mount, dataset) = with_dataset();
     put(&dataset.join("other.npy"), &npy("<f4", "(1, 3)", &[0; 12])).unwrap();
     mount.expect_warning(": EINVAL: dtype '<f8', this dataset holds '<f4'");
-    let output: Output = program().arg(&dataset).output().unwrap();
+    let output: Output = program().arg(&dataset).output_alone().unwrap();
     assert!(!output.status.success(), "{output:?}");
     assert!(eventually(std::time::Duration::from_secs(5), || {
         fs::read_dir(&dataset).unwrap().count() == 2
@@ -189,7 +190,7 @@ fn shell() {
     fs::create_dir(&other).unwrap();
     put(&other.join("0.npy"), &npy("<f4", "(1, 3)", &[0; 12])).unwrap();
     mount.expect_warning("shell.npy: EINVAL: dtype '<u2', this dataset holds '<f4'");
-    let output = interpreted("sh", "chunks.sh")().arg(&other).output();
+    let output = interpreted("sh", "chunks.sh")().arg(&other).output_alone();
     assert!(!output.unwrap().status.success());
 }
 

@@ -2,6 +2,7 @@
 //! inherit, pass and reopen them, set a chunk's length first, write its header last, or are killed.
 
 use crate::common;
+use crate::common::Started as _;
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -216,7 +217,7 @@ fn shell_writes_in_groups(shell: &[&str]) {
             .env("r", &rows)
             .env("p", &source)
             .stdin(Stdio::null())
-            .output()
+            .output_alone()
             .unwrap();
         let log = log_of(&dataset);
         assert!(output.status.success(), "{what}: {output:?}\n{log}");
@@ -256,7 +257,7 @@ impl Load {
     fn start() -> Self {
         let mut load = Command::new("stress-ng");
         load.args(["--cpu", "4", "--timeout", "120s", "--quiet"]);
-        Self(load.stdout(Stdio::null()).spawn().unwrap())
+        Self(load.stdout(Stdio::null()).spawn_alone().unwrap())
     }
 }
 
@@ -335,7 +336,7 @@ fn a_program_that_rust_starts_may_write_after_rust_has_closed() {
             let mut child = Command::new(paused)
                 .arg(n.to_string())
                 .stdout(file)
-                .spawn()
+                .spawn_alone()
                 .unwrap();
             assert!(child.wait().unwrap().success(), "round {n}");
         }
@@ -424,7 +425,7 @@ fn io_uring_may_open_write_and_close_a_chunk_and_go_on_with_one_that_was_closed(
             .arg(dataset.join(&name))
             .arg(&source)
             .stdin(Stdio::null());
-        let output = command.output().unwrap();
+        let output = command.output_alone().unwrap();
         if output.status.code() == Some(77) {
             skip("io_uring_setup is refused here");
             return;
@@ -550,7 +551,7 @@ fn size_and_position_of_a_refused_chunk_can_be_asked_and_the_reason_comes_from_w
     fs::write(&rows, &wrong[HEADER..]).unwrap();
     let mut sh = Command::new("sh");
     sh.args(["-c", r#"{ cat "$0"; cat "$1"; } > "$2""#]);
-    let output = sh.args([&head, &rows, &path]).output().unwrap();
+    let output = sh.args([&head, &rows, &path]).output_alone().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{said}");
     for line in said.lines() {
@@ -561,7 +562,7 @@ fn size_and_position_of_a_refused_chunk_can_be_asked_and_the_reason_comes_from_w
 
 fn short_chunk_is_refused(mount: &Mount, dataset: &Path, command: &mut Command) {
     let path = dataset.join("x.npy");
-    let output = command.stdin(Stdio::null()).output().unwrap();
+    let output = command.stdin(Stdio::null()).output_alone().unwrap();
     assert!(!output.status.success(), "{command:?}: {output:?}");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("Invalid argument"), "{command:?}: {said}");
@@ -752,7 +753,7 @@ impl Apart {
         unshare.arg(npyfs()).arg("mount").arg("-f");
         unshare.arg(&store).arg(&mountpoint);
         unshare.stdin(Stdio::null()).stderr(log);
-        let mut unshare = unshare.spawn().unwrap();
+        let mut unshare = unshare.spawn_alone().unwrap();
         let (number, mut daemon) = (unshare.id(), 0);
         let children = format!("/proc/{number}/task/{number}/children");
         let mounted = eventually(Duration::from_secs(20), || {
@@ -894,7 +895,7 @@ fn the_daemon_of_a_user_counts_a_program_of_root_that_may_have_inherited_the_des
     let path = dataset.join("x.npy");
     let mut starts = user.command(&plain);
     starts.arg("starts").args([&path, &source, &helper]);
-    let output = starts.stdin(Stdio::null()).output().unwrap();
+    let output = starts.stdin(Stdio::null()).output_alone().unwrap();
     if output.status.code() == Some(77) {
         skip("a setuid program does not run as root here");
         return;

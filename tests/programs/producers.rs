@@ -2,6 +2,7 @@
 //! there once, whole and in one piece, and readers never see anything else (P1, P2, P4).
 
 use crate::common;
+use crate::common::Started as _;
 
 use std::fs;
 use std::path::Path;
@@ -34,7 +35,7 @@ struct Working(Option<Child>);
 impl Working {
     fn start(command: &mut Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        Working(Some(command.stderr(Stdio::piped()).spawn().unwrap()))
+        Working(Some(command.stderr(Stdio::piped()).spawn_alone().unwrap()))
     }
 
     fn has_ended(&mut self) -> bool {

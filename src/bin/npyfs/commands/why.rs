@@ -35,6 +35,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         None => None,
     };
     let path = seen.as_ref().unwrap_or(&place.path);
+    let has_log = |directory: &Path| directory.join(CONTROL).symlink_metadata().is_ok();
+    if place.mount.is_none() && !has_log(path) && !path.parent().is_some_and(has_log) {
+        return Err(Failure::new(
+            Exit::Store,
+            format!("{shown} is in no mount of npyfs, and neither a dataset nor in one"),
+        ));
+    }
     let found = look(path).or_exit(Exit::Store, || {
         format!("cannot read the log of {}", place.shown())
     })?;

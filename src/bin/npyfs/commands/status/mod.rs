@@ -128,12 +128,26 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let mut text = String::new();
     match &args.path {
         Some(path) => {
-            let path = super::canonical(path, Exit::Store)?;
-            let mount = mountinfo::containing(&path)
-                .or_exit(Exit::Failed, || "cannot read the table of mounts".into())?;
-            match mount.filter(Entry::is_npyfs) {
-                Some(mount) => collect(&mount, &path, &mut found)?,
-                None => unmounted(&path, &mut found)?,
+            let table = || "cannot read the table of mounts".into();
+            match super::canonical(path, Exit::Store) {
+                Ok(path) => {
+                    let mount = mountinfo::containing(&path).or_exit(Exit::Failed, table)?;
+                    match mount.filter(Entry::is_npyfs) {
+                        Some(mount) => collect(&mount, &path, &mut found)?,
+                        None => unmounted(&path, &mut found)?,
+                    }
+                }
+                // The way to it ends in a mount that does not answer: that is a row too.
+                Err(failure) => {
+                    let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                    let mount = mountinfo::containing(&path).or_exit(Exit::Failed, table)?;
+                    match mount.filter(|mount| failure.exit == Exit::Busy && mount.is_npyfs()) {
+                        Some(mount) => {
+                            found.push(Row::of_mount(&mount, State::Silent, &mount.silence()));
+                        }
+                        None => return Err(failure),
+                    }
+                }
             }
         }
         None => all_mounts(&mut text, &mut found)?,

@@ -90,6 +90,15 @@ fn a_user_who_may_not_look_into_the_store_asks_the_mount() {
 }
 
 #[test]
+fn what_is_in_no_mount_and_no_dataset_is_a_mistake() {
+    for path in ["/", "/etc/passwd", "nowhere", "Cargo.toml"] {
+        let mut why = Command::new(npyfs());
+        let (code, said) = refusal(&output_of(why.arg("why").arg(path)).unwrap());
+        assert_eq!(code, 4, "{path}: {said}");
+    }
+}
+
+#[test]
 fn what_a_command_says_of_a_name_is_one_line_that_no_terminal_obeys() {
     let directory = tempfile::tempdir().unwrap();
     let odd = directory.path().join("a\nb\x1b[2J.npy");

@@ -96,6 +96,21 @@ fn status_shows_the_other_mounts_and_says_which_does_not_answer() {
     assert!(found.any(|it| it["path"].as_str() == other.to_str()));
 }
 
+/// Whatever the kernel remembers of it: the first question may be answered without the daemon.
+#[test]
+fn a_mount_that_does_not_answer_is_a_row_of_its_own_status() {
+    require!(fuse);
+    let mount = mount_with_a_dataset();
+    let stopped = Stopped::new(&mount);
+    for path in [mount.path(""), mount.path("run"), mount.path("")] {
+        let output = ended(&[OsStr::new("status"), OsStr::new("--json"), path.as_os_str()]);
+        assert_eq!(output.status.code(), Some(7), "{output:?}");
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(found[0]["state"], "silent", "{output:?}");
+    }
+    drop(stopped);
+}
+
 #[test]
 fn every_command_gives_up_on_a_mount_that_does_not_answer() {
     require!(fuse);

@@ -16,7 +16,6 @@ mod conversion;
 mod copies;
 mod crash;
 mod failures;
-mod fuzz;
 mod left_in_flight;
 mod rescued;
 mod sparse;

@@ -140,7 +140,10 @@ impl Fs {
         if !attr.is_dir {
             attr.ino = self.file_number(dir, name, attr.ino)?;
         } else if let Some(within) = place.enter(name)? {
+            // What the kernel is told and what is remembered are of one look: another directory may have the
+            // name by now, of another owner.
             attr = self.directory_attr(self.inodes.number(dir, name), &within)?;
+            return Ok(Some((attr, Some(Seen::of(within.stat())))));
         }
         Ok(Some((attr, Some(Seen::of(&stat)))))
     }

@@ -74,8 +74,9 @@ impl Fs {
         if let Some(dataset) = self.inodes.dataset(dir) {
             return dataset.report(&name, error);
         }
-        let path = self.inodes.path(dir);
-        path.map_or(true, |path| self.store.report_in(&path, &name, error))
+        // Only in the directory that the request was for: another may have its name by now.
+        let place = self.same_place(dir);
+        place.map_or(true, |place| self.store.report_in(&place, &name, error))
     }
 
     /// Tells the log of a file that was made or renamed, and which its producer may take for a chunk.
@@ -84,10 +85,10 @@ impl Fs {
         if dir == ROOT || !is_archive {
             return;
         }
-        if let Ok(path) = self.inodes.path(dir) {
+        if let Ok(place) = self.same_place(dir) {
             let what =
                 "stays a plain file: the arrays in an .npz are not appended; save each as a .npy";
-            self.store.note_in(&path, name, what);
+            self.store.note_in(&place, name, what);
         }
     }
 

@@ -5,9 +5,10 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use super::Store;
 use super::sparing::Sparing;
+use super::{Place, Store};
 use crate::dataset::events::{Events, Recent, append, line};
+use crate::disk::paths::CONTROL;
 use crate::disk::{Directory, StoreDir};
 use crate::error::{Errno, Error, Result};
 use crate::printable;
@@ -51,33 +52,34 @@ impl Store {
         })
     }
 
-    /// As [`Store::report`], of a name in the dataset at `path`, which need not be open: its own log
+    /// As [`Store::report`], of a name in the dataset at `place`, which need not be open: its own log
     /// tells.
-    pub fn report_in(&self, path: &Path, name: &OsStr, error: &Error) -> bool {
+    pub fn report_in(&self, place: &Place<'_>, name: &OsStr, error: &Error) -> bool {
         if !error.is_to_be_logged() {
             return true;
         }
         let folder = || -> Result<Arc<dyn StoreDir>> {
-            let directory = Directory::from_fd(self.directory(path)?);
+            let directory = Directory::from_fd(place.directory()?);
             Ok(Arc::new(Sparing::new(Arc::new(directory), &self.registry)))
         };
-        self.tell(path, name, error, folder)
+        self.tell(place.path(), name, error, folder)
     }
 
-    /// Notes in the log of the dataset at `path`, which need not be open, what is to be known of a name,
+    /// Notes in the log of the dataset at `place`, which need not be open, what is to be known of a name,
     /// if it was not told just now.
-    pub fn note_in(&self, path: &Path, name: &OsStr, what: &str) {
+    pub fn note_in(&self, place: &Place<'_>, name: &OsStr, what: &str) {
         if self.telling.read_only {
             return;
         }
+        let path = place.path();
         let whole = path.join(name);
         let admitted = crate::lock(&self.telling.recent).admit(whole.as_os_str(), what);
         if admitted.is_none() {
             return;
         }
         let line = format!("{} {what}", printable::name(name));
-        let written = self
-            .directory(path)
+        let written = place
+            .directory()
             .and_then(|fd| append(&Directory::from_fd(fd), &line));
         if let Err(failure) = written {
             log::warn!("{}: {line}: {failure}", path.display());
@@ -96,7 +98,13 @@ impl Store {
             // It is tried again.
             Errno::EMFILE | Errno::ENFILE | Errno::EAGAIN | Errno::ESTALE => error,
             _ => {
-                self.tell(path, OsStr::new(""), &error, || Ok(folder));
+                // The directory that has the path now may be another than the one asked for: nothing new is
+                // made in it.
+                let own = || match folder.identity(Path::new(CONTROL)) {
+                    Ok(_) => Ok(folder),
+                    Err(failure) => Err(Error::io(failure, "it has no log")),
+                };
+                self.tell(path, OsStr::new(""), &error, own);
                 error.logged()
             }
         }

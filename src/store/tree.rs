@@ -648,6 +648,11 @@ impl<'a> Place<'a> {
         })
     }
 
+    /// Itself, to work in.
+    pub(super) fn directory(&self) -> Result<OwnedFd> {
+        self.readable()
+    }
+
     /// Itself, for its attributes.
     pub fn into_entry(self) -> Entry<'a> {
         Entry {

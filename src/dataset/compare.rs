@@ -39,6 +39,9 @@ pub(crate) struct Comparison {
 
 #[derive(Debug, Default)]
 struct State {
+    /// All of it is written anew: after a truncation, or in place with the bytes that a converted chunk came
+    /// with, which are not those of its view.
+    anew: bool,
     /// After a truncation: how many bytes came front to back, all of them right.
     len: u64,
     staged: Option<TempFile>,
@@ -202,7 +205,10 @@ impl Comparison {
             name,
             committed,
             truncated,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                anew: truncated,
+                ..State::default()
+            }),
         }
     }
 
@@ -236,16 +242,19 @@ impl Comparison {
     /// `EEXIST` for other bytes than the committed ones, and what the store answers.
     pub(crate) fn write(&self, data: &[u8], offset: u64) -> Result<()> {
         let mut state = self.state()?;
-        if self.truncated
-            && state.staged.is_none()
-            && state.len > 0
-            && !self.goes_on(&state, offset)
-        {
+        if state.anew && state.staged.is_none() && state.len > 0 && !self.goes_on(&state, offset) {
             // What came so far is copied to a file.
             wait::may_wait()?;
         }
         self.take_in(&mut state, data, offset)
             .map_err(|error| self.refuse(&mut state, error))
+    }
+
+    /// Whether these bytes are the beginning of those that a converted chunk came with.
+    fn begins_as_it_came(&self, data: &[u8], offset: u64) -> bool {
+        let original = &*self.committed.original;
+        let len = data.len().min(original.len());
+        self.committed.receipt.converted && offset == 0 && data[..len] == original[..len]
     }
 
     /// Whether bytes at `offset` are compared as they come.
@@ -254,12 +263,14 @@ impl Comparison {
     }
 
     fn take_in(&self, state: &mut State, data: &[u8], offset: u64) -> Result<()> {
-        if !self.truncated {
-            return if self.committed.differs_at(data, offset)? {
-                Err(other_bytes())
-            } else {
-                Ok(())
-            };
+        if !state.anew {
+            if !self.committed.differs_at(data, offset)? {
+                return Ok(());
+            }
+            if !self.begins_as_it_came(data, offset) {
+                return Err(other_bytes());
+            }
+            state.anew = true;
         }
         state.unjudged = true;
         state.disordered |= offset != state.len;
@@ -330,7 +341,7 @@ impl Comparison {
     pub(crate) fn set_len(&self, len: u64) -> Result<bool> {
         let mut state = self.state()?;
         let committed = self.committed.view.len();
-        if !self.truncated {
+        if !state.anew {
             return if len == committed {
                 Ok(false)
             } else {
@@ -380,7 +391,7 @@ impl Comparison {
 
     /// Whether what was written since the truncation is the committed chunk.
     fn compare(&self, state: &mut State) -> Result<()> {
-        if !self.truncated || state.len == 0 {
+        if !state.anew || state.len == 0 {
             return Ok(());
         }
         match &state.staged {

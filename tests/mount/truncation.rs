@@ -8,7 +8,7 @@ use std::process::Command;
 
 use nix::errno::Errno;
 
-use crate::common::{Mount, close, counted, errno, put, rows_of, run};
+use crate::common::{Mount, close, counted, errno, put, rows_of, run, with_dict};
 
 fn with_chunk(mount: Mount) -> (Mount, PathBuf) {
     let dataset = mount.path("ds");
@@ -98,4 +98,35 @@ fn rsync_in_place_sends_a_chunk_twice() {
             .env("D", &dataset));
     }
     assert_eq!(rows_of(&dataset).len(), 10_010);
+}
+
+/// The view of a chunk that was converted has other bytes than it came with: both are the same chunk.
+#[test]
+fn a_converted_chunk_is_written_again_in_place_as_it_came_and_as_it_is_shown() {
+    require!(fuse);
+    let (mount, dataset) = with_chunk(Mount::new());
+    mount.expect_warning("EEXIST");
+    let native = counted(10, 300);
+    let mut came = with_dict("{'descr': '>i8', 'fortran_order': False, 'shape': (300, 16), }");
+    for value in native[128..].chunks(8) {
+        came.extend(value.iter().rev());
+    }
+    let path = dataset.join("swapped.npy");
+    put(&path, &came).unwrap();
+    let again = |bytes: &[u8], piece: usize| -> std::io::Result<()> {
+        let mut file = OpenOptions::new().write(true).open(&path)?;
+        let mut pieces = bytes.chunks(piece);
+        let written = pieces.try_for_each(|piece| file.write_all(piece));
+        written.and(close(file))
+    };
+    for piece in [128, 1000, 1 << 20] {
+        again(&came, piece).unwrap();
+        again(&native, piece).unwrap();
+        let mut other = came.clone();
+        *other.last_mut().unwrap() ^= 1;
+        assert_eq!(errno(again(&other, piece)), Errno::EEXIST);
+        assert_eq!(errno(again(&came[..came.len() - 1], piece)), Errno::EEXIST);
+    }
+    assert!(fs::read(&path).unwrap() == native);
+    assert_eq!(rows_of(&dataset).len(), 310);
 }

@@ -10,8 +10,10 @@ use super::received::Received;
 pub struct Again {
     /// The n-th of the dataset.
     pub chunk: usize,
-    /// It began with an empty file, and has to write all of it.
+    /// It began with an empty file.
     truncated: bool,
+    /// All of it has to be written: it began so, or with the first bytes that a converted chunk came with.
+    anew: bool,
     received: Received,
     /// The bytes did not come front to back.
     disordered: bool,
@@ -22,6 +24,7 @@ impl Again {
         Again {
             chunk,
             truncated,
+            anew: truncated,
             received: Received::default(),
             disordered: false,
         }
@@ -36,24 +39,36 @@ impl Again {
     }
 
     pub fn write(&mut self, chunk: &Chunk, data: &[u8], offset: usize) -> Answer {
-        self.disordered |= self.truncated && offset != self.received.len();
+        if !self.anew {
+            if !chunk.differs_at(data, offset) {
+                return Ok(());
+            }
+            let head = chunk.header();
+            let len = head.len().min(data.len());
+            if !chunk.converted() || offset > 0 || data[..len] != head[..len] {
+                return Err(Errno::EEXIST);
+            }
+            self.anew = true;
+        }
+        self.disordered |= offset != self.received.len();
         // What was converted is compared as a whole, as it came or as its view shows it.
-        let compared = !self.truncated || !self.disordered && !chunk.converted();
-        if compared && chunk.differs_at(data, offset) {
+        if !self.disordered && !chunk.converted() && chunk.differs_at(data, offset) {
             return Err(Errno::EEXIST);
         }
-        if self.truncated {
-            self.received.put(data, offset);
-        }
+        self.received.put(data, offset);
         Ok(())
     }
 
     /// `true`: that was a change.
     pub fn set_len(&mut self, chunk: &Chunk, len: usize) -> Result<bool, Errno> {
-        if len == self.len(chunk) {
+        let now = match self.anew {
+            true => self.received.len(),
+            false => chunk.view.len(),
+        };
+        if len == now {
             return Ok(false);
         }
-        if !self.truncated {
+        if !self.anew {
             return Err(Errno::EPERM);
         }
         self.disordered = true;
@@ -62,7 +77,7 @@ impl Again {
     }
 
     pub fn read(&self, chunk: &Chunk) -> Vec<u8> {
-        if self.truncated {
+        if self.anew {
             self.received.bytes.clone()
         } else {
             chunk.view.clone()
@@ -72,7 +87,7 @@ impl Again {
     /// A descriptor is closed, and others that can write are left or not.
     pub fn flush(&self, chunk: &Chunk, others: bool) -> Answer {
         let bytes = &self.received.bytes;
-        if !self.truncated || bytes.is_empty() || chunk.is_same(bytes) {
+        if !self.anew || bytes.is_empty() || chunk.is_same(bytes) {
             return Ok(());
         }
         let finished = !self.disordered && bytes.len() >= chunk.original.len();

@@ -17,6 +17,20 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    /// The header that it came with.
+    pub fn header(&self) -> &[u8] {
+        let bytes = &self.original;
+        let number = |range: std::ops::Range<usize>| {
+            let digits = bytes[range].iter().rev();
+            digits.fold(0, |number, &byte| number << 8 | usize::from(byte))
+        };
+        let len = match bytes[6] {
+            1 => 10 + number(8..10),
+            _ => 12 + number(8..12),
+        };
+        &bytes[..len]
+    }
+
     pub fn converted(&self) -> bool {
         self.original != self.view
     }

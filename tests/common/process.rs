@@ -1,5 +1,6 @@
 //! Processes and mounts, looked at from outside through /proc.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -100,9 +101,30 @@ const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// Keeps this program from starting processes while it is held, as each close does: until it
 /// executes, a new process has duplicates of all our descriptors, and of a chunk that is not complete
 /// and plain the last close decides.
-pub fn no_new_process() -> RwLockReadGuard<'static, ()> {
-    eventually(LONGEST_WAIT, || TO_START.load(Ordering::SeqCst) == 0);
-    DESCRIPTORS.read().unwrap_or_else(PoisonError::into_inner)
+pub fn no_new_process() -> NoNewProcess {
+    // Those that are to be started wait for what this thread holds already.
+    if HELD.get() == 0 {
+        eventually(LONGEST_WAIT, || TO_START.load(Ordering::SeqCst) == 0);
+    }
+    let held = DESCRIPTORS.read().unwrap_or_else(PoisonError::into_inner);
+    HELD.set(HELD.get() + 1);
+    NoNewProcess { _held: held }
+}
+
+thread_local! {
+    /// How often this thread holds that no process is started.
+    static HELD: Cell<usize> = const { Cell::new(0) };
+}
+
+/// No process is started until it is dropped, by the thread that has it.
+pub struct NoNewProcess {
+    _held: RwLockReadGuard<'static, ()>,
+}
+
+impl Drop for NoNewProcess {
+    fn drop(&mut self) {
+        HELD.set(HELD.get() - 1);
+    }
 }
 
 /// Starts a process while no thread closes a chunk, and waits until it has closed what it got of our

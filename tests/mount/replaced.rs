@@ -378,6 +378,8 @@ fn a_chunk_in_flight_is_told_or_goes_into_what_is_there_now() {
     let mut stream = File::create(written.dataset.join(streamed.name())).unwrap();
     let bytes = streamed.bytes();
     stream.write_all(&bytes[..bytes.len() / 2]).unwrap();
+    // What is stored only after the removal is refused for it, and no other producer is told then.
+    wait_until_stored(&stream);
     fs::remove_file(written.stored.join("data.npy")).unwrap();
     // EIO where the look of every second came first: the journal knows rows that are nowhere.
     let told = errno(written.put(3));

@@ -11,7 +11,8 @@ use crate::array::view::Version;
 use crate::dataset::{self, Dataset};
 use crate::disk::paths::DATA;
 use crate::disk::{Change, clock};
-use crate::error::{Context, Result};
+use crate::error::{Context, Errno, Result};
+use crate::store::Seen;
 
 impl Fs {
     /// Removes the array, where the mount allows that.
@@ -73,17 +74,33 @@ impl Fs {
     ) -> Result<Attr> {
         let set = dataset.array_attributes();
         self.inodes.see_set(dir, set);
-        let attr = view_attr(&view.version(), name, self.same_place(dir)?.stat(), set);
+        let attr = view_attr(
+            &view.version(),
+            name,
+            &Seen::of(self.same_place(dir)?.stat()),
+            set,
+        );
         Ok(attr.at(self.inodes.version(dir, name, view, thread)))
     }
 
     pub(super) fn view_attr(&self, dir: u64, name: &OsStr, view: &Version) -> Result<Attr> {
-        // Nobody waits for a dataset to be opened to hear of what is open already.
+        // What is open is told of without its dataset, whose opening may take long.
         let set = match self.inodes.dataset(dir) {
             Some(dataset) => dataset.array_attributes(),
             None => self.inodes.seen_set(dir),
         };
-        Ok(view_attr(view, name, self.same_place(dir)?.stat(), set))
+        let dir = match self.same_place(dir) {
+            Ok(place) => Seen::of(place.stat()),
+            // It is gone, and what is open of it stays as it was.
+            Err(error) if error.errno() == Errno::ESTALE => {
+                return match self.inodes.seen(dir) {
+                    Some(seen) => Ok(view_attr(view, name, &seen, set).unlinked()),
+                    None => Err(error),
+                };
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(view_attr(view, name, &dir, set))
     }
 }
 

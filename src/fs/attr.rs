@@ -14,7 +14,7 @@ use super::numbers;
 use crate::array::view::Version;
 use crate::dataset::{self, Attributes};
 use crate::disk::{Face, clock};
-use crate::store;
+use crate::store::{self, Seen};
 
 /// For names and attributes that change only through this mount, or rarely.
 pub(super) const TTL: Duration = Duration::from_secs(1);
@@ -111,13 +111,16 @@ pub(super) fn file_attr(stat: &FileStat) -> Attr {
 pub(super) fn view_attr(
     view: &Version,
     name: &OsStr,
-    dir: &FileStat,
+    dir: &Seen,
     set: Option<(Attributes, i64)>,
 ) -> Attr {
     let last = view.modified();
     let (mode, uid, gid) = match &set {
         Some((set, _)) => (set.mode, set.uid, set.gid),
-        None => (readable_like(dir.st_mode), dir.st_uid, dir.st_gid),
+        None => {
+            let (mode, uid, gid) = dir.owner();
+            (readable_like(mode), uid, gid)
+        }
     };
     Attr {
         node: 0,

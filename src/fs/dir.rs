@@ -240,7 +240,7 @@ impl Fs {
         // only.
         let in_flight = dataset.in_flight_names();
         if dataset.snapshot()?.is_some() {
-            names.array = Some(numbers::of_array(place.stat(), OsStr::new(DATA)));
+            names.array = Some(numbers::of_array(&Seen::of(place.stat()), OsStr::new(DATA)));
         }
         names.end_id = dataset.end_id();
         let stored: HashSet<OsString> = found.iter().map(|entry| entry.name.clone()).collect();

@@ -14,6 +14,7 @@ use super::inodes::ROOT;
 use crate::dataset::{self, Dataset, number_in};
 use crate::disk::paths::CONTROL;
 use crate::error::Result;
+use crate::store::Seen;
 
 const CHUNK: u64 = 1 << 61;
 const ARRAY: u64 = 1 << 62;
@@ -31,8 +32,8 @@ pub(super) fn chunk(hash: u64) -> u64 {
 /// The array, or a slice of it, of the dataset in this directory: all versions have one number, as cp
 /// compares what it found by name with what it opened, and a commit in between must not look like
 /// another file.
-pub(super) fn of_array(dir: &FileStat, name: &OsStr) -> u64 {
-    ARRAY | number_in(dir.st_ino, name) >> 2
+pub(super) fn of_array(dir: &Seen, name: &OsStr) -> u64 {
+    ARRAY | number_in(dir.inode().1, name) >> 2
 }
 
 /// What npyfs says of the dataset in this directory.

@@ -44,6 +44,11 @@ impl Seen {
         self.inode() == other.inode()
     }
 
+    /// Permission bits, owner and group.
+    pub fn owner(&self) -> (u32, u32, u32) {
+        (self.mode, self.uid, self.gid)
+    }
+
     /// The group that a set-group-ID directory hands on to what is made in it.
     pub fn group_for_others(&self) -> Option<u32> {
         (self.mode & libc::S_ISGID != 0).then_some(self.gid)

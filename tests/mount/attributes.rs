@@ -241,6 +241,30 @@ fn links_of_a_directory_are_its_directories() {
 }
 
 #[test]
+fn an_open_array_whose_directory_was_removed_is_read_on() {
+    require!(fuse);
+    let mount = Mount::builder().words("allow_delete=all").start();
+    let (mount, dataset) = with_chunks(mount, 2);
+    let array = fs::read(dataset.join("data.npy")).unwrap();
+    let names = ["data.npy", "data[1:].npy"];
+    let before = names.map(|name| stat(dataset.join(name)));
+    let files = names.map(|name| File::open(dataset.join(name)).unwrap());
+    fs::remove_dir_all(&dataset).unwrap();
+    wait_for_the_kernel();
+    for (file, before) in files.iter().zip(before) {
+        let now = file.metadata().unwrap();
+        assert_eq!((now.ino(), now.len()), (before.ino(), before.len()));
+        assert_eq!((now.uid(), now.mode()), (before.uid(), before.mode()));
+        assert_eq!(now.nlink(), 0);
+    }
+    let mut read = Vec::new();
+    std::io::Read::read_to_end(&mut &files[0], &mut read).unwrap();
+    assert!(read == array);
+    drop(files);
+    mount.finish();
+}
+
+#[test]
 fn an_open_file_that_was_removed_has_no_links() {
     require!(fuse);
     let mount = Mount::builder().words("allow_delete").start();

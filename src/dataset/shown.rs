@@ -20,7 +20,8 @@ use crate::disk::{Change, clock};
 use crate::error::Result;
 use crate::journal::{Attributes, Record};
 
-/// How much a file's times may be behind the clock, in nanoseconds: a tick of a slow kernel.
+/// By how much a time that the kernel gives a file may be earlier than the clock's, in nanoseconds: a tick of a slow
+/// kernel.
 const TICK: i64 = 10_000_000;
 
 #[derive(Debug)]

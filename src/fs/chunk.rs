@@ -119,8 +119,9 @@ impl Fs {
             start_of(flags)
         };
         let dataset = self.dataset(dir)?;
-        let writer = dataset.begin_as(name, face, start, wants_write(flags))?;
+        // Before it begins: what has begun is to be released.
         let number = numbers::of_chunk(&dataset, name)?;
+        let writer = dataset.begin_as(name, face, start, wants_write(flags))?;
         let mut attr = in_flight_attr(&writer.face(), number);
         if attr.size == 0 {
             // Until the first write, which the kernel takes as the end of what it knows.

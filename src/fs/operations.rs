@@ -19,6 +19,7 @@ use crate::disk::paths::DATA;
 use crate::disk::{Change, clock};
 use crate::error::{Context, Result};
 use crate::store::{self, Seen};
+use crate::wait;
 
 impl Fs {
     /// Creates a chunk or an ordinary file and opens it.
@@ -482,7 +483,8 @@ impl Fs {
     pub fn make_file(&self, dir: u64, name: &OsStr, mode: u32, caller: &Caller) -> Result<Attr> {
         let flags = libc::O_WRONLY | libc::O_EXCL;
         let (attr, opened) = self.create(dir, name, mode, flags, caller)?;
-        self.release(opened.fh)?;
+        // It is there: the request cannot be begun anew.
+        wait::anyhow(|| self.release(opened.fh))?;
         Ok(attr)
     }
 }

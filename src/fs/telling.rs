@@ -81,13 +81,20 @@ impl Fs {
 
     /// Tells the log of a file that was made or renamed, and which its producer may take for a chunk.
     pub(super) fn note_ordinary(&self, dir: u64, name: &OsStr) {
-        let is_archive = name.as_bytes().ends_with(b".npz") && !name.as_bytes().starts_with(b".");
-        if dir == ROOT || !is_archive {
-            return;
-        }
-        if let Ok(place) = self.same_place(dir) {
-            let what =
-                "stays a plain file: the arrays in an .npz are not appended; save each as a .npy";
+        let what = match name.as_bytes() {
+            [b'.', ..] => return,
+            [.., b'.', b'n', b'p', b'z'] => {
+                "stays a plain file: the arrays in an .npz are not appended; save each as a .npy"
+            }
+            [.., b'.', b'n', b'p', b'y'] => return,
+            [.., dot, n, p, y] if [*dot, *n, *p, *y].eq_ignore_ascii_case(b".npy") => {
+                "stays a plain file: the name of a chunk ends in .npy, in lower case"
+            }
+            _ => return,
+        };
+        if dir != ROOT
+            && let Ok(place) = self.same_place(dir)
+        {
             self.store.note_in(&place, name, what);
         }
     }

@@ -123,8 +123,14 @@ impl Store {
         let reason = error.to_string();
         let whole = path.join(name);
         let admitted = crate::lock(&self.telling.recent).admit(whole.as_os_str(), &reason);
-        if admitted.is_none() {
+        let Some(counts) = admitted else {
             return false;
+        };
+        // By paths from the root, some of other datasets.
+        for count in counts {
+            if let Err(failure) = self.telling.root.note(&count) {
+                log::warn!("{count}: {failure}");
+            }
         }
         let written = folder().and_then(|folder| append(&*folder, &line(name, &reason)));
         // Where its own log cannot be written, the root's can.

@@ -296,6 +296,7 @@ refused(lambda: np.lib.format.open_memmap(at + "map.npy", "w+", "<f8", (5, 3)))
 np.savez(at + "archive.npz", a=np.zeros((2, 3)))
 np.savez(at + "archive.npz", a=np.zeros((2, 3)))
 open(at + "notes.txt", "w").close()
+open(at + "LOUD.NPY", "w").close()
 part = np.lib.format.open_memmap(at + "map.npy.part", "w+", "<f8", (5, 3))
 part[:] = 1
 part.flush()
@@ -334,5 +335,7 @@ print(np.load(at + "data.npy").shape)
         &dataset,
         &["archive.npz stays a plain file", "save each as a .npy"],
     );
-    assert!(!log(&dataset).contains("notes.txt"));
+    has_line(&dataset, &["LOUD.NPY stays a plain file", "in lower case"]);
+    let said = log(&dataset);
+    assert!(!said.contains("notes.txt") && !said.contains("part stays"));
 }

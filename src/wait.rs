@@ -31,7 +31,7 @@ pub(crate) fn never<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Runs `work`, which is past the point where it could begin anew: its steps wait where they must.
-pub(crate) fn anyhow<T>(work: impl FnOnce() -> T) -> T {
+pub(crate) fn allowed<T>(work: impl FnOnce() -> T) -> T {
     let _restore = Restore(MAY_WAIT.replace(true));
     work()
 }
@@ -61,7 +61,7 @@ mod tests {
         assert!(may_wait().is_ok());
         never(|| {
             assert!(may_wait().is_err_and(|error| error.would_wait()));
-            anyhow(|| assert!(may_wait().is_ok()));
+            allowed(|| assert!(may_wait().is_ok()));
             assert!(may_wait().is_err());
         });
         assert!(std::panic::catch_unwind(|| never(|| panic!("in it"))).is_err());

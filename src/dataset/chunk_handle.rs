@@ -180,7 +180,7 @@ impl ChunkHandle {
         };
         let fresh = dataset.begin(name, face, Start::Truncate)?.target();
         let old = std::mem::replace(&mut *crate::lock(&self.target), fresh);
-        wait::anyhow(|| old.release())?;
+        wait::allowed(|| old.release())?;
         self.wrote.store(false, Ordering::Release);
         *crate::lock(&self.refused) = None;
         Ok(())
@@ -238,7 +238,7 @@ impl ChunkHandle {
 
     /// As [`ChunkHandle::try_release`], on a thread that may wait.
     pub fn release(&self) {
-        if let Err(error) = wait::anyhow(|| self.try_release()) {
+        if let Err(error) = wait::allowed(|| self.try_release()) {
             log::error!("the end of a handle was not judged: {error}");
         }
     }

@@ -484,7 +484,7 @@ impl Fs {
         let flags = libc::O_WRONLY | libc::O_EXCL;
         let (attr, opened) = self.create(dir, name, mode, flags, caller)?;
         // It is there: the request cannot be begun anew.
-        wait::anyhow(|| self.release(opened.fh))?;
+        wait::allowed(|| self.release(opened.fh))?;
         Ok(attr)
     }
 }

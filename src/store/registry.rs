@@ -272,7 +272,7 @@ impl Registry {
     /// Closes idle datasets for their descriptors. False where there is none.
     pub(super) fn relieve(&self) -> bool {
         // Not everything that lacks a descriptor can be begun anew, and it is a rare case.
-        wait::anyhow(|| self.close_idle(self.count() / 4 * 3)) > 0
+        wait::allowed(|| self.close_idle(self.count() / 4 * 3)) > 0
     }
 
     /// Does what an open dataset cannot do without a descriptor, where neither is one left nor an

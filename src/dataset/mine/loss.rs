@@ -42,7 +42,7 @@ impl Dataset {
         told: Told,
     ) -> Error {
         // Nothing that finds the loss can be begun anew as if it had not, and it is a rare case.
-        wait::anyhow(|| self.give_up_now(guard, loss, told))
+        wait::allowed(|| self.give_up_now(guard, loss, told))
     }
 
     fn give_up_now(

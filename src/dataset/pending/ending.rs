@@ -201,7 +201,7 @@ impl PendingChunk {
         if self.commit_waits(state) {
             wait::may_wait()?;
         }
-        wait::anyhow(|| self.commit_now(state, header))
+        wait::allowed(|| self.commit_now(state, header))
     }
 
     /// Whether a commit has much to copy, or to wait for.

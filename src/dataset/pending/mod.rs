@@ -259,7 +259,7 @@ impl PendingChunk {
         ack: impl FnOnce(),
     ) -> Result<()> {
         // The write before this one, which is answered before it is stored, is soon done.
-        let mut state = wait::anyhow(|| self.state())?;
+        let mut state = wait::allowed(|| self.state())?;
         match self.shared.standing() {
             Standing::Refused(error) => return Err(error),
             Standing::Committed(id) => {

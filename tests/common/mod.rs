@@ -40,8 +40,8 @@ pub use npy::{
 };
 pub use place::{Place, try_mount, umount};
 pub use process::{
-    Parked, Started, alone, eventually, force_unmount, is_alive, is_mounted, kill, no_new_process,
-    npyfs, output_of, parked, run, start,
+    NoNewProcess, Parked, Started, alone, eventually, force_unmount, is_alive, is_mounted, kill,
+    no_new_process, npyfs, output_of, parked, run, start,
 };
 pub use served::{Served, place, serve};
 pub use server::Server;

@@ -15,8 +15,8 @@ use std::thread;
 use std::time::Duration;
 
 use common::{
-    Chunk, Mount, Served, chunks_in, close, counted, errno, eventually, npyfs, output_of, place,
-    put, put_chunk, row_numbers, rows_of, run, serve,
+    Chunk, Mount, NoNewProcess, Served, chunks_in, close, counted, errno, eventually,
+    no_new_process, npyfs, output_of, place, put, put_chunk, row_numbers, rows_of, run, serve,
 };
 use nix::errno::Errno;
 use npyfs::dataset::{Face, NoOthers, Start};
@@ -124,8 +124,24 @@ const FACE: Face = Face {
     mtime: None,
 };
 
-fn store_of(datasets: &[&str], idle: usize) -> (tempfile::TempDir, Arc<Store>) {
-    let root = tempfile::tempdir().unwrap();
+/// The directory of a store that this process opens itself. A process that another test starts would
+/// have the locks of its datasets, as long as it takes to execute.
+struct Root {
+    directory: tempfile::TempDir,
+    _alone: NoNewProcess,
+}
+
+impl Root {
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+fn store_of(datasets: &[&str], idle: usize) -> (Root, Arc<Store>) {
+    let root = Root {
+        directory: tempfile::tempdir().unwrap(),
+        _alone: no_new_process(),
+    };
     for name in datasets {
         fs::create_dir(root.path().join(name)).unwrap();
     }
